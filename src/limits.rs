@@ -1,0 +1,78 @@
+//! Every ceiling of the program that is not a setting, and the defaults of those that are.
+//!
+//! A resource without a line here is a bug: see "Bounds" in `ARCHITECTURE.md`. Sizes are bytes,
+//! `_ms` are milliseconds, `_count` are counts.
+
+/// Request line of a downstream request; longer is 414.
+pub const TARGET_BYTES_MAX: usize = 16 * 1024;
+/// Default of `limits.head_bytes_max`: request line and headers together; longer is 431.
+pub const HEAD_BYTES_MAX: usize = 32 * 1024;
+/// Header fields of one request; more is 431.
+pub const HEADER_COUNT_MAX: usize = 128;
+/// Default of `limits.body_bytes_max`: a request body; longer is 413.
+pub const BODY_BYTES_MAX: u64 = 32 * 1024 * 1024;
+/// Default of `limits.upload_bytes_max`.
+pub const UPLOAD_BYTES_MAX: u64 = 512 * 1024 * 1024;
+/// Default of `limits.held_bytes_max`: all bodies and events held at once; past it 503.
+pub const HELD_BYTES_MAX: u64 = 512 * 1024 * 1024;
+/// Default of `limits.event_bytes_max`: a longer stream event ends its stream with an error.
+pub const EVENT_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Default of `limits.connections_max`.
+pub const CONNECTIONS_MAX: usize = 10_000;
+/// Default of `limits.in_flight_max`.
+pub const IN_FLIGHT_MAX: usize = 4_096;
+/// All chunk extensions of one body, and all its trailers, each.
+pub const CHUNK_EXTRA_BYTES_MAX: usize = 16 * 1024;
+/// Nesting of a JSON document that we scan; deeper is refused with 400.
+pub const JSON_DEPTH_MAX: usize = 128;
+/// A model name, as sent and as served.
+pub const MODEL_BYTES_MAX: usize = 256;
+/// Names of the model in one request body (`batchEmbedContents`); more is 400. Gemini takes 100.
+pub const BODY_MODELS_MAX: usize = 1_024;
+/// An upstream's response head; longer is 502.
+pub const UPSTREAM_HEAD_BYTES_MAX: usize = 16 * 1024;
+/// A reply up to this size keeps an exact `content-length` although its model name was restored.
+pub const REPLY_HELD_BYTES_MAX: usize = 64 * 1024;
+/// A stream's event buffer that grew beyond this is freed after the event.
+pub const EVENT_KEPT_BYTES_MAX: usize = 16 * 1024;
+/// Read and write buffer of a relayed reply.
+pub const RELAY_BYTES: usize = 8 * 1024;
+/// An unread request body up to this size is drained so that the connection can be kept.
+pub const DRAIN_BYTES_MAX: usize = 64 * 1024;
+
+/// From the first byte of a request head to its last; then 408.
+pub const HEAD_MS_MAX: u64 = 10_000;
+/// Pause between two reads of a request body; then 408.
+pub const BODY_PAUSE_MS_MAX: u64 = 30_000;
+/// A request body in all; then 408.
+pub const BODY_MS_MAX: u64 = 300_000;
+/// No progress while writing to a downstream that does not read.
+pub const WRITE_PAUSE_MS_MAX: u64 = 60_000;
+/// Keep-alive silence of a downstream connection.
+pub const KEEP_ALIVE_MS_MAX: u64 = 75_000;
+/// Keep-alive silence after which a connection is parked without a coroutine.
+pub const PARK_AFTER_MS: u64 = 2_000;
+/// Draining an unread body, or lingering after a refusal.
+pub const DRAIN_MS_MAX: u64 = 1_000;
+/// How often a coroutine that waits for an upstream looks whether its downstream is still there.
+pub const HANG_UP_POLL_MS: u64 = 250;
+/// Age of an idle upstream connection.
+pub const POOL_IDLE_MS_MAX: u64 = 30_000;
+/// Idle upstream connections of one worker to one origin.
+pub const POOL_PER_ORIGIN_MAX: usize = 512;
+/// A request on a reused connection may be repeated once when the connection died, without a byte
+/// of an answer, within this time.
+pub const STALE_RETRY_MS_MAX: u64 = 250;
+
+/// Coroutine stack in machine words: 64 KiB on 64-bit machines.
+pub const STACK_WORDS: usize = 8 * 1024;
+/// Log lines that wait for the log thread; more are counted and dropped.
+pub const LOG_LINES_MAX: usize = 4_096;
+
+const _: () = {
+    assert!(TARGET_BYTES_MAX < HEAD_BYTES_MAX);
+    assert!(RELAY_BYTES <= REPLY_HELD_BYTES_MAX);
+    assert!((REPLY_HELD_BYTES_MAX as u64) < BODY_BYTES_MAX);
+    assert!(EVENT_BYTES_MAX as u64 <= HELD_BYTES_MAX);
+    assert!(PARK_AFTER_MS < KEEP_ALIVE_MS_MAX);
+};
