@@ -1,6 +1,13 @@
 //! GPROXY: a gateway for LLM APIs in one small static binary.
 
+pub mod config;
+pub mod dialect;
+pub mod edge;
 pub mod failure;
 pub mod limits;
 pub mod metrics;
+pub mod route;
 pub mod secret;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
+pub mod wire;

@@ -1,0 +1,187 @@
+//! `config.toml`: text to tables that need no further checking.
+//!
+//! Everything that can be known to be wrong is found here, all of it in one go, each mistake with
+//! its line, its key and what to write instead. Nothing is read but the text, the flags and the
+//! environment; no file, no network. Secrets leave only inside [`crate::secret::Secret`] or as a
+//! digest, and no message quotes one.
+
+mod address;
+mod error;
+mod global;
+mod money;
+mod providers;
+mod reader;
+mod sources;
+mod users;
+
+use std::net::IpAddr;
+
+use log::LevelFilter;
+use toml::de::DeTable;
+
+pub use self::error::{ConfigError, nearest};
+pub use self::sources::Overrides;
+
+use self::error::{Place, Report};
+use self::providers::Defaults;
+use self::reader::Table;
+use self::sources::Sources;
+use self::users::Users;
+use crate::route::snapshot::{Snapshot, Tables};
+
+/// Said of what is checked and has no effect so far.
+const NOT_YET: &str = "is checked but not enforced yet: it has no effect in this version";
+
+/// A configuration without mistakes.
+pub struct Loaded {
+    /// What may change while we run.
+    pub snapshot: Snapshot,
+    /// What needs a restart.
+    pub settings: Settings,
+    /// What is probably not meant so, or has no effect; with file, line and key.
+    pub warnings: Vec<String>,
+}
+
+/// What is fixed for the life of the process.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// Address to listen on.
+    pub host: IpAddr,
+    /// Port to listen on; 0: any free one.
+    pub port: u16,
+    /// Worker threads; 0: one for each core.
+    pub workers: usize,
+    /// Folder of everything that we write.
+    pub data_dir: String,
+    /// Least severe message that is logged.
+    pub log_level: LevelFilter,
+}
+
+impl Settings {
+    /// The settings that differ in `new` and have no effect before a restart.
+    pub fn needs_restart(&self, new: &Settings) -> Vec<&'static str> {
+        let rows = [
+            ("host", self.host != new.host),
+            ("port", self.port != new.port),
+            ("workers", self.workers != new.workers),
+            ("data_dir", self.data_dir != new.data_dir),
+        ];
+        rows.into_iter().filter(|(_, differs)| *differs).map(|(name, _)| name).collect()
+    }
+}
+
+/// Reads a configuration without flags. See [`load_with`].
+pub fn load(
+    text: &str,
+    file_name: &str,
+    environment: &dyn Fn(&str) -> Option<String>,
+) -> Result<Loaded, Vec<ConfigError>> {
+    load_with(text, file_name, &Overrides::default(), environment)
+}
+
+/// Reads a configuration. A flag wins over its variable, which wins over the file, which wins over
+/// the default. `file_name` is for messages only. The errors are in the order of the file.
+pub fn load_with(
+    text: &str,
+    file_name: &str,
+    overrides: &Overrides,
+    environment: &dyn Fn(&str) -> Option<String>,
+) -> Result<Loaded, Vec<ConfigError>> {
+    let mut report = Report::new(file_name, text);
+    let (document, mistakes) = DeTable::parse_recoverable(text);
+    for mistake in &mistakes {
+        let line = report.line_of(mistake.span().map_or(0, |span| span.start.min(text.len())));
+        report.error(&Place { line, key: String::new() }, mistake.message());
+    }
+    if !mistakes.is_empty() {
+        return Err(in_order(report));
+    }
+    let nothing = DeTable::new();
+    let root = Table::new(document.get_ref(), "");
+    let sources = Sources { overrides, environment };
+    let (tables, settings) = read(root, &nothing, &mut report, &sources);
+    if !report.errors.is_empty() {
+        return Err(in_order(report));
+    }
+    Ok(Loaded { snapshot: Snapshot::new(tables), settings, warnings: report.warnings })
+}
+
+fn in_order(report: Report<'_>) -> Vec<ConfigError> {
+    let mut errors = report.errors;
+    errors.sort_by_key(|error| error.line);
+    errors
+}
+
+/// Every section, in the order in which they refer to each other.
+fn read<'t>(
+    mut root: Table<'t>,
+    nothing: &'t DeTable<'t>,
+    report: &mut Report<'_>,
+    sources: &Sources<'_>,
+) -> (Tables, Settings) {
+    let section = root.table(report, "global").unwrap_or_else(|| Table::new(nothing, "global"));
+    let global = global::read(section, report, sources);
+    let limits = global::read_limits(&mut root, report);
+    let (timeouts, drain_ms) = global::read_timeouts(&mut root, report);
+    let defaults = Defaults { proxy: global.proxy, timeouts };
+    let (mut providers, names) = providers::read(&mut root, report, sources, &defaults);
+    providers::read_models(&mut root, report, &mut providers, &names);
+    let aliases = providers::read_aliases(&mut root, report, &names);
+    let mut users = users::read(&mut root, report, sources);
+    users::read_permissions(&mut root, report, &mut users, &providers, &names);
+    users::read_file_permissions(&mut root, report, &users.names, &names);
+    users::read_rate_limits(&mut root, report, &users.names);
+    users::read_quotas(&mut root, report, &users.names, global.usage_off);
+    root.finish(report);
+    check_reach(report, &users, &global.settings);
+    warn_of_gaps(report, &users, providers.is_empty());
+    let tables = Tables {
+        providers,
+        users: users.users,
+        keys: users.keys,
+        aliases,
+        limits,
+        logging: global.logging,
+        drain_ms,
+        cors_origins: global.cors_origins,
+        trusted_proxies: global.trusted_proxies,
+        extra_ca_file: global.extra_ca_file,
+    };
+    (tables, global.settings)
+}
+
+/// What everybody knows must not be reachable by everybody.
+fn check_reach(report: &mut Report<'_>, users: &Users, settings: &Settings) {
+    if address::is_loopback(settings.host) {
+        return;
+    }
+    for (place, what) in &users.well_known {
+        report.error(
+            place,
+            format!(
+                "this is {what}, and the host {} can be reached from other machines: whoever \
+                 reaches it could spend your money; write another one, or listen on loopback \
+                 (127.0.0.1)",
+                settings.host
+            ),
+        );
+    }
+}
+
+fn warn_of_gaps(report: &mut Report<'_>, users: &Users, no_provider: bool) {
+    if no_provider {
+        report.warnings.push("no provider is declared: there is nobody to call".to_owned());
+    }
+    if users.keys.is_empty() {
+        let what = if users.users.is_empty() { "user is declared" } else { "key is enabled" };
+        report.warnings.push(format!("no {what}: nobody can call"));
+    }
+    for user in users.users.iter().filter(|user| user.enabled && user.permissions.is_empty()) {
+        let name = error::shown(&user.name);
+        let what = "has no permission and may call nothing; add [[permissions]]";
+        report.warnings.push(format!("the user \"{name}\" {what}"));
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,496 @@
+//! `[[providers]]`, `[[models]]` and `[[model_aliases]]`.
+
+use std::collections::HashMap;
+
+use super::NOT_YET;
+use super::address::Use;
+use super::error::{At, Place, Report, hint, shown};
+use super::global::{attempt_timeouts, choice, url};
+use super::money;
+use super::reader::Table;
+use super::sources::Sources;
+use crate::dialect::echo::EchoSettings;
+use crate::dialect::endpoint::{ENDPOINTS, ModelPlace};
+use crate::dialect::{Dialect, path};
+use crate::limits;
+use crate::route::channel::{self, CHANNELS, Channel, Dialects};
+use crate::route::snapshot::{Alias, Credential, Model, Provider, Timeouts};
+
+/// What a provider inherits.
+pub(super) struct Defaults {
+    pub(super) proxy: Option<String>,
+    pub(super) timeouts: Timeouts,
+}
+
+/// Index of each name that was declared so far, and the line where.
+pub(super) type Names = HashMap<String, (usize, usize)>;
+
+pub(super) fn read(
+    root: &mut Table<'_>,
+    report: &mut Report<'_>,
+    sources: &Sources<'_>,
+    defaults: &Defaults,
+) -> (Vec<Provider>, Names) {
+    let (mut providers, mut names) = (Vec::new(), Names::new());
+    for mut table in root.tables(report, "providers") {
+        let name = table.required(report, "name");
+        if let Some(At { value, place }) = &name {
+            check_name(report, value, place);
+            declare(report, &mut names, value, place, providers.len());
+        }
+        let name = name.map_or_else(String::new, |name| name.value.to_owned());
+        providers.push(read_provider(name, table, report, sources, defaults));
+    }
+    (providers, names)
+}
+
+/// Notes a name that must be the only one of its kind.
+pub(super) fn declare(
+    report: &mut Report<'_>,
+    names: &mut Names,
+    name: &str,
+    place: &Place,
+    index: usize,
+) {
+    match names.get(name) {
+        Some((_, line)) => {
+            report.error(place, format!("\"{}\" is declared on line {line} too", shown(name)));
+        }
+        None => {
+            names.insert(name.to_owned(), (index, place.line));
+        }
+    }
+}
+
+/// The index of a declared name; reports an unknown one.
+pub(super) fn declared(
+    report: &mut Report<'_>,
+    names: &Names,
+    kind: &str,
+    name: &At<&str>,
+) -> Option<usize> {
+    let known = names.get(name.value).map(|(index, _)| *index);
+    if known.is_none() {
+        let hint = hint(name.value, names.keys().map(String::as_str));
+        let shown = shown(name.value);
+        report.error(&name.place, format!("there is no {kind} \"{shown}\"{hint}"));
+    }
+    known
+}
+
+fn check_name(report: &mut Report<'_>, name: &str, place: &Place) {
+    let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+    let fits = (1..=64).contains(&name.len())
+        && name.bytes().next().is_some_and(plain)
+        && name.bytes().all(|byte| plain(byte) || matches!(byte, b'.' | b'_' | b'-'));
+    if !fits {
+        report.error(
+            place,
+            "must be 1 to 64 of a-z, 0-9, '.', '_' and '-', and begin with a letter or digit: \
+             it stands in paths and in front of model names",
+        );
+    } else if path::RESERVED.contains(&name) {
+        report.error(
+            place,
+            format!("\"{name}\" is reserved: paths begin with it; choose another name"),
+        );
+    }
+}
+
+fn read_provider(
+    name: String,
+    mut table: Table<'_>,
+    report: &mut Report<'_>,
+    sources: &Sources<'_>,
+    defaults: &Defaults,
+) -> Provider {
+    let label = table.text(report, "label").map(|label| label.value.to_owned());
+    let enabled = table.flag(report, "enabled", true);
+    let channel = read_channel(&mut table, report);
+    let credentials = read_credentials(&mut table, report, sources, enabled);
+    let known_channel = channel.unwrap_or_else(custom);
+    if known_channel.needs_credential && enabled && credentials.is_empty() {
+        report.error(
+            &table.place_of(report, "credentials"),
+            format!(
+                "the channel {} needs one; write credentials = [{{ api_key = \"env:NAME\" }}]",
+                known_channel.name
+            ),
+        );
+    }
+    let place = table.place_of(report, "settings");
+    let settings = table.table(report, "settings");
+    table.finish(report);
+    let mut provider = Provider {
+        name,
+        label,
+        enabled,
+        channel: known_channel,
+        base_url: known_channel.base_url.unwrap_or_default().to_owned(),
+        destinations: [const { None }; Dialect::ALL.len()],
+        credentials: credentials.into_iter().flatten().collect(),
+        models: HashMap::new(),
+        include_usage: true,
+        forward_headers: Vec::new(),
+        timeouts: defaults.timeouts,
+        proxy: defaults.proxy.clone(),
+        passthrough: false,
+        echo: EchoSettings { delay_ms: 0, event_delay_ms: 0, reply_bytes: None, events: 4 },
+    };
+    let mut base_given = false;
+    let mut spoken = known_channel.dialects();
+    if let Some(mut settings) = settings {
+        base_given = read_base_url(&mut settings, report, &mut provider);
+        spoken = read_dialects(&mut settings, report, known_channel).unwrap_or(spoken);
+        read_settings(&mut settings, report, &mut provider, defaults);
+        read_later_settings(&mut settings, report);
+        settings.finish(report);
+    }
+    if channel.is_some_and(|known| known.name == channel::CUSTOM) && !base_given {
+        let place = Place { line: place.line, key: format!("{}.base_url", place.key) };
+        report.error(&place, "this key is missing; the channel custom has no address of its own");
+    }
+    for surface in known_channel.surfaces {
+        provider.destinations[surface.dialect as usize] =
+            channel::join(&provider.base_url, known_channel, surface.dialect, spoken);
+    }
+    provider
+}
+
+/// Stands in for a channel that is unknown, so that the rest is checked all the same.
+fn custom() -> &'static Channel {
+    Channel::named(channel::CUSTOM).unwrap_or(&CHANNELS[0])
+}
+
+fn read_channel(table: &mut Table<'_>, report: &mut Report<'_>) -> Option<&'static Channel> {
+    let At { value, place } = table.required(report, "channel")?;
+    let channel = Channel::named(value);
+    if channel.is_none() {
+        let hint = hint(value, CHANNELS.iter().map(|channel| channel.name));
+        report.error(&place, format!("there is no channel \"{}\"{hint}", shown(value)));
+    }
+    channel
+}
+
+/// One entry for each that was written; empty ones were reported. The variables of a disabled
+/// provider need not be set.
+fn read_credentials(
+    table: &mut Table<'_>,
+    report: &mut Report<'_>,
+    sources: &Sources<'_>,
+    enabled: bool,
+) -> Vec<Option<Credential>> {
+    let mut credentials = Vec::new();
+    for mut table in table.tables(report, "credentials") {
+        let written = table.required(report, "api_key");
+        let api_key = written
+            .filter(|written| enabled || !written.value.starts_with("env:"))
+            .and_then(|written| sources.secret(report, &written));
+        let weight = table.number_or(report, "weight", 1..=1_000_000, 1) as u32;
+        table.finish(report);
+        credentials.push(api_key.map(|api_key| Credential { api_key, weight }));
+    }
+    credentials
+}
+
+/// Whether one was written.
+fn read_base_url(
+    settings: &mut Table<'_>,
+    report: &mut Report<'_>,
+    provider: &mut Provider,
+) -> bool {
+    let Some(At { value, place }) = settings.text(report, "base_url") else { return false };
+    if provider.is_echo() {
+        report.error(&place, "the channel echo answers by itself and has no address");
+        return true;
+    }
+    let Some(url) = url(report, value, &place, Use::Upstream) else { return true };
+    let bodies = ENDPOINTS.iter().filter(|endpoint| endpoint.model == ModelPlace::Body);
+    for tail in bodies.map(|endpoint| endpoint.tail) {
+        if url.strip_suffix(tail).is_some_and(|before| before.ends_with('/')) {
+            report.error(&place, format!("must end before \"/{tail}\": it is added to each call"));
+            return true;
+        }
+    }
+    provider.base_url = url;
+    true
+}
+
+fn read_dialects(
+    settings: &mut Table<'_>,
+    report: &mut Report<'_>,
+    channel: &Channel,
+) -> Option<Dialects> {
+    let place = settings.place_of(report, "dialects");
+    if !settings.holds("dialects") {
+        return None;
+    }
+    let mut spoken = Vec::new();
+    let written = settings.texts(report, "dialects");
+    if written.is_empty() {
+        report.error(&place, "must name at least one dialect");
+    }
+    for At { value, place } in written {
+        match Dialect::named(value) {
+            Some(dialect) => spoken.push(dialect),
+            None => {
+                let hint = hint(value, Dialect::ALL.into_iter().map(Dialect::name));
+                report.error(&place, format!("there is no dialect \"{}\"{hint}", shown(value)));
+            }
+        }
+    }
+    if channel.name != channel::CUSTOM {
+        let (name, spoken) = (channel.name, channel.dialects());
+        report.error(
+            &place,
+            format!("only the channel custom has this setting; {name} speaks {spoken}"),
+        );
+        return None;
+    }
+    Some(spoken.into_iter().collect())
+}
+
+fn read_settings(
+    settings: &mut Table<'_>,
+    report: &mut Report<'_>,
+    provider: &mut Provider,
+    defaults: &Defaults,
+) {
+    if let Some(At { value, place }) = settings.text(report, "proxy") {
+        provider.proxy = match value {
+            "direct" => None,
+            text => url(report, text, &place, Use::Proxy),
+        };
+    }
+    provider.include_usage = settings.flag(report, "include_usage", true);
+    provider.passthrough = settings.flag(report, "passthrough", false);
+    if provider.passthrough {
+        let place = settings.place_of(report, "passthrough");
+        report.warn(&place, NOT_YET);
+    }
+    for At { value, place } in settings.texts(report, "forward_headers") {
+        match check_header(value) {
+            Ok(name) => provider.forward_headers.push(name),
+            Err(why) => report.error(&place, why),
+        }
+    }
+    if let Some(mut timeouts) = settings.table(report, "timeouts") {
+        provider.timeouts = attempt_timeouts(&mut timeouts, report, defaults.timeouts);
+        timeouts.finish(report);
+    }
+    if provider.is_echo() {
+        read_echo(settings, report, &mut provider.echo);
+    }
+}
+
+fn read_echo(settings: &mut Table<'_>, report: &mut Report<'_>, echo: &mut EchoSettings) {
+    const DELAY_MS_MAX: u64 = 3_600_000;
+    echo.delay_ms = settings.number_or(report, "delay_ms", 0..=DELAY_MS_MAX, 0);
+    echo.event_delay_ms = settings.number_or(report, "event_delay_ms", 0..=DELAY_MS_MAX, 0);
+    echo.reply_bytes = settings
+        .number(report, "reply_bytes", 0..=64 * 1024 * 1024)
+        .map(|bytes| bytes.value as usize);
+    echo.events = settings.number_or(report, "events", 1..=100_000, 4) as usize;
+}
+
+/// Headers that would open a hole or break the framing if they went up.
+fn check_header(name: &str) -> Result<String, &'static str> {
+    const OURS: &[&str] = &[
+        "authorization",
+        "x-api-key",
+        "x-goog-api-key",
+        "api-key",
+        "cookie",
+        "host",
+        "connection",
+        "content-length",
+        "transfer-encoding",
+        "te",
+        "trailer",
+        "upgrade",
+        "keep-alive",
+        "expect",
+        "accept-encoding",
+        "proxy-authorization",
+        "proxy-connection",
+    ];
+    let token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
+    if name.is_empty() || name.len() > 128 || !name.bytes().all(token) {
+        return Err("must be the name of a header, such as \"OpenAI-Organization\"");
+    }
+    let name = name.to_ascii_lowercase();
+    if OURS.contains(&name.as_str()) || name.starts_with("x-gproxy-") {
+        return Err("this header belongs to the connection or to the gateway and cannot go up");
+    }
+    Ok(name)
+}
+
+/// Settings that are checked now and take effect later.
+fn read_later_settings(settings: &mut Table<'_>, report: &mut Report<'_>) {
+    let mut differing = Vec::new();
+    for (key, choices) in [
+        ("models", &["static", "upstream", "both"][..]),
+        ("rotation_strategy", &["round_robin", "sticky", "least_in_flight", "cache_affinity"]),
+        ("on_abort", &["cancel", "drain"]),
+    ] {
+        if let Some(chosen) = choice(settings, report, key, choices)
+            && chosen.value != choices[0]
+        {
+            differing.push(chosen.place);
+        }
+    }
+    settings.number(report, "drain_ms_max", 0..=86_400_000);
+    settings.money(report, "drain_usd_max", money::DOLLARS_MAX);
+    if let Some(interval) = settings.number(report, "keepalive_ms", 0..=86_400_000)
+        && interval.value > 0
+    {
+        differing.push(interval.place);
+    }
+    for place in differing {
+        report.warn(&place, NOT_YET);
+    }
+}
+
+pub(super) fn read_models(
+    root: &mut Table<'_>,
+    report: &mut Report<'_>,
+    providers: &mut [Provider],
+    names: &Names,
+) {
+    let mut seen = Names::new();
+    let mut priced = None;
+    for mut table in root.tables(report, "models") {
+        let provider_name = table.required(report, "provider_name");
+        let provider =
+            provider_name.as_ref().and_then(|name| declared(report, names, "provider", name));
+        let model_id = table.required(report, "model_id");
+        let enabled = table.flag(report, "enabled", true);
+        table.text(report, "display_name");
+        for key in ["max_input_tokens", "max_output_tokens"] {
+            table.number(report, key, 1..=1_000_000_000);
+        }
+        if read_prices(&mut table, report) {
+            priced.get_or_insert_with(|| table.place.clone());
+        }
+        if let (Some(provider), Some(At { value, place })) = (provider, model_id)
+            && check_model_name(report, value, &place)
+        {
+            // One name for the pair: a provider's name holds no slash.
+            let pair = format!("{}/{value}", providers[provider].name);
+            declare(report, &mut seen, &pair, &place, 0);
+            providers[provider].models.insert(value.to_owned(), Model { enabled });
+        }
+        table.finish(report);
+    }
+    if let Some(place) = priced {
+        report.warn(&place, format_args!("prices: {NOT_YET}"));
+    }
+}
+
+/// Whether the name can be that of a model.
+pub(super) fn check_model_name(report: &mut Report<'_>, name: &str, place: &Place) -> bool {
+    let most = limits::MODEL_BYTES_MAX;
+    let dots = name.split('/').any(|segment| matches!(segment, "." | ".."));
+    let fits = (1..=most).contains(&name.len())
+        && !name.chars().any(char::is_control)
+        && name.trim() == name
+        && !dots;
+    if !fits {
+        report.error(
+            place,
+            format!(
+                "must be 1 to {most} bytes without control characters, outer white space and dot \
+                 segments"
+            ),
+        );
+    }
+    fits
+}
+
+/// Whether there are any.
+fn read_prices(table: &mut Table<'_>, report: &mut Report<'_>) -> bool {
+    const CALLS: [&str; 4] = [
+        "price_each_call",
+        "flex_price_each_call",
+        "scale_price_each_call",
+        "priority_price_each_call",
+    ];
+    const TIERS: [&str; 4] =
+        ["price_tiers", "flex_price_tiers", "scale_price_tiers", "priority_price_tiers"];
+    const OTHERS: [&str; 4] = [
+        "price_each_image",
+        "price_each_tool_call",
+        "price_input_audio_tokens",
+        "price_output_audio_tokens",
+    ];
+    let mut found = false;
+    for key in CALLS.into_iter().chain(OTHERS) {
+        found |= table.money(report, key, money::DOLLARS_MAX).is_some();
+    }
+    for key in TIERS {
+        found |= read_tiers(table, report, key);
+    }
+    found
+}
+
+fn read_tiers(table: &mut Table<'_>, report: &mut Report<'_>, key: &'static str) -> bool {
+    let mut previous: Option<u64> = None;
+    let tiers = table.tables(report, key);
+    let found = !tiers.is_empty();
+    for mut tier in tiers {
+        let bound = tier.number(report, "input_tokens_up_to", 0..=1_000_000_000_000);
+        for key in [
+            "price_input_tokens",
+            "price_output_tokens",
+            "price_cache_read_input_tokens",
+            "price_cache_creation_input_tokens",
+            "price_cache_creation_input_tokens_5min",
+            "price_cache_creation_input_tokens_1h",
+            "price_input_audio_tokens",
+            "price_output_audio_tokens",
+            "price_each_image",
+            "price_each_tool_call",
+        ] {
+            tier.money(report, key, money::DOLLARS_MAX);
+        }
+        // 0 has no bound, so it comes last.
+        let reach = bound.as_ref().map_or(0, |bound| bound.value);
+        let reach = if reach == 0 { u64::MAX } else { reach };
+        if previous.is_some_and(|previous| reach <= previous) {
+            let place = tier.place_of(report, "input_tokens_up_to");
+            report.error(&place, "tiers must be in ascending order; 0 (no bound) is the last one");
+        }
+        previous = Some(reach);
+        tier.finish(report);
+    }
+    found
+}
+
+pub(super) fn read_aliases(
+    root: &mut Table<'_>,
+    report: &mut Report<'_>,
+    names: &Names,
+) -> Vec<(String, Alias)> {
+    let (mut aliases, mut seen) = (Vec::new(), Names::new());
+    for mut table in root.tables(report, "model_aliases") {
+        let alias = table.required(report, "alias");
+        let provider_name = table.required(report, "provider_name");
+        let provider =
+            provider_name.as_ref().and_then(|name| declared(report, names, "provider", name));
+        let model_id = table.required(report, "model_id");
+        let enabled = table.flag(report, "enabled", true);
+        table.finish(report);
+        let Some(At { value: alias, place }) = alias else { continue };
+        if !check_model_name(report, alias, &place) {
+            continue;
+        }
+        declare(report, &mut seen, alias, &place, 0);
+        if let (Some(provider), Some(At { value: model_id, place })) = (provider, model_id)
+            && check_model_name(report, model_id, &place)
+        {
+            let model_id = model_id.to_owned();
+            aliases.push((alias.to_owned(), Alias { provider, model_id, enabled }));
+        }
+    }
+    aliases
+}

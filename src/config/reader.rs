@@ -1,0 +1,252 @@
+//! Reads typed values out of a parsed TOML table and reports what does not fit.
+//!
+//! Serde would stop at the first mistake and would not know the lines of those that span several
+//! keys. Each getter notes the key that it was asked for, so that `finish` can name the unknown
+//! ones and what they were probably meant to be.
+
+use std::ops::RangeInclusive;
+
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use super::error::{At, Place, Report, hint, shown};
+use super::money;
+
+/// One table of the file, while it is read.
+pub(super) struct Table<'t> {
+    entries: &'t DeTable<'t>,
+    pub(super) place: Place,
+    known: Vec<&'static str>,
+}
+
+impl<'t> Table<'t> {
+    pub(super) fn new(entries: &'t DeTable<'t>, key: &str) -> Table<'t> {
+        Table { entries, place: Place { line: 1, key: key.to_owned() }, known: Vec::new() }
+    }
+
+    /// Where a key of this table stands, present or not.
+    fn path(&self, key: &str) -> String {
+        match self.place.key.as_str() {
+            "" => key.to_owned(),
+            parent => format!("{parent}.{key}"),
+        }
+    }
+
+    /// Whether the key was written.
+    pub(super) fn holds(&self, key: &str) -> bool {
+        self.entries.contains_key(key)
+    }
+
+    /// The place of a key, or the table's when it was not written.
+    pub(super) fn place_of(&self, report: &Report<'_>, key: &str) -> Place {
+        let line = match self.entries.get_key_value(key) {
+            Some((name, _)) => report.line_of(name.span().start),
+            None => self.place.line,
+        };
+        Place { line, key: self.path(key) }
+    }
+
+    fn find(&mut self, report: &Report<'_>, key: &'static str) -> Option<(&'t DeValue<'t>, Place)> {
+        self.known.push(key);
+        let (name, value) = self.entries.get_key_value(key)?;
+        let line = report.line_of(name.span().start);
+        Some((value.get_ref(), Place { line, key: self.path(key) }))
+    }
+
+    pub(super) fn text(
+        &mut self,
+        report: &mut Report<'_>,
+        key: &'static str,
+    ) -> Option<At<&'t str>> {
+        let (value, place) = self.find(report, key)?;
+        match value.as_str() {
+            Some(value) => Some(At { value, place }),
+            None => {
+                report.error(&place, wants("text in quotes", value));
+                None
+            }
+        }
+    }
+
+    /// A text that has to be there.
+    pub(super) fn required(
+        &mut self,
+        report: &mut Report<'_>,
+        key: &'static str,
+    ) -> Option<At<&'t str>> {
+        if !self.holds(key) {
+            report.error(&self.place_of(report, key), "this key is missing");
+        }
+        self.text(report, key)
+    }
+
+    pub(super) fn flag(
+        &mut self,
+        report: &mut Report<'_>,
+        key: &'static str,
+        default: bool,
+    ) -> bool {
+        let Some((value, place)) = self.find(report, key) else { return default };
+        value.as_bool().unwrap_or_else(|| {
+            report.error(&place, wants("true or false", value));
+            default
+        })
+    }
+
+    /// A whole number within the range.
+    pub(super) fn number(
+        &mut self,
+        report: &mut Report<'_>,
+        key: &'static str,
+        range: RangeInclusive<u64>,
+    ) -> Option<At<u64>> {
+        let (value, place) = self.find(report, key)?;
+        let Some(number) = value.as_integer() else {
+            report.error(&place, wants("a whole number", value));
+            return None;
+        };
+        let parsed = u64::from_str_radix(number.as_str(), number.radix()).ok();
+        match parsed.filter(|value| range.contains(value)) {
+            Some(value) => Some(At { value, place }),
+            None => {
+                let (least, most) = (range.start(), range.end());
+                report.error(&place, format!("must be from {least} to {most}"));
+                None
+            }
+        }
+    }
+
+    pub(super) fn number_or(
+        &mut self,
+        report: &mut Report<'_>,
+        key: &'static str,
+        range: RangeInclusive<u64>,
+        default: u64,
+    ) -> u64 {
+        self.number(report, key, range).map_or(default, |number| number.value)
+    }
+
+    /// An amount of money in picodollars: decimal text or a number, up to `dollars_max`.
+    pub(super) fn money(
+        &mut self,
+        report: &mut Report<'_>,
+        key: &'static str,
+        dollars_max: i64,
+    ) -> Option<At<i64>> {
+        let (value, place) = self.find(report, key)?;
+        let text = match value {
+            DeValue::String(text) => text.as_ref(),
+            DeValue::Integer(number) if number.radix() == 10 => number.as_str(),
+            DeValue::Float(number) => number.as_str(),
+            _ => {
+                report.error(&place, wants("an amount in USD such as \"0.40\"", value));
+                return None;
+            }
+        };
+        match money::parse(text, dollars_max) {
+            Ok(value) => Some(At { value, place }),
+            Err(why) => {
+                report.error(&place, why);
+                None
+            }
+        }
+    }
+
+    /// An array of texts, each with its place.
+    pub(super) fn texts(&mut self, report: &mut Report<'_>, key: &'static str) -> Vec<At<&'t str>> {
+        let mut texts = Vec::new();
+        for (place, element) in self.elements(report, key) {
+            match element.get_ref().as_str() {
+                Some(value) => texts.push(At { value, place }),
+                None => report.error(&place, wants("text in quotes", element.get_ref())),
+            }
+        }
+        texts
+    }
+
+    /// A table under the key.
+    pub(super) fn table(
+        &mut self,
+        report: &mut Report<'_>,
+        key: &'static str,
+    ) -> Option<Table<'t>> {
+        let (value, place) = self.find(report, key)?;
+        match value.as_table() {
+            Some(entries) => Some(Table { entries, place, known: Vec::new() }),
+            None => {
+                report.error(&place, wants("a table", value));
+                None
+            }
+        }
+    }
+
+    /// The tables of an array, `[[key]]`.
+    pub(super) fn tables(&mut self, report: &mut Report<'_>, key: &'static str) -> Vec<Table<'t>> {
+        let mut tables = Vec::new();
+        for (place, element) in self.elements(report, key) {
+            match element.get_ref().as_table() {
+                Some(entries) => tables.push(Table { entries, place, known: Vec::new() }),
+                None => report.error(&place, wants("a table", element.get_ref())),
+            }
+        }
+        tables
+    }
+
+    fn elements(
+        &mut self,
+        report: &mut Report<'_>,
+        key: &'static str,
+    ) -> Vec<(Place, &'t Spanned<DeValue<'t>>)> {
+        let Some((value, place)) = self.find(report, key) else { return Vec::new() };
+        let Some(elements) = value.as_array() else {
+            let wanted = if value.is_table() {
+                format!("an array; write [[{key}]] with double brackets")
+            } else {
+                "an array".to_owned()
+            };
+            report.error(&place, wants(&wanted, value));
+            return Vec::new();
+        };
+        let numbered = elements.iter().enumerate().map(|(index, element)| {
+            let line = report.line_of(element.span().start);
+            (Place { line, key: format!("{}[{index}]", place.key) }, element)
+        });
+        numbered.collect()
+    }
+
+    /// Keys of this table that v1 had and that mean nothing now.
+    pub(super) fn retired(&mut self, report: &mut Report<'_>, keys: &[(&'static str, &str)]) {
+        for (key, why) in keys {
+            if let Some((_, place)) = self.find(report, key) {
+                report.warn(&place, format_args!("this key of v1 is ignored: {why}"));
+            }
+        }
+    }
+
+    /// Reports every key that nobody asked for.
+    pub(super) fn finish(self, report: &mut Report<'_>) {
+        for name in self.entries.keys() {
+            let text = name.get_ref().as_ref();
+            if self.known.contains(&text) {
+                continue;
+            }
+            let line = report.line_of(name.span().start);
+            let place = Place { line, key: self.path(&shown(text)) };
+            let hint = hint(text, self.known.iter().copied());
+            report.error(&place, format!("unknown key{hint}"));
+        }
+    }
+}
+
+/// Says what was expected and what kind of value was found, without the value.
+fn wants(wanted: &str, found: &DeValue<'_>) -> String {
+    let found = match found {
+        DeValue::String(_) => "text",
+        DeValue::Integer(_) | DeValue::Float(_) => "a number",
+        DeValue::Boolean(_) => "true or false",
+        DeValue::Datetime(_) => "a date",
+        DeValue::Array(_) => "an array",
+        DeValue::Table(_) => "a table",
+    };
+    format!("must be {wanted}, not {found}")
+}

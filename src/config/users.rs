@@ -1,0 +1,249 @@
+//! `[[users]]`, `[[users.keys]]` and the rows that name a user: permissions, limits, quotas.
+
+use super::NOT_YET;
+use super::error::{At, Place, Report, shown};
+use super::global::choice;
+use super::money;
+use super::providers::{Names, declare, declared};
+use super::reader::Table;
+use super::sources::Sources;
+use crate::route::glob::Glob;
+use crate::route::snapshot::{KeyLabel, Permission, Provider, User};
+use crate::secret::{Digest, Secret};
+
+/// The key of the shipped file. Everybody knows it, so it opens a loopback address only.
+const WELL_KNOWN_KEY: &str = "sk-admin-1";
+const WELL_KNOWN_PASSWORD: &str = "admin";
+
+/// The users and all that hangs on them.
+#[derive(Default)]
+pub(super) struct Users {
+    pub(super) users: Vec<User>,
+    pub(super) names: Names,
+    /// Enabled keys.
+    pub(super) keys: Vec<(Digest, usize)>,
+    /// Where a key or password stands that everybody knows.
+    pub(super) well_known: Vec<(Place, &'static str)>,
+}
+
+pub(super) fn read(root: &mut Table<'_>, report: &mut Report<'_>, sources: &Sources<'_>) -> Users {
+    let mut all = Users::default();
+    // Every key, the disabled ones too, and the line where it stands.
+    let mut seen: Vec<(Digest, usize)> = Vec::new();
+    for mut table in root.tables(report, "users") {
+        let index = all.users.len();
+        let name = table.required(report, "name");
+        if let Some(At { value, place }) = &name {
+            if value.is_empty() || value.len() > 128 || value.chars().any(char::is_control) {
+                report.error(place, "must be 1 to 128 bytes without control characters");
+            }
+            declare(report, &mut all.names, value, place, index);
+        }
+        let enabled = table.flag(report, "enabled", true);
+        let is_admin = table.flag(report, "is_admin", false);
+        if let Some(written) = table.text(report, "password") {
+            read_password(report, sources, &written, &mut all.well_known);
+        }
+        let mut keys = Vec::new();
+        for mut table in table.tables(report, "keys") {
+            let written = table.required(report, "api_key");
+            let label = table.text(report, "label").map(|label| shown(label.value));
+            let key_enabled = table.flag(report, "enabled", true);
+            table.finish(report);
+            let Some(At { value, place }) = written else { continue };
+            let Some((digest, masked)) = read_key(report, sources, value, &place) else { continue };
+            if let Some((_, line)) = seen.iter().find(|(other, _)| *other == digest) {
+                report.error(&place, format!("the same key stands on line {line} too"));
+            }
+            seen.push((digest, place.line));
+            keys.push(KeyLabel { shown: label.unwrap_or(masked), enabled: key_enabled });
+            if enabled && key_enabled {
+                all.keys.push((digest, index));
+                if digest == Digest::of(WELL_KNOWN_KEY.as_bytes()) {
+                    all.well_known.push((place, "the key of the shipped file"));
+                }
+            }
+        }
+        table.finish(report);
+        let name = name.map_or_else(String::new, |name| name.value.to_owned());
+        all.users.push(User { name, is_admin, enabled, keys, permissions: Vec::new() });
+    }
+    all
+}
+
+/// The key's digest, and what people may see of it.
+fn read_key(
+    report: &mut Report<'_>,
+    sources: &Sources<'_>,
+    written: &str,
+    place: &Place,
+) -> Option<(Digest, String)> {
+    let secret = sources.secret(report, &At { value: written, place: place.clone() })?;
+    let text = secret.expose();
+    if text.starts_with("sha256:") {
+        let digest = Digest::parse(text);
+        if digest.is_none() {
+            report.error(
+                place,
+                "after `sha256:` stand 64 hexadecimal digits; `gproxy hash-key` prints them",
+            );
+        }
+        return digest.map(|digest| (digest, format!("{}...", &text[..15])));
+    }
+    // Four characters of a short key would be too much of it.
+    let shown = if text.len() >= 16 { &text[text.len() - 4..] } else { "" };
+    Some((Digest::of(text.as_bytes()), format!("...{shown}")))
+}
+
+/// A password is checked now and used when there is something to log in to. Nothing is kept.
+fn read_password(
+    report: &mut Report<'_>,
+    sources: &Sources<'_>,
+    written: &At<&str>,
+    well_known: &mut Vec<(Place, &'static str)>,
+) {
+    if written.value.starts_with("$argon2") {
+        return;
+    }
+    let plain = |byte: u8| byte == b' ' || !byte.is_ascii();
+    let password = if written.value.bytes().any(plain) {
+        Some(Secret::new(written.value))
+    } else {
+        sources.secret(report, written)
+    };
+    if password.is_some_and(|password| password.expose() == WELL_KNOWN_PASSWORD) {
+        well_known.push((written.place.clone(), "a password that everybody tries first"));
+    }
+}
+
+pub(super) fn read_permissions(
+    root: &mut Table<'_>,
+    report: &mut Report<'_>,
+    all: &mut Users,
+    providers: &[Provider],
+    provider_names: &Names,
+) {
+    for mut table in root.tables(report, "permissions") {
+        let user = user_of(&mut table, report, &all.names);
+        let provider_name = table.text(report, "provider_name");
+        let provider =
+            provider_name.as_ref().map(|name| declared(report, provider_names, "provider", name));
+        let pattern = read_pattern(&mut table, report);
+        table.finish(report);
+        let (Some(user), Some((pattern, place))) = (user, pattern) else { continue };
+        let prefixed = providers.iter().enumerate().find(|(index, named)| {
+            let rest = pattern.as_str().strip_prefix(&named.name);
+            rest.is_some_and(|rest| rest.starts_with('/'))
+                && provider.flatten().is_none_or(|only| only == *index)
+        });
+        if let Some((_, named)) = prefixed {
+            let name = &named.name;
+            report.warn(
+                &place,
+                format_args!(
+                    "patterns are tested on the model's name without its provider prefix, so \
+                     \"{name}/\" seldom matches; write provider_name = \"{name}\" instead"
+                ),
+            );
+        }
+        // An unknown provider was reported; it must never come to mean every provider.
+        if provider != Some(None) {
+            let provider = provider.flatten();
+            all.users[user].permissions.push(Permission { provider, pattern });
+        }
+    }
+}
+
+fn user_of(table: &mut Table<'_>, report: &mut Report<'_>, names: &Names) -> Option<usize> {
+    let name = table.required(report, "user_name")?;
+    declared(report, names, "user", &name)
+}
+
+fn read_pattern(table: &mut Table<'_>, report: &mut Report<'_>) -> Option<(Glob, Place)> {
+    let At { value, place } = table.required(report, "model_pattern")?;
+    match Glob::parse(value) {
+        Ok(pattern) => Some((pattern, place)),
+        Err(why) => {
+            report.error(&place, why.to_string());
+            None
+        }
+    }
+}
+
+pub(super) fn read_file_permissions(
+    root: &mut Table<'_>,
+    report: &mut Report<'_>,
+    names: &Names,
+    provider_names: &Names,
+) {
+    let tables = root.tables(report, "file_permissions");
+    later(root, report, "file_permissions", tables.len());
+    for mut table in tables {
+        user_of(&mut table, report, names);
+        if let Some(name) = table.required(report, "provider_name") {
+            declared(report, provider_names, "provider", &name);
+        }
+        table.finish(report);
+    }
+}
+
+pub(super) fn read_rate_limits(root: &mut Table<'_>, report: &mut Report<'_>, names: &Names) {
+    const COUNTERS: [&str; 4] = ["rpm", "rpd", "total_tokens", "in_flight"];
+    let tables = root.tables(report, "rate_limits");
+    later(root, report, "rate_limits", tables.len());
+    for mut table in tables {
+        user_of(&mut table, report, names);
+        read_pattern(&mut table, report);
+        for key in COUNTERS {
+            table.number(report, key, 0..=1_000_000_000_000);
+        }
+        if !COUNTERS.into_iter().any(|key| table.holds(key)) {
+            let place = table.place.clone();
+            report.error(&place, "limits nothing; write one of rpm, rpd, total_tokens, in_flight");
+        }
+        let window = table.number(report, "window_s", 1..=31 * 86_400);
+        if let Some(At { place, .. }) = window
+            && !table.holds("total_tokens")
+        {
+            report.error(&place, "is the window of total_tokens, which is missing");
+        }
+        table.finish(report);
+    }
+}
+
+pub(super) fn read_quotas(
+    root: &mut Table<'_>,
+    report: &mut Report<'_>,
+    names: &Names,
+    usage_off: Option<Place>,
+) {
+    let tables = root.tables(report, "quotas");
+    later(root, report, "quotas", tables.len());
+    if let (Some(place), false) = (usage_off, tables.is_empty()) {
+        report.error(&place, "must be true while there are quotas: spending is counted from usage");
+    }
+    let mut seen = Names::new();
+    for mut table in tables {
+        let user = user_of(&mut table, report, names);
+        if !table.holds("quota") {
+            report.error(&table.place_of(report, "quota"), "this key is missing");
+        }
+        table.money(report, "quota", money::DOLLARS_MAX);
+        table.money(report, "cost_used", money::DOLLARS_MAX);
+        let window = choice(&mut table, report, "window", &["total", "day", "week", "month"]);
+        if let Some(user) = user {
+            let window = window.map_or("total", |window| window.value);
+            let place = table.place_of(report, "user_name");
+            declare(report, &mut seen, &format!("{window} quota of user {user}"), &place, 0);
+        }
+        table.finish(report);
+    }
+}
+
+/// Says once for a whole section that it is checked and not enforced.
+fn later(root: &Table<'_>, report: &mut Report<'_>, key: &str, count: usize) {
+    if count > 0 {
+        let place = root.place_of(report, key);
+        report.warn(&place, NOT_YET);
+    }
+}

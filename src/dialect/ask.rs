@@ -1,0 +1,354 @@
+//! What a request body asks for, and how its model's name is exchanged.
+//!
+//! [`scan`] reads the body once, front to back, without a tree; [`Ask::rewrite`] splices the few
+//! spans it found and leaves every other byte where it was. Neither knows who serves the model.
+//!
+//! Ambiguity is refused: a body that names its model twice could be read one way here and another
+//! way upstream, which is a hole. So is a body that is no JSON to its very last byte.
+
+#[cfg(test)]
+mod tests;
+
+use super::endpoint::{Endpoint, ModelPlace, Step};
+use crate::limits::{BODY_MODELS_MAX, MODEL_BYTES_MAX};
+use crate::wire::json::{Event, JsonError, Kind, PATHS_MAX, Scanner, Watch, escape, unescape};
+use std::ops::Range;
+
+/// What is missing or ambiguous in a request body.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AskError {
+    /// The body is empty or no JSON.
+    NotJson,
+    /// The body is JSON, but no object.
+    NotAnObject,
+    /// The body ends inside its JSON.
+    Truncated,
+    /// More brackets are open at once than we follow.
+    TooDeep,
+    /// There is no top-level `model`.
+    ModelMissing,
+    /// A key that leads to a model stands twice in one object.
+    ModelTwice,
+    /// The model is no string, or no Unicode.
+    ModelNotText,
+    /// The model is `""`.
+    ModelEmpty,
+    /// The model has more than [`MODEL_BYTES_MAX`] bytes.
+    ModelTooLong,
+    /// The model contains a control character.
+    ModelControl,
+    /// The top level has `stream` twice.
+    StreamTwice,
+    /// `stream_options`, or `include_usage` in it, stands twice.
+    StreamOptionsTwice,
+    /// The body names another model than the path.
+    BodyModelMismatch,
+    /// The body names more than [`BODY_MODELS_MAX`] models.
+    TooManyModels,
+}
+
+impl From<JsonError> for AskError {
+    fn from(error: JsonError) -> AskError {
+        match error {
+            JsonError::Depth => AskError::TooDeep,
+            JsonError::Truncated => AskError::Truncated,
+            JsonError::Value
+            | JsonError::Word
+            | JsonError::Number
+            | JsonError::Escape
+            | JsonError::Key
+            | JsonError::Colon
+            | JsonError::Comma
+            | JsonError::Trailing => AskError::NotJson,
+        }
+    }
+}
+
+/// A value in the body.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Value {
+    kind: Kind,
+    span: Range<usize>,
+}
+
+/// What one request body asks for. Holds offsets into the body that was scanned.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Ask {
+    /// The model that the body names, decoded; `None` where the path names it.
+    pub model: Option<String>,
+    /// The body says `"stream": true`.
+    pub stream: bool,
+    model_at: Range<usize>,
+    /// Further names of the path's model.
+    body_models: Vec<Value>,
+    /// `None` when absent, or when the endpoint has no such option.
+    stream_options: Option<Value>,
+    include_usage: Option<Value>,
+    usage_option: bool,
+}
+
+const ROOT: usize = 0;
+/// Of [`ModelPlace::Body`]; a path endpoint has its body models from here on.
+const MODEL: usize = 1;
+const STREAM: usize = 2;
+const OPTIONS: usize = 3;
+const INCLUDE: usize = 4;
+
+const MODEL_PATH: &[Step] = &[Step::Key("model")];
+const STREAM_PATH: &[Step] = &[Step::Key("stream")];
+const OPTIONS_PATH: &[Step] = &[Step::Key("stream_options")];
+const INCLUDE_PATH: &[Step] = &[Step::Key("stream_options"), Step::Key("include_usage")];
+
+/// Reads a whole body.
+pub fn scan(endpoint: &Endpoint, body: &[u8]) -> Result<Ask, AskError> {
+    let is_space = |byte: &u8| matches!(byte, b' ' | b'\n' | b'\r' | b'\t');
+    let blank = body.iter().all(is_space);
+    match endpoint.model {
+        ModelPlace::Body if blank => Err(AskError::NotJson),
+        ModelPlace::Path if blank => Ok(Ask::default()),
+        ModelPlace::Body => scan_named_in_body(endpoint, body),
+        ModelPlace::Path => scan_named_in_path(endpoint, body),
+    }
+}
+
+fn scan_named_in_body(endpoint: &Endpoint, body: &[u8]) -> Result<Ask, AskError> {
+    debug_assert!(endpoint.body_models.is_empty());
+    let mut paths: [&[Step]; 5] = [&[], MODEL_PATH, STREAM_PATH, OPTIONS_PATH, INCLUDE_PATH];
+    let watched = if endpoint.usage_option { paths.len() } else { OPTIONS };
+    let mut values: [Option<Value>; 5] = [const { None }; 5];
+    let mut repeated: Option<AskError> = None;
+    each_event(&mut paths[..watched], body, |event| match event {
+        Event::Begins { path, kind, at, .. } => {
+            let at = at as usize;
+            values[path] = Some(Value { kind, span: at..at });
+        }
+        Event::Ends { path, end } => {
+            if let Some(value) = &mut values[path] {
+                value.span.end = end as usize;
+            }
+        }
+        Event::Repeats { path } => {
+            let error = match path {
+                STREAM => AskError::StreamTwice,
+                OPTIONS | INCLUDE => AskError::StreamOptionsTwice,
+                _ => AskError::ModelTwice,
+            };
+            repeated.get_or_insert(error);
+        }
+    })?;
+    let [root, model, stream, stream_options, include_usage] = values;
+    if root.is_none_or(|root| root.kind != Kind::Object) {
+        return Err(AskError::NotAnObject);
+    }
+    if let Some(error) = repeated {
+        return Err(error);
+    }
+    let model = model.ok_or(AskError::ModelMissing)?;
+    if model.kind != Kind::String {
+        return Err(AskError::ModelNotText);
+    }
+    Ok(Ask {
+        model: Some(model_name(&body[model.span.clone()])?),
+        stream: stream.is_some_and(|stream| stream.kind == Kind::True),
+        model_at: model.span,
+        body_models: Vec::new(),
+        stream_options,
+        include_usage,
+        usage_option: endpoint.usage_option,
+    })
+}
+
+fn scan_named_in_path(endpoint: &Endpoint, body: &[u8]) -> Result<Ask, AskError> {
+    let mut paths: [&[Step]; PATHS_MAX] = [&[]; PATHS_MAX];
+    let watched = MODEL + endpoint.body_models.len();
+    paths[MODEL..watched].copy_from_slice(endpoint.body_models);
+    let mut body_models: Vec<Value> = Vec::new();
+    let mut error: Option<AskError> = None;
+    each_event(&mut paths[..watched], body, |event| match event {
+        Event::Begins { path: ROOT, .. } | Event::Ends { path: ROOT, .. } => {}
+        _ if error.is_some() => {}
+        Event::Begins { .. } if body_models.len() == BODY_MODELS_MAX => {
+            error = Some(AskError::TooManyModels);
+        }
+        Event::Begins { kind, at, .. } => {
+            let at = at as usize;
+            body_models.push(Value { kind, span: at..at });
+        }
+        Event::Ends { end, .. } => {
+            if let Some(value) = body_models.last_mut() {
+                value.span.end = end as usize;
+            }
+        }
+        Event::Repeats { .. } => error = Some(AskError::ModelTwice),
+    })?;
+    match error {
+        Some(error) => Err(error),
+        None => Ok(Ask { body_models, ..Ask::default() }),
+    }
+}
+
+fn each_event(
+    paths: &mut [&[Step]],
+    body: &[u8],
+    mut on: impl FnMut(Event),
+) -> Result<(), JsonError> {
+    let mut scanner = Scanner::new(Watch::of(paths));
+    scanner.feed(body, &mut on)?;
+    scanner.finish(&mut on)
+}
+
+/// The name that a literal spells, if it can be a model's.
+fn model_name(literal: &[u8]) -> Result<String, AskError> {
+    // One byte of a name takes at most the six of `\u0061`.
+    if literal.len() > MODEL_BYTES_MAX * 6 + 2 {
+        return Err(AskError::ModelTooLong);
+    }
+    let name = unescape(literal).ok_or(AskError::ModelNotText)?;
+    if name.is_empty() {
+        return Err(AskError::ModelEmpty);
+    }
+    if name.len() > MODEL_BYTES_MAX {
+        return Err(AskError::ModelTooLong);
+    }
+    if name.chars().any(char::is_control) {
+        return Err(AskError::ModelControl);
+    }
+    Ok(name)
+}
+
+impl Ask {
+    /// The client itself asked for usage in the stream, so it is not hidden from it.
+    pub fn wants_usage(&self) -> bool {
+        self.include_usage.as_ref().is_some_and(|value| value.kind == Kind::True)
+    }
+
+    /// Rewrites `body`, which must be the one that was scanned.
+    ///
+    /// `served` is the new name where the body names the model. `path_model` is the name (asked,
+    /// served) where the path does: every name in the body must be the one asked, and becomes the
+    /// one served. `add_usage` asks for usage in a stream, if the endpoint knows that option.
+    pub fn rewrite(
+        &self,
+        body: &mut Vec<u8>,
+        served: Option<&str>,
+        path_model: Option<(&str, &str)>,
+        add_usage: bool,
+    ) -> Result<(), AskError> {
+        if let Some((asked, served)) = path_model {
+            return self.rewrite_body_models(body, asked, served);
+        }
+        let mut model = Vec::new();
+        if let (Some(served), Some(_)) = (served, &self.model) {
+            escape(served, &mut model);
+        }
+        let mut edits: Vec<Edit<'_>> = Vec::new();
+        if !model.is_empty() {
+            edits.push(Edit { span: self.model_at.clone(), with: &model });
+        }
+        let wanted = add_usage && self.stream && self.usage_option && self.model.is_some();
+        if let Some(edit) = wanted.then(|| self.usage_edit(body)).flatten() {
+            // Behind the model when it stands there: an insertion has an empty span.
+            edits.push(edit);
+        }
+        edits.sort_by_key(|edit| edit.span.start);
+        splice(body, &edits);
+        Ok(())
+    }
+
+    /// The one change that makes `stream_options.include_usage` true; `None` when it is, or when
+    /// `stream_options` is nothing that a member can be added to.
+    fn usage_edit(&self, body: &[u8]) -> Option<Edit<'static>> {
+        let Some(options) = &self.stream_options else {
+            let at = self.model_at.end;
+            return Some(Edit {
+                span: at..at,
+                with: b",\"stream_options\":{\"include_usage\":true}",
+            });
+        };
+        match (options.kind, &self.include_usage) {
+            (Kind::Null, _) => {
+                Some(Edit { span: options.span.clone(), with: b"{\"include_usage\":true}" })
+            }
+            (Kind::Object, Some(value)) if value.kind == Kind::True => None,
+            (Kind::Object, Some(value)) => Some(Edit { span: value.span.clone(), with: b"true" }),
+            (Kind::Object, None) => {
+                let inside = options.span.start + 1;
+                let is_empty = body[inside..options.span.end].trim_ascii_start() == b"}";
+                let with: &[u8] =
+                    if is_empty { b"\"include_usage\":true" } else { b"\"include_usage\":true," };
+                Some(Edit { span: inside..inside, with })
+            }
+            _ => None,
+        }
+    }
+
+    fn rewrite_body_models(
+        &self,
+        body: &mut Vec<u8>,
+        asked: &str,
+        served: &str,
+    ) -> Result<(), AskError> {
+        let literal = |prefix: &str| {
+            let mut literal = Vec::new();
+            escape(&format!("{prefix}{served}"), &mut literal);
+            literal
+        };
+        let (model, tuned_model) = (literal("models/"), literal("tunedModels/"));
+        let mut edits: Vec<Edit<'_>> = Vec::new();
+        for value in &self.body_models {
+            if value.kind == Kind::Null {
+                continue;
+            }
+            if value.kind != Kind::String {
+                return Err(AskError::BodyModelMismatch);
+            }
+            let name = model_name(&body[value.span.clone()])?;
+            let (bare, with) = match name.strip_prefix("tunedModels/") {
+                Some(bare) => (bare, &tuned_model),
+                None => (name.strip_prefix("models/").unwrap_or(&name), &model),
+            };
+            if bare != asked && name != asked {
+                return Err(AskError::BodyModelMismatch);
+            }
+            if asked != served {
+                edits.push(Edit { span: value.span.clone(), with });
+            }
+        }
+        splice(body, &edits);
+        Ok(())
+    }
+}
+
+/// These bytes of the body become those.
+struct Edit<'a> {
+    span: Range<usize>,
+    with: &'a [u8],
+}
+
+/// Applies edits in place, in order of their spans, moving each byte at most twice: the tail makes
+/// room for all that grows, then the parts between the edits close up.
+fn splice(body: &mut Vec<u8>, edits: &[Edit<'_>]) {
+    let Some(first) = edits.first() else { return };
+    debug_assert!(edits.windows(2).all(|pair| pair[0].span.end <= pair[1].span.start));
+    let length = body.len();
+    let growth: usize =
+        edits.iter().map(|edit| edit.with.len().saturating_sub(edit.span.len())).sum();
+    body.reserve_exact(growth);
+    body.resize(length + growth, 0);
+    if growth > 0 {
+        body.copy_within(first.span.start..length, first.span.start + growth);
+    }
+    let mut target = first.span.start;
+    for (index, edit) in edits.iter().enumerate() {
+        body[target..target + edit.with.len()].copy_from_slice(edit.with);
+        target += edit.with.len();
+        let kept_end = edits.get(index + 1).map_or(length, |next| next.span.start);
+        let kept = edit.span.end + growth..kept_end + growth;
+        let kept_length = kept.len();
+        if kept.start != target {
+            body.copy_within(kept, target);
+        }
+        target += kept_length;
+    }
+    body.truncate(target);
+}

@@ -1,0 +1,128 @@
+//! The route table: every call we serve, as data.
+//!
+//! A new endpoint is a new row. `path.rs` finds the row for a request, `ask.rs` and `rewrite.rs`
+//! read from it where the model's name stands.
+
+use super::Dialect;
+pub use crate::wire::json::Step;
+
+/// One call of one API family.
+#[derive(Debug)]
+pub struct Endpoint {
+    /// Name for logs and `explain`, such as `chat.completions`.
+    pub name: &'static str,
+    /// The dialect that the upstream must speak.
+    pub dialect: Dialect,
+    /// Path below the version segment without slashes at its ends, such as `chat/completions`.
+    /// For [`ModelPlace::Path`] the verb after the colon, such as `generateContent`.
+    pub tail: &'static str,
+    /// Where the request names the model.
+    pub model: ModelPlace,
+    /// Paths, in the request's JSON, of further names of the same model (with `models/` in front).
+    pub body_models: &'static [&'static [Step]],
+    /// Where a whole JSON reply names the model; empty when it does not.
+    pub reply_model: &'static [Step],
+    /// Where an event of a streamed reply names the model; empty when the call cannot stream.
+    pub event_model: &'static [Step],
+    /// The upstream is asked for `stream_options.include_usage` (OpenAI chat streams).
+    pub usage_option: bool,
+}
+
+/// Where a request names its model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ModelPlace {
+    /// The top-level `model` of the JSON body.
+    Body,
+    /// The path: `models/{model}:{verb}`.
+    Path,
+}
+
+const MODEL: &[Step] = &[Step::Key("model")];
+const MODEL_VERSION: &[Step] = &[Step::Key("modelVersion")];
+const NONE: &[Step] = &[];
+
+/// Every endpoint.
+pub static ENDPOINTS: &[Endpoint] = &[
+    Endpoint {
+        name: "chat.completions",
+        dialect: Dialect::OpenaiChat,
+        tail: "chat/completions",
+        model: ModelPlace::Body,
+        body_models: &[],
+        reply_model: MODEL,
+        event_model: MODEL,
+        usage_option: true,
+    },
+    Endpoint {
+        name: "completions",
+        dialect: Dialect::OpenaiChat,
+        tail: "completions",
+        model: ModelPlace::Body,
+        body_models: &[],
+        reply_model: MODEL,
+        event_model: MODEL,
+        usage_option: true,
+    },
+    Endpoint {
+        name: "responses",
+        dialect: Dialect::OpenaiResponses,
+        tail: "responses",
+        model: ModelPlace::Body,
+        body_models: &[],
+        reply_model: MODEL,
+        event_model: &[Step::Key("response"), Step::Key("model")],
+        usage_option: false,
+    },
+    Endpoint {
+        name: "embeddings",
+        dialect: Dialect::OpenaiEmbeddings,
+        tail: "embeddings",
+        model: ModelPlace::Body,
+        body_models: &[],
+        reply_model: MODEL,
+        event_model: NONE,
+        usage_option: false,
+    },
+    Endpoint {
+        name: "messages",
+        dialect: Dialect::Anthropic,
+        tail: "messages",
+        model: ModelPlace::Body,
+        body_models: &[],
+        reply_model: MODEL,
+        event_model: &[Step::Key("message"), Step::Key("model")],
+        usage_option: false,
+    },
+    Endpoint {
+        name: "messages.count_tokens",
+        dialect: Dialect::Anthropic,
+        tail: "messages/count_tokens",
+        model: ModelPlace::Body,
+        body_models: &[],
+        reply_model: NONE,
+        event_model: NONE,
+        usage_option: false,
+    },
+    gemini("generateContent", &[], MODEL_VERSION),
+    gemini("streamGenerateContent", &[], MODEL_VERSION),
+    gemini("countTokens", &[&[Step::Key("generateContentRequest"), Step::Key("model")]], NONE),
+    gemini("embedContent", &[&[Step::Key("model")]], NONE),
+    gemini("batchEmbedContents", &[&[Step::Key("requests"), Step::Each, Step::Key("model")]], NONE),
+];
+
+const fn gemini(
+    verb: &'static str,
+    body_models: &'static [&'static [Step]],
+    model: &'static [Step],
+) -> Endpoint {
+    Endpoint {
+        name: verb,
+        dialect: Dialect::Gemini,
+        tail: verb,
+        model: ModelPlace::Path,
+        body_models,
+        reply_model: model,
+        event_model: model,
+        usage_option: false,
+    }
+}

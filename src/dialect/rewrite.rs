@@ -1,0 +1,416 @@
+//! Restores the model's name in a reply and hides usage that the client did not ask for.
+//!
+//! Bytes in, bytes out: what does not have to change leaves as it came, and with nothing to change
+//! output equals input. Nothing is parsed into a tree and printed again, since printing would alter
+//! what clients depend on (escapes, spacing, order, spelling of numbers).
+//!
+//! A whole reply leaves as it arrives; only the model's value is swallowed while its replacement is
+//! already on its way. A stream leaves piece by piece (see `wire::sse`), so that a cut upstream
+//! never leaves half an event downstream; at most one piece is held. Both give the same output
+//! however the input is cut. Surprising: in broken JSON, what was found before the break stays
+//! changed.
+
+#[cfg(test)]
+mod tests;
+
+use super::endpoint::{Endpoint, Step};
+use crate::limits::EVENT_KEPT_BYTES_MAX;
+use crate::wire::json::{self, Event, Kind, STEPS_MAX, Scanner, Watch};
+use crate::wire::sse::{self, Splitter};
+use std::ops::Range;
+
+/// Why a stream cannot be relayed any further.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StreamError {
+    /// One event is longer than we may hold.
+    EventTooLong,
+}
+
+/// What has to change in a reply.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Change {
+    /// The model's name as the client sent it; `None` when nothing was renamed.
+    pub model: Option<String>,
+    /// Take the usage out of an OpenAI chat stream again.
+    pub hide_usage: bool,
+}
+
+/// Rewrites one reply. Has no `Debug`: what it holds is somebody's completion.
+pub struct Rewriter {
+    mode: Mode,
+}
+
+enum Mode {
+    Identity,
+    Whole(Box<Whole>),
+    Stream(Box<Stream>),
+}
+
+impl Rewriter {
+    /// Passes every byte: binary replies, types unknown to us.
+    pub fn identity() -> Rewriter {
+        Rewriter { mode: Mode::Identity }
+    }
+
+    /// For a JSON reply: one document, or an array of them (Gemini's other form of a stream).
+    pub fn whole(endpoint: &'static Endpoint, change: Change) -> Rewriter {
+        let Some(name) = change.model.filter(|_| !endpoint.reply_model.is_empty()) else {
+            return Rewriter::identity();
+        };
+        let mode = Mode::Whole(Box::new(Whole::new(endpoint.reply_model, &name)));
+        Rewriter { mode }
+    }
+
+    /// For a `text/event-stream` reply.
+    pub fn stream(endpoint: &'static Endpoint, change: Change, event_bytes_max: usize) -> Rewriter {
+        let mode = Mode::Stream(Box::new(Stream::new(endpoint, change, event_bytes_max)));
+        Rewriter { mode }
+    }
+
+    /// Reads all of `input` and appends to `out` what may leave now. An error stays.
+    pub fn feed(&mut self, input: &[u8], out: &mut Vec<u8>) -> Result<(), StreamError> {
+        match &mut self.mode {
+            Mode::Identity => out.extend_from_slice(input),
+            Mode::Whole(whole) => whole.feed(input, out),
+            Mode::Stream(stream) => return stream.feed(input, out),
+        }
+        Ok(())
+    }
+
+    /// The upstream ended properly. A held piece that lacks its blank line leaves without it.
+    pub fn finish(&mut self, out: &mut Vec<u8>) {
+        if let Mode::Stream(stream) = &mut self.mode {
+            stream.finish(out);
+        }
+    }
+
+    /// Bytes fed that have not left.
+    pub fn held(&self) -> usize {
+        match &self.mode {
+            Mode::Identity | Mode::Whole(_) => 0,
+            Mode::Stream(stream) => stream.held.len(),
+        }
+    }
+
+    /// Nothing was handed out by half: an error event may follow.
+    pub fn at_event_border(&self) -> bool {
+        self.is_stream()
+    }
+
+    /// The reply is a stream of events.
+    pub fn is_stream(&self) -> bool {
+        matches!(self.mode, Mode::Stream(_))
+    }
+}
+
+/// A JSON reply.
+struct Whole {
+    scanner: Scanner,
+    /// The name to restore, as a literal.
+    name: Vec<u8>,
+    /// Inside a value that was replaced.
+    swallows: bool,
+    /// The document is over or broken: the rest passes.
+    passes: bool,
+}
+
+impl Whole {
+    fn new(model: &[Step], name: &str) -> Whole {
+        let mut in_array = [Step::Each; STEPS_MAX];
+        in_array[1..=model.len()].copy_from_slice(model);
+        let watch = Watch::of(&[model, &in_array[..=model.len()]]);
+        Whole { scanner: Scanner::new(watch), name: literal(name), swallows: false, passes: false }
+    }
+
+    fn feed(&mut self, input: &[u8], out: &mut Vec<u8>) {
+        if self.passes {
+            out.extend_from_slice(input);
+            return;
+        }
+        let base = self.scanner.offset();
+        let (name, swallows) = (&self.name, &mut self.swallows);
+        // Invariant: `input[..kept]` was dealt with.
+        let mut kept = 0;
+        let result = self.scanner.feed(input, &mut |event| match event {
+            Event::Begins { kind: Kind::String, at, .. } => {
+                let at = (at - base) as usize;
+                out.extend_from_slice(&input[kept..at]);
+                out.extend_from_slice(name);
+                kept = at;
+                *swallows = true;
+            }
+            Event::Ends { end, .. } if *swallows => {
+                kept = (end - base) as usize;
+                *swallows = false;
+            }
+            _ => {}
+        });
+        if result.is_err() {
+            self.passes = true;
+            if self.swallows {
+                kept = (self.scanner.offset() - base) as usize;
+                self.swallows = false;
+            }
+        }
+        if !self.swallows {
+            out.extend_from_slice(&input[kept..]);
+        }
+    }
+}
+
+/// An SSE reply.
+struct Stream {
+    splitter: Splitter,
+    /// The current piece as far as it came in earlier feeds.
+    held: Vec<u8>,
+    event_bytes_max: usize,
+    /// A piece was too long.
+    failed: bool,
+    /// `None`: nothing has to change.
+    editor: Option<Editor>,
+}
+
+impl Stream {
+    fn new(endpoint: &'static Endpoint, change: Change, event_bytes_max: usize) -> Stream {
+        Stream {
+            splitter: Splitter::new(),
+            held: Vec::new(),
+            event_bytes_max,
+            failed: false,
+            editor: Editor::new(endpoint.event_model, change),
+        }
+    }
+
+    fn feed(&mut self, input: &[u8], out: &mut Vec<u8>) -> Result<(), StreamError> {
+        if self.failed {
+            return Err(StreamError::EventTooLong);
+        }
+        let mut rest = input;
+        while let Some(length) = self.splitter.feed(rest) {
+            let (piece, tail) = rest.split_at(length);
+            self.check_room(piece.len())?;
+            if self.held.is_empty() {
+                pass(&mut self.editor, piece, out);
+            } else {
+                self.held.extend_from_slice(piece);
+                self.release(out);
+            }
+            rest = tail;
+        }
+        self.check_room(rest.len())?;
+        self.held.extend_from_slice(rest);
+        Ok(())
+    }
+
+    fn check_room(&mut self, bytes: usize) -> Result<(), StreamError> {
+        if bytes > self.event_bytes_max - self.held.len() {
+            self.failed = true;
+            self.held = Vec::new();
+            return Err(StreamError::EventTooLong);
+        }
+        Ok(())
+    }
+
+    /// Hands out what is held, as one piece.
+    fn release(&mut self, out: &mut Vec<u8>) {
+        pass(&mut self.editor, &self.held, out);
+        self.held.clear();
+        if self.held.capacity() > EVENT_KEPT_BYTES_MAX {
+            self.held = Vec::new();
+        }
+    }
+
+    fn finish(&mut self, out: &mut Vec<u8>) {
+        if !self.held.is_empty() {
+            self.release(out);
+        }
+    }
+}
+
+/// Hands out one piece.
+fn pass(editor: &mut Option<Editor>, piece: &[u8], out: &mut Vec<u8>) {
+    match editor {
+        None => out.extend_from_slice(piece),
+        Some(editor) => editor.pass(piece, out),
+    }
+}
+
+const USAGE: usize = 0;
+const CHOICES: usize = 1;
+const CHOICE: usize = 2;
+/// Last, since not every endpoint has it.
+const MODEL: usize = 3;
+
+const USAGE_PATH: &[Step] = &[Step::Key("usage")];
+const CHOICES_PATH: &[Step] = &[Step::Key("choices")];
+const CHOICE_PATH: &[Step] = &[Step::Key("choices"), Step::Each];
+
+/// Changes single pieces of a stream.
+struct Editor {
+    scanner: Scanner,
+    /// The name to restore, as a literal.
+    name: Vec<u8>,
+    hide_usage: bool,
+    /// No piece came yet, so that a byte order mark may.
+    first: bool,
+    /// Reused from piece to piece.
+    edits: Vec<Edit>,
+}
+
+/// A span of a piece that is left out; the model's name may stand in its place.
+#[derive(Clone, Debug)]
+struct Edit {
+    span: Range<usize>,
+    is_model: bool,
+}
+
+/// What the data of one piece turned out to hold.
+#[derive(Default)]
+struct Findings {
+    model_at: Option<usize>,
+    usage: Option<Kind>,
+    /// The comma or bracket before `usage`.
+    usage_after: usize,
+    usage_repeats: bool,
+    /// Where `"usage":null` ends.
+    null_ends: Option<usize>,
+    has_choices: bool,
+    has_choice: bool,
+}
+
+impl Editor {
+    fn new(event_model: &'static [Step], change: Change) -> Option<Editor> {
+        let name = change.model.filter(|_| !event_model.is_empty());
+        if name.is_none() && !change.hide_usage {
+            return None;
+        }
+        let paths = [USAGE_PATH, CHOICES_PATH, CHOICE_PATH, event_model];
+        let watched = if name.is_some() { paths.len() } else { MODEL };
+        Some(Editor {
+            scanner: Scanner::new(Watch::of(&paths[..watched])),
+            name: name.map_or_else(Vec::new, |name| literal(&name)),
+            hide_usage: change.hide_usage,
+            first: true,
+            edits: Vec::new(),
+        })
+    }
+
+    /// Appends the piece to `out`, changed where it must be, or drops it.
+    fn pass(&mut self, piece: &[u8], out: &mut Vec<u8>) {
+        let first = std::mem::replace(&mut self.first, false);
+        let lead = if first && piece.starts_with(sse::BOM) { sse::BOM.len() } else { 0 };
+        if self.find(piece, lead) {
+            return;
+        }
+        let mut kept = 0;
+        for edit in self.edits.drain(..) {
+            out.extend_from_slice(&piece[kept..edit.span.start]);
+            if edit.is_model {
+                out.extend_from_slice(&self.name);
+            }
+            kept = edit.span.end;
+        }
+        out.extend_from_slice(&piece[kept..]);
+    }
+
+    /// Collects the edits of one piece, in order; true when the piece is to be dropped whole.
+    fn find(&mut self, piece: &[u8], lead: usize) -> bool {
+        self.edits.clear();
+        let mut findings = Findings::default();
+        let edits = &mut self.edits;
+        let hide_usage = self.hide_usage;
+        let mut on = |event| findings.note(event, piece, hide_usage, edits);
+        if !read(&mut self.scanner, piece, lead, &mut on) || !hide_usage {
+            return false;
+        }
+        if findings.has_choices && !findings.has_choice && findings.usage == Some(Kind::Object) {
+            return true;
+        }
+        if let Some(end) = findings.null_ends.filter(|_| !findings.usage_repeats)
+            && let Some(span) = member_span(piece, findings.usage_after, end)
+        {
+            let index = edits.partition_point(|edit| edit.span.start < span.start);
+            edits.insert(index, Edit { span, is_model: false });
+        }
+        false
+    }
+}
+
+impl Findings {
+    fn note(&mut self, event: Event, piece: &[u8], hide_usage: bool, edits: &mut Vec<Edit>) {
+        match event {
+            Event::Begins { path: MODEL, kind, at, .. } => {
+                self.model_at = (kind == Kind::String).then_some(at as usize);
+            }
+            Event::Ends { path: MODEL, end } => {
+                if let Some(at) = self.model_at.take() {
+                    let span = at..end as usize;
+                    // A literal over two data lines is no JSON, and its line border must stay.
+                    if is_one_line(&piece[span.clone()]) {
+                        edits.push(Edit { span, is_model: true });
+                    }
+                }
+            }
+            _ if !hide_usage => {}
+            Event::Begins { path: USAGE, kind, after, .. } => {
+                self.usage = Some(kind);
+                self.usage_after = after as usize;
+            }
+            Event::Ends { path: USAGE, end } if self.usage == Some(Kind::Null) => {
+                self.null_ends = Some(end as usize);
+            }
+            Event::Repeats { path: USAGE } => self.usage_repeats = true,
+            Event::Begins { path: CHOICES, kind, .. } => self.has_choices = kind == Kind::Array,
+            Event::Begins { path: CHOICE, .. } => self.has_choice = true,
+            _ => {}
+        }
+    }
+}
+
+/// Feeds the data of a piece to the scanner, such that its offsets are those of the piece. True
+/// when the data is one complete document.
+fn read(scanner: &mut Scanner, piece: &[u8], lead: usize, on: &mut impl FnMut(Event)) -> bool {
+    scanner.reset();
+    scanner.skip(lead as u64);
+    let mut line_before = false;
+    for value in sse::data_lines(&piece[lead..]) {
+        // The line end is one byte at least, so that counting stays behind `value.start`.
+        if line_before && scanner.feed(b"\n", on).is_err() {
+            return false;
+        }
+        line_before = true;
+        let value = lead + value.start..lead + value.end;
+        scanner.skip(value.start as u64 - scanner.offset());
+        if scanner.feed(&piece[value], on).is_err() {
+            return false;
+        }
+    }
+    line_before && scanner.finish(on).is_ok()
+}
+
+/// The member that stands behind the comma or bracket at `after` and whose value ends at `end`,
+/// together with one comma. `None` when it runs over two lines.
+fn member_span(piece: &[u8], after: usize, end: usize) -> Option<Range<usize>> {
+    let span = if piece[after] == b',' {
+        after..end
+    } else {
+        let rest = &piece[end..];
+        let spaces = rest.iter().take_while(|byte| matches!(byte, b' ' | b'\t')).count();
+        match rest.get(spaces)? {
+            b',' => after + 1..end + spaces + 1,
+            b'}' => after + 1..end,
+            _ => return None,
+        }
+    };
+    is_one_line(&piece[span.clone()]).then_some(span)
+}
+
+fn is_one_line(bytes: &[u8]) -> bool {
+    memchr::memchr2(b'\n', b'\r', bytes).is_none()
+}
+
+fn literal(name: &str) -> Vec<u8> {
+    let mut literal = Vec::new();
+    json::escape(name, &mut literal);
+    literal
+}

@@ -1,0 +1,202 @@
+//! Every error of a layer below, as what the caller is told: the only mapping, and no other file
+//! writes error text.
+//!
+//! Each `match` is exhaustive without a catch-all, so that a new error cannot be forgotten here. No
+//! text names an upstream's address, a credential or a key.
+
+use crate::dialect::ask::AskError;
+use crate::dialect::path::PathError;
+use crate::dialect::refusal::{Code, Refusal};
+use crate::dialect::rewrite::StreamError;
+use crate::failure::{Cause, Failure, Phase};
+use crate::route::plan::RouteError;
+use crate::wire::WireError;
+
+/// After an error of the grammar nothing on the connection can be trusted.
+impl From<WireError> for Refusal {
+    fn from(error: WireError) -> Refusal {
+        let (code, message) = match error {
+            WireError::RequestLine => (Code::BadRequest, "the request line is malformed"),
+            WireError::TargetTooLong => (Code::TargetTooLong, "the request line is too long"),
+            WireError::Target => (Code::BadRequest, "the target has bytes that no URL may have"),
+            WireError::TargetForm => (Code::BadRequest, "this is no proxy for other hosts"),
+            WireError::Version => {
+                (Code::VersionNotSupported, "only HTTP/1.0 and HTTP/1.1 are spoken here")
+            }
+            WireError::HeadTooLong => (Code::HeadTooLarge, "the request's head is too large"),
+            WireError::TooManyFields => (Code::HeadTooLarge, "the request has too many headers"),
+            WireError::LineEnd => (Code::BadRequest, "a line of the head does not end in CRLF"),
+            WireError::FieldName => (Code::BadRequest, "a header's name is malformed"),
+            WireError::FieldValue => (Code::BadRequest, "a header's value has a control character"),
+            WireError::HostMissing => (Code::BadRequest, "the header `host` is missing"),
+            WireError::HostTwice => (Code::BadRequest, "the header `host` stands there twice"),
+            WireError::Host => (Code::BadRequest, "the host is malformed"),
+            WireError::Length => (Code::BadRequest, "`content-length` is not a number"),
+            WireError::LengthTwice => (Code::BadRequest, "`content-length` stands there twice"),
+            WireError::LengthWithCoding => {
+                (Code::BadRequest, "`content-length` and `transfer-encoding` exclude each other")
+            }
+            WireError::CodingInHttp10 => (Code::BadRequest, "HTTP/1.0 has no `transfer-encoding`"),
+            WireError::CodingTwice => (Code::BadRequest, "`transfer-encoding` stands there twice"),
+            WireError::Coding => (Code::NotImplemented, "the only transfer coding is `chunked`"),
+            WireError::Expectation => {
+                (Code::ExpectationFailed, "the only expectation is `100-continue`")
+            }
+            WireError::BodyTooLong => (Code::BodyTooLarge, "the request's body is too large"),
+            WireError::ChunkSize => (Code::BadRequest, "a chunk's size is malformed"),
+            WireError::ChunkLine => (Code::BadRequest, "a chunk's first line is malformed"),
+            WireError::ChunkEnd => (Code::BadRequest, "a chunk does not end in CRLF"),
+            WireError::ExtensionsTooLong => {
+                (Code::BadRequest, "the chunk extensions are too large")
+            }
+            WireError::TrailersTooLong => (Code::BadRequest, "the trailers are too large"),
+            WireError::Trailer => (Code::BadRequest, "a trailer is malformed"),
+            WireError::Truncated => (Code::BadRequest, "the request ends before it is whole"),
+        };
+        // Clients repeat every 5xx by themselves; these two would fail for ever.
+        let should_retry = (code.status() >= 500).then_some(false);
+        Refusal { close: true, should_retry, ..Refusal::new(code, message) }
+    }
+}
+
+impl From<PathError> for Refusal {
+    fn from(error: PathError) -> Refusal {
+        let (code, message, allow) = match error {
+            PathError::Percent => (Code::BadRequest, "the path's percent-encoding is broken", None),
+            PathError::NotUtf8 => (Code::BadRequest, "the path is not UTF-8", None),
+            PathError::Character => {
+                (Code::BadRequest, "the path has a control character, backslash or fragment", None)
+            }
+            PathError::DotSegment => (Code::BadRequest, "the path has a segment `.` or `..`", None),
+            PathError::EncodedSlash => {
+                (Code::BadRequest, "the path has an encoded slash outside a model's id", None)
+            }
+            PathError::ModelEmpty => (Code::BadRequest, "the path names no model", None),
+            PathError::ModelTooLong => (Code::BadRequest, "the model's name is too long", None),
+            PathError::NotFound => (Code::PathNotFound, "there is no such path", None),
+            PathError::UnknownScope => {
+                (Code::PathNotFound, "the path begins with no provider's name", None)
+            }
+            PathError::MethodNotAllowed(methods) => {
+                (Code::MethodNotAllowed, "this path has other methods, see `allow`", Some(methods))
+            }
+        };
+        Refusal { allow, ..Refusal::new(code, message) }
+    }
+}
+
+impl From<AskError> for Refusal {
+    fn from(error: AskError) -> Refusal {
+        let message = match error {
+            AskError::NotJson => "the body is not JSON",
+            AskError::NotAnObject => "the body is not a JSON object",
+            AskError::Truncated => "the body ends inside its JSON",
+            AskError::TooDeep => "the body's JSON is nested too deeply",
+            AskError::ModelMissing => "the body has no `model`",
+            AskError::ModelTwice => "the body names a model twice",
+            AskError::ModelNotText => "the model's name is not a string",
+            AskError::ModelEmpty => "the model's name is empty",
+            AskError::ModelTooLong => "the model's name is too long",
+            AskError::ModelControl => "the model's name has a control character",
+            AskError::StreamTwice => "the body has `stream` twice",
+            AskError::StreamOptionsTwice => "the body has `stream_options` twice",
+            AskError::BodyModelMismatch => "the body names another model than the path",
+            AskError::TooManyModels => "the body names too many models",
+        };
+        Refusal::new(Code::BadRequest, message)
+    }
+}
+
+impl From<RouteError> for Refusal {
+    fn from(error: RouteError) -> Refusal {
+        match error {
+            RouteError::ProviderPrefix => Refusal::new(
+                Code::ProviderPrefix,
+                "provider prefix missing: write the model as `provider/model`, use a scoped path \
+                 (`/{provider}/v1/...`), or define an alias for this name",
+            ),
+            RouteError::NoSuchModel => Refusal::new(Code::ModelNotFound, "there is no such model"),
+            RouteError::Forbidden => {
+                Refusal::new(Code::Forbidden, "forbidden: model not permitted for this user")
+            }
+            RouteError::DialectNotSpoken(spoken) => Refusal::new(
+                Code::DialectNotSpoken,
+                format!(
+                    "the provider of this model does not speak this path's dialect; it speaks: \
+                     {spoken}"
+                ),
+            ),
+        }
+    }
+}
+
+impl From<StreamError> for Refusal {
+    fn from(error: StreamError) -> Refusal {
+        let (code, message) = match error {
+            StreamError::EventTooLong => {
+                (Code::UpstreamBroken, "an event of the upstream's stream is too large")
+            }
+        };
+        Refusal { should_retry: Some(false), ..Refusal::new(code, message) }
+    }
+}
+
+/// Clients repeat a 5xx by themselves. They are told not to where the next attempt would end the
+/// same way, or where the upstream may have served, and billed, the one before.
+impl From<Failure> for Refusal {
+    fn from(failure: Failure) -> Refusal {
+        let never = Some(false);
+        let (code, should_retry, message) = match failure.cause {
+            Cause::NoSuchHost => {
+                (Code::UpstreamUnreachable, never, "upstream unreachable: its host is not found")
+            }
+            Cause::Unreachable => {
+                (Code::UpstreamUnreachable, None, "upstream unreachable: no connection")
+            }
+            Cause::TlsRefused => {
+                (Code::UpstreamUnreachable, never, "upstream unreachable: no trusted TLS session")
+            }
+            Cause::ProxyRefused => (
+                Code::UpstreamUnreachable,
+                never,
+                "upstream unreachable: the outbound proxy refused",
+            ),
+            Cause::TimedOut => return timed_out(failure.phase),
+            Cause::Disconnected => match failure.phase {
+                Phase::Relay => {
+                    (Code::UpstreamBroken, None, "the upstream broke off within its answer")
+                }
+                Phase::Resolve | Phase::Connect | Phase::Tls => {
+                    (Code::UpstreamUnreachable, None, "upstream unreachable: no connection")
+                }
+                Phase::Send | Phase::AwaitHead => {
+                    (Code::UpstreamBroken, None, "the upstream closed the connection unanswered")
+                }
+            },
+            Cause::Malformed => {
+                (Code::UpstreamBroken, never, "the upstream's answer is not sound HTTP")
+            }
+            Cause::DownstreamGone => {
+                (Code::DownstreamGone, None, "the caller left before the answer")
+            }
+            Cause::ShuttingDown => return Refusal::shutting_down(),
+        };
+        let close = code == Code::DownstreamGone;
+        Refusal { should_retry, close, ..Refusal::new(code, message) }
+    }
+}
+
+fn timed_out(phase: Phase) -> Refusal {
+    let (should_retry, message) = match phase {
+        Phase::Resolve => (None, "upstream too slow: its host was not resolved in time"),
+        Phase::Connect => (None, "upstream too slow: no connection in time"),
+        Phase::Tls => (None, "upstream too slow: no TLS session in time"),
+        Phase::Send => (None, "upstream too slow: it did not take the request in time"),
+        Phase::AwaitHead => (Some(false), "upstream too slow: it did not answer in time"),
+        Phase::Relay => (Some(false), "upstream too slow: it fell silent within its answer"),
+    };
+    Refusal { should_retry, ..Refusal::new(Code::UpstreamTimeout, message) }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,10 @@
+//! Who serves a request: users, providers, aliases and permissions, as immutable tables.
+//!
+//! Pure: a decision is a function of the tables and a name. Knows no socket, clock or lock, and
+//! never sees a body.
+
+pub mod channel;
+pub mod glob;
+pub mod plan;
+pub mod retry;
+pub mod snapshot;

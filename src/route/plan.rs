@@ -1,0 +1,142 @@
+//! From a model's name, as it was sent, to the provider and model that serve it.
+//!
+//! An exact alias wins, then a provider's prefix; in a provider's scope its own aliases win, then
+//! its redundant prefix is dropped, and any other name goes up as it is. What is disabled does not
+//! exist. The order is the same for every dialect.
+
+use crate::dialect::Dialect;
+use crate::route::channel::{Destination, Dialects};
+use crate::route::snapshot::Snapshot;
+
+/// Who serves a request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Target {
+    /// Index into the snapshot's providers.
+    pub provider: usize,
+    /// The name as it was sent.
+    pub model_asked: String,
+    /// The name that goes up.
+    pub model_served: String,
+    /// The reply says `model_asked`; otherwise it passes untouched.
+    pub renamed: bool,
+    /// What permissions are tested against: the name as sent, without its provider prefix.
+    pub permission_name: String,
+}
+
+/// Why nobody serves a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RouteError {
+    /// Neither an alias nor a provider's prefix.
+    ProviderPrefix,
+    /// The model, its alias or its provider is disabled.
+    NoSuchModel,
+    /// The provider does not speak the caller's dialect, but these.
+    DialectNotSpoken(Dialects),
+    /// The user may not call it.
+    Forbidden,
+}
+
+/// Finds who serves the model. `scope`: the provider that the path named.
+pub fn resolve(
+    snapshot: &Snapshot,
+    scope: Option<usize>,
+    asked: &str,
+) -> Result<Target, RouteError> {
+    let target = match scope {
+        Some(provider) => resolve_scoped(snapshot, provider, asked)?,
+        None => resolve_aggregated(snapshot, asked)?,
+    };
+    let provider = &snapshot.providers[target.provider];
+    let disabled = provider.models.get(&target.model_served).is_some_and(|model| !model.enabled);
+    if disabled || !provider.enabled || target.model_served.is_empty() {
+        return Err(RouteError::NoSuchModel);
+    }
+    Ok(target)
+}
+
+fn resolve_aggregated(snapshot: &Snapshot, asked: &str) -> Result<Target, RouteError> {
+    if let Some(alias) = snapshot.alias_named(asked) {
+        if !alias.enabled {
+            return Err(RouteError::NoSuchModel);
+        }
+        return Ok(renamed(alias.provider, asked, &alias.model_id, asked));
+    }
+    let (prefix, rest) = asked.split_once('/').ok_or(RouteError::ProviderPrefix)?;
+    let provider = snapshot.any_provider_named(prefix).ok_or(RouteError::ProviderPrefix)?;
+    behind_prefix(snapshot, provider, asked, rest)
+}
+
+fn resolve_scoped(snapshot: &Snapshot, scope: usize, asked: &str) -> Result<Target, RouteError> {
+    if let Some(served) = alias_of(snapshot, scope, asked)? {
+        return Ok(renamed(scope, asked, served, asked));
+    }
+    let provider = &snapshot.providers[scope];
+    // Ids of providers such as OpenRouter begin with a vendor's name, which may be the provider's.
+    if !provider.models.contains_key(asked)
+        && let Some((prefix, rest)) = asked.split_once('/')
+        && prefix == provider.name
+    {
+        return behind_prefix(snapshot, scope, asked, rest);
+    }
+    Ok(Target {
+        provider: scope,
+        model_asked: asked.to_owned(),
+        model_served: asked.to_owned(),
+        renamed: false,
+        permission_name: asked.to_owned(),
+    })
+}
+
+/// The part behind a provider's prefix: one of its aliases, or its own name for a model.
+fn behind_prefix(
+    snapshot: &Snapshot,
+    provider: usize,
+    asked: &str,
+    rest: &str,
+) -> Result<Target, RouteError> {
+    let served = alias_of(snapshot, provider, rest)?.unwrap_or(rest);
+    Ok(renamed(provider, asked, served, rest))
+}
+
+/// What the name stands for at this provider; an alias that leads to another does not count.
+fn alias_of<'s>(
+    snapshot: &'s Snapshot,
+    provider: usize,
+    name: &str,
+) -> Result<Option<&'s str>, RouteError> {
+    match snapshot.alias_named(name).filter(|alias| alias.provider == provider) {
+        Some(alias) if alias.enabled => Ok(Some(&alias.model_id)),
+        Some(_) => Err(RouteError::NoSuchModel),
+        None => Ok(None),
+    }
+}
+
+fn renamed(provider: usize, asked: &str, served: &str, permission_name: &str) -> Target {
+    Target {
+        provider,
+        model_asked: asked.to_owned(),
+        model_served: served.to_owned(),
+        renamed: true,
+        permission_name: permission_name.to_owned(),
+    }
+}
+
+/// The last two gates, in their order: does the provider speak the dialect, may the user call it.
+pub fn admit<'s>(
+    snapshot: &'s Snapshot,
+    user: usize,
+    target: &Target,
+    dialect: Dialect,
+) -> Result<&'s Destination, RouteError> {
+    let provider = &snapshot.providers[target.provider];
+    let destination = provider
+        .destination(dialect)
+        .ok_or_else(|| RouteError::DialectNotSpoken(provider.dialects()))?;
+    if !snapshot.permits(user, target.provider, &target.permission_name) {
+        return Err(RouteError::Forbidden);
+    }
+    Ok(destination)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,361 @@
+//! The tables that one exchange sees, from its first byte to its last.
+//!
+//! Built by the configuration, swapped whole, never changed. An index into `providers` or `users`
+//! is valid for the snapshot that gave it and for no other.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+
+use crate::dialect::Dialect;
+use crate::dialect::echo::EchoSettings;
+use crate::route::channel::{self, Channel, Destination, Dialects};
+use crate::route::glob::Glob;
+use crate::secret::{Digest, Secret};
+
+/// Everything that a decision depends on.
+pub struct Snapshot {
+    /// Upstreams, the disabled ones too.
+    pub providers: Vec<Provider>,
+    /// Callers, the disabled ones too.
+    pub users: Vec<User>,
+    /// Ceilings on our own resources.
+    pub limits: Limits,
+    /// What is written to the request log.
+    pub logging: Logging,
+    /// How long open exchanges may go on after the signal to stop.
+    pub drain_ms: u64,
+    /// Origins that a browser may call from; empty: CORS is off.
+    pub cors_origins: Vec<String>,
+    /// Networks whose `X-Forwarded-For` is believed.
+    pub trusted_proxies: Vec<Network>,
+    /// File with further root certificates.
+    pub extra_ca_file: Option<String>,
+    /// Names of all providers.
+    names: HashMap<String, usize>,
+    aliases: HashMap<String, Alias>,
+    /// Enabled keys of enabled users.
+    keys: HashMap<Digest, usize>,
+}
+
+/// What a snapshot is made of. Invariant, kept by the configuration: names and digests occur once,
+/// and every index is in range.
+pub struct Tables {
+    /// See [`Snapshot::providers`].
+    pub providers: Vec<Provider>,
+    /// See [`Snapshot::users`].
+    pub users: Vec<User>,
+    /// Enabled keys and whose they are.
+    pub keys: Vec<(Digest, usize)>,
+    /// Public names of models.
+    pub aliases: Vec<(String, Alias)>,
+    /// See [`Snapshot::limits`].
+    pub limits: Limits,
+    /// See [`Snapshot::logging`].
+    pub logging: Logging,
+    /// See [`Snapshot::drain_ms`].
+    pub drain_ms: u64,
+    /// See [`Snapshot::cors_origins`].
+    pub cors_origins: Vec<String>,
+    /// See [`Snapshot::trusted_proxies`].
+    pub trusted_proxies: Vec<Network>,
+    /// See [`Snapshot::extra_ca_file`].
+    pub extra_ca_file: Option<String>,
+}
+
+/// One named upstream.
+pub struct Provider {
+    /// Scope in paths and prefix of models.
+    pub name: String,
+    /// Name for people.
+    pub label: Option<String>,
+    /// A disabled provider does not exist for callers.
+    pub enabled: bool,
+    /// The kind of upstream.
+    pub channel: &'static Channel,
+    /// As typed or the channel's; empty on `echo`.
+    pub base_url: String,
+    /// Where each dialect is served, by the dialect's place in [`Dialect::ALL`].
+    pub destinations: [Option<Destination>; Dialect::ALL.len()],
+    /// What to present upstream; may be empty.
+    pub credentials: Vec<Credential>,
+    /// Declared models by id. Others may be called too.
+    pub models: HashMap<String, Model>,
+    /// OpenAI-style streams are asked for usage.
+    pub include_usage: bool,
+    /// Headers of the client that go up although they are dropped otherwise, in lower case.
+    pub forward_headers: Vec<String>,
+    /// Limits of an attempt in time.
+    pub timeouts: Timeouts,
+    /// URL of the proxy to go through, the global one already considered.
+    pub proxy: Option<String>,
+    /// Requests that we do not know go up as they are.
+    pub passthrough: bool,
+    /// How the channel `echo` answers.
+    pub echo: EchoSettings,
+}
+
+/// A secret that a provider presents upstream.
+pub struct Credential {
+    /// Sent in the header of [`Destination::auth`].
+    pub api_key: Secret,
+    /// Share of the requests among the provider's credentials.
+    pub weight: u32,
+}
+
+/// A declared model.
+pub struct Model {
+    /// A disabled model does not exist for callers.
+    pub enabled: bool,
+}
+
+/// A public name for a provider's model.
+pub struct Alias {
+    /// Who serves it.
+    pub provider: usize,
+    /// The provider's name for it.
+    pub model_id: String,
+    /// A disabled alias does not exist for callers.
+    pub enabled: bool,
+}
+
+/// Who calls us.
+pub struct User {
+    /// Name for logs.
+    pub name: String,
+    /// May use the administration interface. Gives no access to models.
+    pub is_admin: bool,
+    /// A disabled user's keys are unknown.
+    pub enabled: bool,
+    /// What the keys look like, for `check`.
+    pub keys: Vec<KeyLabel>,
+    /// What may be called; nothing else may.
+    pub permissions: Vec<Permission>,
+}
+
+/// A key as people may see it.
+pub struct KeyLabel {
+    /// The label, or the key's last characters.
+    pub shown: String,
+    /// A disabled key is unknown.
+    pub enabled: bool,
+}
+
+/// One row of what a user may call.
+pub struct Permission {
+    /// At this provider only.
+    pub provider: Option<usize>,
+    /// Models, by the name as sent without its provider prefix.
+    pub pattern: Glob,
+}
+
+/// Ceilings on our own resources; the defaults are in [`crate::limits`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Request line and headers.
+    pub head_bytes_max: usize,
+    /// A request body.
+    pub body_bytes_max: u64,
+    /// A request body of files, audio or images.
+    pub upload_bytes_max: u64,
+    /// All bodies and events held at once.
+    pub held_bytes_max: u64,
+    /// One event of a stream.
+    pub event_bytes_max: usize,
+    /// Open connections.
+    pub connections_max: usize,
+    /// Requests being served.
+    pub in_flight_max: usize,
+}
+
+/// What is logged of an exchange.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Logging {
+    /// Usage is recorded.
+    pub enable_usage: bool,
+    /// Attempts are logged.
+    pub enable_upstream_log: bool,
+    /// With their bodies.
+    pub enable_upstream_log_body: bool,
+    /// Requests are logged.
+    pub enable_downstream_log: bool,
+    /// With their bodies.
+    pub enable_downstream_log_body: bool,
+}
+
+/// Limits of one attempt in time. Milliseconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timeouts {
+    /// Looking up the host name.
+    pub resolve_ms: u64,
+    /// Opening the connection.
+    pub connect_ms: u64,
+    /// TLS handshake.
+    pub tls_ms: u64,
+    /// From the request's end to the reply's first byte.
+    pub first_byte_ms: u64,
+    /// Silence within the reply.
+    pub between_bytes_ms: u64,
+    /// All of it; ends at the first byte downstream for streams; 0 = none.
+    pub total_ms: u64,
+}
+
+/// A range of addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Network {
+    /// Any address of the range.
+    pub address: IpAddr,
+    /// How many leading bits count.
+    pub bits: u8,
+}
+
+impl Network {
+    /// Reads `10.0.0.0/8` or a single address.
+    pub fn parse(text: &str) -> Option<Network> {
+        let (address, bits) = match text.split_once('/') {
+            Some((address, bits)) => (address, Some(bits)),
+            None => (text, None),
+        };
+        let address: IpAddr = address.parse().ok()?;
+        let bits_max = if address.is_ipv4() { 32 } else { 128 };
+        let bits = match bits {
+            Some(bits) if bits.bytes().all(|byte| byte.is_ascii_digit()) => bits.parse().ok()?,
+            Some(_) => return None,
+            None => bits_max,
+        };
+        (bits <= bits_max).then_some(Network { address, bits })
+    }
+
+    /// Whether the address is in the range. An IPv4 address written as IPv6 counts as IPv4.
+    pub fn contains(&self, address: IpAddr) -> bool {
+        let differing = match (self.address.to_canonical(), address.to_canonical()) {
+            (IpAddr::V4(ours), IpAddr::V4(other)) => {
+                (ours.to_bits() ^ other.to_bits()).leading_zeros()
+            }
+            (IpAddr::V6(ours), IpAddr::V6(other)) => {
+                (ours.to_bits() ^ other.to_bits()).leading_zeros()
+            }
+            _ => return false,
+        };
+        differing >= u32::from(self.bits)
+    }
+}
+
+impl Provider {
+    /// Where it serves the dialect; `None`: it does not speak it.
+    pub fn destination(&self, dialect: Dialect) -> Option<&Destination> {
+        self.destinations[dialect as usize].as_ref()
+    }
+
+    /// The dialects that it speaks.
+    pub fn dialects(&self) -> Dialects {
+        Dialect::ALL.into_iter().filter(|dialect| self.destination(*dialect).is_some()).collect()
+    }
+
+    /// Whether it answers by itself, without an upstream.
+    pub fn is_echo(&self) -> bool {
+        self.channel.name == channel::ECHO
+    }
+}
+
+impl Snapshot {
+    /// Indexes the tables.
+    pub fn new(tables: Tables) -> Snapshot {
+        let Tables { providers, users, keys, aliases, .. } = tables;
+        assert!(keys.iter().all(|(_, user)| *user < users.len()), "a key belongs to a user");
+        assert!(
+            aliases.iter().all(|(_, alias)| alias.provider < providers.len()),
+            "an alias belongs to a provider"
+        );
+        let names = providers
+            .iter()
+            .enumerate()
+            .map(|(index, provider)| (provider.name.clone(), index))
+            .collect();
+        let keys =
+            keys.into_iter().filter(|(_, user)| users.get(*user).is_some_and(|user| user.enabled));
+        Snapshot {
+            keys: keys.collect(),
+            names,
+            aliases: aliases.into_iter().collect(),
+            providers,
+            users,
+            limits: tables.limits,
+            logging: tables.logging,
+            drain_ms: tables.drain_ms,
+            cors_origins: tables.cors_origins,
+            trusted_proxies: tables.trusted_proxies,
+            extra_ca_file: tables.extra_ca_file,
+        }
+    }
+
+    /// The enabled provider of that name.
+    pub fn provider_named(&self, name: &str) -> Option<usize> {
+        self.any_provider_named(name).filter(|index| self.providers[*index].enabled)
+    }
+
+    /// The provider of that name, a disabled one too.
+    pub(super) fn any_provider_named(&self, name: &str) -> Option<usize> {
+        self.names.get(name).copied()
+    }
+
+    /// The alias of that name, a disabled one too.
+    pub(super) fn alias_named(&self, name: &str) -> Option<&Alias> {
+        self.aliases.get(name)
+    }
+
+    /// Names of all aliases and what they stand for, sorted.
+    pub fn aliases(&self) -> Vec<(&str, &Alias)> {
+        let mut all: Vec<_> =
+            self.aliases.iter().map(|(name, alias)| (name.as_str(), alias)).collect();
+        all.sort_by_key(|(name, _)| *name);
+        all
+    }
+
+    /// The user whose key this is. Unknown, disabled and a disabled user's key look alike, and
+    /// take the same time: the table is keyed by the digest.
+    pub fn authenticate(&self, key: &[u8]) -> Option<usize> {
+        self.keys.get(&Digest::of(key)).copied()
+    }
+
+    /// Whether the user may call the model at the provider. `name` is what was sent, without its
+    /// provider prefix: an alias is permitted under its own name.
+    pub fn permits(&self, user: usize, provider: usize, name: &str) -> bool {
+        self.users[user].permissions.iter().any(|permission| {
+            permission.provider.is_none_or(|only| only == provider)
+                && permission.pattern.matches(name)
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn networks_hold_the_addresses_of_their_range() {
+        let rows = [
+            ("10.0.0.0/8", "10.1.2.3", true),
+            ("10.0.0.0/8", "11.0.0.0", false),
+            ("10.0.0.0/8", "::ffff:10.1.2.3", true),
+            ("127.0.0.1", "127.0.0.1", true),
+            ("127.0.0.1", "127.0.0.2", false),
+            ("0.0.0.0/0", "8.8.8.8", true),
+            ("0.0.0.0/0", "2001:db8::1", false),
+            ("2001:db8::/32", "2001:db8:1::1", true),
+            ("2001:db8::/32", "2001:db9::1", false),
+            ("::1", "::1", true),
+        ];
+        for (network, address, expected) in rows {
+            let parsed = Network::parse(network).expect("network is valid");
+            let address = address.parse().expect("address is valid");
+            assert_eq!(parsed.contains(address), expected, "{address} in {network}");
+        }
+    }
+
+    #[test]
+    fn forbids_networks_that_are_none() {
+        for text in ["", "10.0.0.0/33", "::/129", "10.0.0.0/", "10.0.0.0/+8", "host", "10.0.0/8"] {
+            assert!(Network::parse(text).is_none(), "{text}");
+        }
+    }
+}

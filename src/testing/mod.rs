@@ -1,0 +1,16 @@
+//! What tests, fuzz targets and benchmarks share: chance that can be repeated, every way to cut an
+//! input, naive oracles, and the fuzz entry points.
+//!
+//! Each entry point takes the fuzzer's bytes, asserts laws and panics when one does not hold. The
+//! same functions run in `cargo test` over seeded mutations of sound inputs.
+
+pub mod documents;
+pub mod fuzz_config;
+pub mod fuzz_http;
+pub mod fuzz_json;
+pub mod fuzz_path;
+pub mod fuzz_sse;
+pub mod mutate;
+pub mod naive;
+pub mod prng;
+pub mod splits;

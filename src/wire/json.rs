@@ -1,0 +1,659 @@
+//! JSON read as it arrives: where do values at a few watched paths begin and end?
+//!
+//! One engine for request bodies, whole replies and the data of stream events. It is pushed bytes
+//! in pieces of any size and tells its caller about the watched paths by [`Event`]; it keeps a few
+//! words of state, builds no tree, never allocates, never recurses and never looks at a byte twice.
+//!
+//! The structure is RFC 8259 to the letter. The inside of a string is passed over at the speed of
+//! `memchr`: escapes are checked, but control bytes and broken UTF-8 pass, as they may upstream.
+//! Keys are compared by what they spell, so `"mod\u0065l"` is `model`.
+//!
+//! Surprising: a number has no last byte, so its end is known one byte late, or from
+//! [`Scanner::finish`].
+
+mod text;
+
+#[cfg(test)]
+mod tests;
+
+use crate::limits::JSON_DEPTH_MAX;
+pub use text::{escape, unescape};
+
+/// Paths of one [`Watch`].
+pub const PATHS_MAX: usize = 8;
+/// Steps of one path.
+pub const STEPS_MAX: usize = 4;
+
+/// One step of a path into a JSON document.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// The member of that name. ASCII only.
+    Key(&'static str),
+    /// Any element of an array.
+    Each,
+}
+
+/// What broke, named by the place where it broke.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum JsonError {
+    /// This byte begins no value.
+    Value,
+    /// A misspelt `true`, `false` or `null`.
+    Word,
+    /// A number such as `01`, `-` or `1.e5`.
+    Number,
+    /// After a backslash stands something that is not an escape.
+    Escape,
+    /// A member does not begin with a string.
+    Key,
+    /// No colon after a key.
+    Colon,
+    /// Neither comma nor the right closing bracket after a value.
+    Comma,
+    /// Something stands behind the document.
+    Trailing,
+    /// More than [`JSON_DEPTH_MAX`] open brackets.
+    Depth,
+    /// The document ended too early.
+    Truncated,
+}
+
+/// What sort of value stands somewhere.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// `"..."`
+    String,
+    /// `-1.5e3`
+    Number,
+    /// `true`
+    True,
+    /// `false`
+    False,
+    /// `null`
+    Null,
+    /// `{...}`
+    Object,
+    /// `[...]`
+    Array,
+}
+
+/// News of a watched path. `path` is its index in the [`Watch`]; offsets count all bytes fed and
+/// skipped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// A value begins.
+    Begins {
+        /// Index of the path.
+        path: usize,
+        /// Known from the first byte on.
+        kind: Kind,
+        /// Its first byte.
+        at: u64,
+        /// The comma or bracket in front of the member or element; `at` for the root.
+        after: u64,
+    },
+    /// The value that began last at this path ends.
+    Ends {
+        /// Index of the path.
+        path: usize,
+        /// One past its last byte.
+        end: u64,
+    },
+    /// An object has a second member of a name that leads along this path. Comes before the
+    /// second value's `Begins`, when that stands at the path's end.
+    Repeats {
+        /// Index of the path.
+        path: usize,
+    },
+}
+
+/// Paths to watch, prepared for matching. A set of paths is a bit mask everywhere below.
+#[derive(Clone, Copy, Debug)]
+pub struct Watch {
+    steps: [[Step; STEPS_MAX]; PATHS_MAX],
+    /// `[n]`: paths of exactly `n` steps.
+    whole: [u8; STEPS_MAX + 1],
+    /// `[n]`: paths whose step `n` is a key.
+    keys: [u8; STEPS_MAX],
+    /// `[n]`: paths whose step `n` is any element.
+    each: [u8; STEPS_MAX],
+}
+
+impl Watch {
+    /// Watches these paths; the empty path is the root value. Panics on more than [`PATHS_MAX`]
+    /// paths or [`STEPS_MAX`] steps: paths are constants of the program, never input.
+    pub fn of(paths: &[&[Step]]) -> Watch {
+        assert!(paths.len() <= PATHS_MAX);
+        let mut watch = Watch {
+            steps: [[Step::Each; STEPS_MAX]; PATHS_MAX],
+            whole: [0; STEPS_MAX + 1],
+            keys: [0; STEPS_MAX],
+            each: [0; STEPS_MAX],
+        };
+        for (path, steps) in paths.iter().enumerate() {
+            let bit = 1u8 << path;
+            watch.steps[path][..steps.len()].copy_from_slice(steps);
+            watch.whole[steps.len()] |= bit;
+            for (depth, step) in steps.iter().enumerate() {
+                match step {
+                    Step::Key(name) => {
+                        assert!(name.is_ascii() && name.len() < usize::from(u8::MAX));
+                        watch.keys[depth] |= bit;
+                    }
+                    Step::Each => watch.each[depth] |= bit,
+                }
+            }
+        }
+        watch
+    }
+
+    /// The paths among `keys` whose key at `depth` has `byte` at `index` (`None`: ends there).
+    fn narrowed(&self, keys: u8, depth: usize, index: usize, byte: Option<u8>) -> u8 {
+        let mut left = 0;
+        for path in bits(keys) {
+            if let Step::Key(name) = self.steps[path][depth]
+                && name.as_bytes().get(index).copied() == byte
+            {
+                left |= 1 << path;
+            }
+        }
+        left
+    }
+}
+
+/// The indices of the set bits.
+fn bits(mut mask: u8) -> impl Iterator<Item = usize> {
+    std::iter::from_fn(move || {
+        let index = mask.trailing_zeros() as usize;
+        mask &= mask.checked_sub(1)?;
+        Some(index)
+    })
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// A value must begin.
+    Value,
+    /// After `[`: a value or the end.
+    FirstValue,
+    /// After a comma in an object: a key.
+    Key,
+    /// After `{`: a key or the end.
+    FirstKey,
+    Colon,
+    /// After a value inside a container.
+    After,
+    /// Inside a string, `in_key` says which sort.
+    Text,
+    /// After a backslash.
+    Escape,
+    /// Inside `\uXXXX`.
+    Hex {
+        left: u8,
+        code: u16,
+    },
+    Number(Digits),
+    /// Inside `true`, `false` or `null`.
+    Word {
+        kind: Kind,
+        matched: u8,
+    },
+    /// The root value is complete.
+    End,
+    Failed(JsonError),
+}
+
+/// What was read of a number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Digits {
+    Minus,
+    Zero,
+    Integer,
+    Point,
+    Fraction,
+    Exponent,
+    ExponentSign,
+    Power,
+}
+
+impl Digits {
+    /// The state after one more byte; `None` when the byte does not belong to the number.
+    fn next(self, byte: u8) -> Option<Digits> {
+        Some(match (self, byte) {
+            (Digits::Minus, b'0') => Digits::Zero,
+            (Digits::Minus | Digits::Integer, b'0'..=b'9') => Digits::Integer,
+            (Digits::Zero | Digits::Integer, b'.') => Digits::Point,
+            (Digits::Point | Digits::Fraction, b'0'..=b'9') => Digits::Fraction,
+            (Digits::Zero | Digits::Integer | Digits::Fraction, b'e' | b'E') => Digits::Exponent,
+            (Digits::Exponent, b'+' | b'-') => Digits::ExponentSign,
+            (Digits::Exponent | Digits::ExponentSign | Digits::Power, b'0'..=b'9') => Digits::Power,
+            _ => return None,
+        })
+    }
+
+    /// A number may end here.
+    fn is_whole(self) -> bool {
+        matches!(self, Digits::Zero | Digits::Integer | Digits::Fraction | Digits::Power)
+    }
+}
+
+/// Bits of the stack of open containers.
+const DEPTH_WORDS: usize = JSON_DEPTH_MAX.div_ceil(64);
+
+/// The push scanner. See the module's header.
+#[derive(Clone, Debug)]
+pub struct Scanner {
+    watch: Watch,
+    state: State,
+    /// Bytes fed and skipped.
+    offset: u64,
+    /// Open containers, `0..=JSON_DEPTH_MAX`.
+    depth: usize,
+    /// Bit `n`: open container `n` is an object.
+    objects: [u64; DEPTH_WORDS],
+    /// `[n]`: paths that may go on inside open container `n`.
+    live: [u8; STEPS_MAX],
+    /// `[n]`: paths whose key was met in open container `n`.
+    seen: [u8; STEPS_MAX],
+    /// `[n]`: paths that end at open container `n`.
+    found: [u8; STEPS_MAX + 1],
+    /// Paths whose first `depth` steps lead to the value that is read or comes next.
+    here: u8,
+    /// The string that is read is a key.
+    in_key: bool,
+    /// Paths that the key, as far as it was read, can still lead along.
+    keys: u8,
+    /// Decoded bytes of the key that were compared.
+    matched: usize,
+    /// The comma or bracket before the value that is read or comes next.
+    after: u64,
+}
+
+impl Scanner {
+    /// A scanner before the first byte of a document.
+    pub fn new(watch: Watch) -> Scanner {
+        Scanner {
+            here: watch.whole.iter().fold(0, |all, some| all | some),
+            watch,
+            state: State::Value,
+            offset: 0,
+            depth: 0,
+            objects: [0; DEPTH_WORDS],
+            live: [0; STEPS_MAX],
+            seen: [0; STEPS_MAX],
+            found: [0; STEPS_MAX + 1],
+            in_key: false,
+            keys: 0,
+            matched: 0,
+            after: 0,
+        }
+    }
+
+    /// Starts over with the same paths, at offset 0.
+    pub fn reset(&mut self) {
+        self.here = self.watch.whole.iter().fold(0, |all, some| all | some);
+        self.state = State::Value;
+        self.offset = 0;
+        self.depth = 0;
+        self.in_key = false;
+        self.keys = 0;
+        self.after = 0;
+    }
+
+    /// Bytes fed and skipped so far; after an error, the offset of the byte at fault.
+    pub fn offset(&self) -> u64 {
+        self.offset
+    }
+
+    /// Counts bytes that stand between two pieces of the document and are no part of it.
+    pub fn skip(&mut self, bytes: u64) {
+        self.offset += bytes;
+    }
+
+    /// One complete value was read (a bare number at the root: only [`Scanner::finish`] knows).
+    pub fn is_done(&self) -> bool {
+        self.state == State::End
+    }
+
+    /// Reads all of `input`. An error stays: every later call returns it again.
+    pub fn feed<F: FnMut(Event)>(&mut self, input: &[u8], on: &mut F) -> Result<(), JsonError> {
+        let mut cursor = Cursor { input, at: 0, base: self.offset };
+        let result = self.run(&mut cursor, on);
+        self.offset = cursor.offset();
+        if let Err(error) = result {
+            self.state = State::Failed(error);
+        }
+        result
+    }
+
+    /// The document has no more bytes.
+    pub fn finish<F: FnMut(Event)>(&mut self, on: &mut F) -> Result<(), JsonError> {
+        match self.state {
+            State::Number(digits) if self.depth == 0 && digits.is_whole() => {
+                self.value_ends(self.offset, on);
+            }
+            State::End => {}
+            State::Failed(error) => return Err(error),
+            _ => self.state = State::Failed(JsonError::Truncated),
+        }
+        if self.is_done() { Ok(()) } else { Err(JsonError::Truncated) }
+    }
+
+    /// The loop over states: each turn moves the cursor or leaves a state that consumes nothing.
+    fn run<F: FnMut(Event)>(
+        &mut self,
+        cursor: &mut Cursor<'_>,
+        on: &mut F,
+    ) -> Result<(), JsonError> {
+        while let Some(byte) = cursor.peek() {
+            match self.state {
+                State::Text => {
+                    self.text(cursor, on);
+                    continue;
+                }
+                State::Number(digits) => {
+                    self.number(digits, cursor, on)?;
+                    continue;
+                }
+                State::Word { kind, matched } => {
+                    self.word(kind, matched, cursor, on)?;
+                    continue;
+                }
+                State::Escape => self.escape(byte)?,
+                State::Hex { left, code } => self.hex(byte, left, code)?,
+                State::Failed(error) => return Err(error),
+                _ if matches!(byte, b' ' | b'\n' | b'\r' | b'\t') => {}
+                State::Value => self.value_begins(byte, cursor.offset(), on)?,
+                State::FirstValue if byte == b']' => self.close(cursor.offset(), on),
+                State::FirstValue => self.value_begins(byte, cursor.offset(), on)?,
+                State::FirstKey if byte == b'}' => self.close(cursor.offset(), on),
+                State::Key | State::FirstKey => self.key_begins(byte)?,
+                State::Colon if byte == b':' => self.state = State::Value,
+                State::Colon => return Err(JsonError::Colon),
+                State::After => self.after(byte, cursor.offset(), on)?,
+                State::End => return Err(JsonError::Trailing),
+            }
+            cursor.at += 1;
+        }
+        Ok(())
+    }
+
+    /// The first byte of a value.
+    fn value_begins<F: FnMut(Event)>(
+        &mut self,
+        byte: u8,
+        at: u64,
+        on: &mut F,
+    ) -> Result<(), JsonError> {
+        let (kind, state) = match byte {
+            b'"' => (Kind::String, State::Text),
+            b'{' => (Kind::Object, State::FirstKey),
+            b'[' => (Kind::Array, State::FirstValue),
+            b'-' => (Kind::Number, State::Number(Digits::Minus)),
+            b'0' => (Kind::Number, State::Number(Digits::Zero)),
+            b'1'..=b'9' => (Kind::Number, State::Number(Digits::Integer)),
+            b't' => (Kind::True, State::Word { kind: Kind::True, matched: 1 }),
+            b'f' => (Kind::False, State::Word { kind: Kind::False, matched: 1 }),
+            b'n' => (Kind::Null, State::Word { kind: Kind::Null, matched: 1 }),
+            _ => return Err(JsonError::Value),
+        };
+        let container = matches!(kind, Kind::Object | Kind::Array);
+        if container && self.depth == JSON_DEPTH_MAX {
+            return Err(JsonError::Depth);
+        }
+        if self.here != 0 {
+            let after = if self.depth == 0 { at } else { self.after };
+            for path in bits(self.here & self.watch.whole[self.depth]) {
+                on(Event::Begins { path, kind, at, after });
+            }
+        }
+        if container {
+            self.open(kind == Kind::Object, at);
+        }
+        self.state = state;
+        Ok(())
+    }
+
+    /// Goes one container deeper.
+    fn open(&mut self, object: bool, at: u64) {
+        let level = self.depth;
+        let bit = 1u64 << (level % 64);
+        if object {
+            self.objects[level / 64] |= bit;
+        } else {
+            self.objects[level / 64] &= !bit;
+        }
+        if level <= STEPS_MAX {
+            self.found[level] = self.here & self.watch.whole[level];
+        }
+        if level < STEPS_MAX {
+            let steps = if object { self.watch.keys[level] } else { self.watch.each[level] };
+            self.live[level] = self.here & steps;
+            self.seen[level] = 0;
+        }
+        self.depth = level + 1;
+        self.after = at;
+        self.here = self.inside();
+    }
+
+    /// Paths that may go on inside the innermost open container.
+    fn inside(&self) -> u8 {
+        self.live.get(self.depth.wrapping_sub(1)).copied().unwrap_or(0)
+    }
+
+    fn in_object(&self) -> bool {
+        let level = self.depth - 1;
+        self.objects[level / 64] & (1u64 << (level % 64)) != 0
+    }
+
+    /// A byte after a value inside a container.
+    fn after<F: FnMut(Event)>(&mut self, byte: u8, at: u64, on: &mut F) -> Result<(), JsonError> {
+        let object = self.in_object();
+        match byte {
+            b',' => {
+                self.after = at;
+                if object {
+                    self.state = State::Key;
+                } else {
+                    self.here = self.inside();
+                    self.state = State::Value;
+                }
+            }
+            b'}' if object => self.close(at, on),
+            b']' if !object => self.close(at, on),
+            _ => return Err(JsonError::Comma),
+        }
+        Ok(())
+    }
+
+    /// The bracket at `at` closes the innermost container.
+    fn close<F: FnMut(Event)>(&mut self, at: u64, on: &mut F) {
+        self.depth -= 1;
+        if let Some(&found) = self.found.get(self.depth) {
+            for path in bits(found) {
+                on(Event::Ends { path, end: at + 1 });
+            }
+        }
+        self.state = if self.depth == 0 { State::End } else { State::After };
+    }
+
+    /// A string, number or word ends before `end`.
+    fn value_ends<F: FnMut(Event)>(&mut self, end: u64, on: &mut F) {
+        if self.here != 0 {
+            for path in bits(self.here & self.watch.whole[self.depth]) {
+                on(Event::Ends { path, end });
+            }
+        }
+        self.state = if self.depth == 0 { State::End } else { State::After };
+    }
+
+    fn key_begins(&mut self, byte: u8) -> Result<(), JsonError> {
+        if byte != b'"' {
+            return Err(JsonError::Key);
+        }
+        self.in_key = true;
+        self.keys = self.inside();
+        self.matched = 0;
+        self.state = State::Text;
+        Ok(())
+    }
+
+    fn key_ends<F: FnMut(Event)>(&mut self, on: &mut F) {
+        self.in_key = false;
+        self.here = 0;
+        if self.keys != 0 {
+            let level = self.depth - 1;
+            self.here = self.watch.narrowed(self.keys, level, self.matched, None);
+            for path in bits(self.here & self.seen[level]) {
+                on(Event::Repeats { path });
+            }
+            self.seen[level] |= self.here;
+            self.keys = 0;
+        }
+        self.state = State::Colon;
+    }
+
+    /// Compares one decoded byte of a key.
+    fn key_byte(&mut self, byte: u8) {
+        self.keys = self.watch.narrowed(self.keys, self.depth - 1, self.matched, Some(byte));
+        self.matched += 1;
+    }
+
+    /// Inside a string, up to its end, a backslash or the end of the input.
+    fn text<F: FnMut(Event)>(&mut self, cursor: &mut Cursor<'_>, on: &mut F) {
+        while self.keys != 0 {
+            match cursor.peek() {
+                None | Some(b'"' | b'\\') => break,
+                Some(byte) => self.key_byte(byte),
+            }
+            cursor.at += 1;
+        }
+        cursor.at += plain_bytes(cursor.rest());
+        let Some(byte) = cursor.peek() else { return };
+        cursor.at += 1;
+        if byte == b'\\' {
+            self.state = State::Escape;
+        } else if self.in_key {
+            self.key_ends(on);
+        } else {
+            self.value_ends(cursor.offset(), on);
+        }
+    }
+
+    fn escape(&mut self, byte: u8) -> Result<(), JsonError> {
+        if byte == b'u' {
+            self.state = State::Hex { left: 4, code: 0 };
+            return Ok(());
+        }
+        let decoded = text::short_escape(byte).ok_or(JsonError::Escape)?;
+        if self.keys != 0 {
+            self.key_byte(decoded);
+        }
+        self.state = State::Text;
+        Ok(())
+    }
+
+    fn hex(&mut self, byte: u8, left: u8, code: u16) -> Result<(), JsonError> {
+        let digit = text::hex_digit(byte).ok_or(JsonError::Escape)?;
+        let code = code << 4 | u16::from(digit);
+        if left > 1 {
+            self.state = State::Hex { left: left - 1, code };
+            return Ok(());
+        }
+        if self.keys != 0 {
+            match u8::try_from(code) {
+                Ok(byte) if byte.is_ascii() => self.key_byte(byte),
+                // Watched keys are ASCII.
+                _ => self.keys = 0,
+            }
+        }
+        self.state = State::Text;
+        Ok(())
+    }
+
+    /// Inside a number, up to the byte behind it or the end of the input.
+    fn number<F: FnMut(Event)>(
+        &mut self,
+        mut digits: Digits,
+        cursor: &mut Cursor<'_>,
+        on: &mut F,
+    ) -> Result<(), JsonError> {
+        while let Some(byte) = cursor.peek() {
+            match digits.next(byte) {
+                Some(next) => digits = next,
+                None if digits.is_whole() => {
+                    self.value_ends(cursor.offset(), on);
+                    return Ok(());
+                }
+                None => return Err(JsonError::Number),
+            }
+            cursor.at += 1;
+        }
+        self.state = State::Number(digits);
+        Ok(())
+    }
+
+    /// Inside a word, up to its end or the end of the input.
+    fn word<F: FnMut(Event)>(
+        &mut self,
+        kind: Kind,
+        matched: u8,
+        cursor: &mut Cursor<'_>,
+        on: &mut F,
+    ) -> Result<(), JsonError> {
+        let word: &[u8] = match kind {
+            Kind::True => b"true",
+            Kind::False => b"false",
+            _ => b"null",
+        };
+        let rest = &word[usize::from(matched)..];
+        let same = rest.iter().zip(cursor.rest()).take_while(|(a, b)| a == b).count();
+        cursor.at += same;
+        if same == rest.len() {
+            self.value_ends(cursor.offset(), on);
+        } else if cursor.peek().is_some() {
+            return Err(JsonError::Word);
+        } else {
+            self.state = State::Word { kind, matched: matched + same as u8 };
+        }
+        Ok(())
+    }
+}
+
+/// The input of one `feed`.
+struct Cursor<'a> {
+    input: &'a [u8],
+    /// `0..=input.len()`
+    at: usize,
+    /// Offset of the input's first byte.
+    base: u64,
+}
+
+impl<'a> Cursor<'a> {
+    fn peek(&self) -> Option<u8> {
+        self.input.get(self.at).copied()
+    }
+
+    fn rest(&self) -> &'a [u8] {
+        &self.input[self.at..]
+    }
+
+    /// Of the byte at the cursor.
+    fn offset(&self) -> u64 {
+        self.base + self.at as u64
+    }
+}
+
+/// Bytes before the first quote or backslash. Most strings of an API call are short, where a plain
+/// loop beats the call of `memchr2`; the long ones hold images and must go at its speed.
+fn plain_bytes(input: &[u8]) -> usize {
+    const NEAR: usize = 16;
+    let near = &input[..input.len().min(NEAR)];
+    match near.iter().position(|byte| matches!(byte, b'"' | b'\\')) {
+        Some(index) => index,
+        None => {
+            let far = &input[near.len()..];
+            near.len() + memchr::memchr2(b'"', b'\\', far).unwrap_or(far.len())
+        }
+    }
+}
