@@ -1,8 +1,10 @@
 //! GPROXY: a gateway for LLM APIs in one small static binary.
 
+pub mod admin;
 pub mod config;
 pub mod dialect;
 pub mod edge;
+pub mod exchange;
 pub mod failure;
 pub mod limits;
 pub mod metrics;

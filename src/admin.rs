@@ -1,0 +1,110 @@
+//! Our own pages: health, readiness, version, metrics, and what browsers ask before they call.
+
+use crate::dialect::headers;
+use crate::dialect::path::{self, PathError};
+use crate::dialect::refusal::Refusal;
+use crate::metrics::Metrics;
+use crate::route::snapshot::Snapshot;
+use crate::wire::head::Head;
+
+/// An answer that needs no upstream.
+pub struct Page {
+    /// Name for the log.
+    pub name: &'static str,
+    /// HTTP status.
+    pub status: u16,
+    /// Media type of the body.
+    pub content_type: &'static str,
+    /// The body.
+    pub body: Vec<u8>,
+    /// Further header fields.
+    pub fields: Vec<(&'static str, String)>,
+}
+
+const METHODS: &str = "GET, POST, PUT, PATCH, DELETE, HEAD, OPTIONS";
+const PREFLIGHT_S: &str = "600";
+
+/// The page for this request, if it is for one of ours.
+pub fn page(
+    metrics: &Metrics,
+    is_draining: bool,
+    snapshot: &Snapshot,
+    head: &Head,
+) -> Option<Result<Page, Refusal>> {
+    if head.method() == "OPTIONS" {
+        return preflight(snapshot, head).map(Ok);
+    }
+    let path = path::split(head.target()).0;
+    let path = path.trim_end_matches('/');
+    let is_read = matches!(head.method(), "GET" | "HEAD");
+    let page = match path {
+        "" => text("root", "gproxy is running; see /healthz\n".into()),
+        "/healthz" => text("healthz", "ok\n".into()),
+        "/readyz" if is_draining => Page { status: 503, ..text("readyz", "draining\n".into()) },
+        "/readyz" => text("readyz", "ok\n".into()),
+        "/version" => text("version", concat!(env!("CARGO_PKG_VERSION"), "\n").into()),
+        "/metrics" if is_read => match is_admin(snapshot, head) {
+            true => Page {
+                content_type: "text/plain; version=0.0.4; charset=utf-8",
+                ..text("metrics", metrics.text())
+            },
+            false => return Some(Err(Refusal::unauthorized())),
+        },
+        "/metrics" => text("metrics", String::new()),
+        // Claude Code asks for its base URL before its first call.
+        _ if head.method() == "HEAD" && is_base(snapshot, path) => text("base", String::new()),
+        _ => return None,
+    };
+    Some(if is_read { Ok(page) } else { Err(PathError::MethodNotAllowed("GET, HEAD").into()) })
+}
+
+fn text(name: &'static str, body: String) -> Page {
+    let content_type = "text/plain; charset=utf-8";
+    Page { name, status: 200, content_type, body: body.into_bytes(), fields: Vec::new() }
+}
+
+/// The user whose key the request carries, in a header or in the query.
+pub fn user_of(snapshot: &Snapshot, head: &Head) -> Option<usize> {
+    match headers::credential_of(&head.headers) {
+        Some(key) => snapshot.authenticate(key),
+        None => {
+            let key = path::query_key(head.target())?;
+            snapshot.authenticate(key.expose().as_bytes())
+        }
+    }
+}
+
+fn is_admin(snapshot: &Snapshot, head: &Head) -> bool {
+    user_of(snapshot, head).is_some_and(|user| snapshot.users[user].is_admin)
+}
+
+/// A path at which a base URL may end: a provider's scope, a version, or both.
+fn is_base(snapshot: &Snapshot, path: &str) -> bool {
+    let mut segments = path.split('/').filter(|segment| !segment.is_empty()).peekable();
+    segments.next_if(|name| snapshot.provider_named(name).is_some());
+    segments.next_if(|segment| matches!(*segment, "v1" | "v1beta" | "v1beta1"));
+    segments.next().is_none()
+}
+
+/// The `Origin` of this request when browsers there may read our answers.
+pub fn allowed_origin(snapshot: &Snapshot, head: &Head) -> Option<Vec<u8>> {
+    let origin = head.headers.get("origin")?;
+    let is_allowed = |allowed: &String| allowed == "*" || allowed.as_bytes() == origin;
+    snapshot.cors_origins.iter().any(is_allowed).then(|| origin.to_vec())
+}
+
+/// The answer to `OPTIONS`, for browsers that may call, and for `OPTIONS *`.
+fn preflight(snapshot: &Snapshot, head: &Head) -> Option<Page> {
+    let mut page = Page { status: 204, ..text("options", String::new()) };
+    if head.target() == "*" {
+        page.fields.push(("allow", METHODS.into()));
+        return Some(page);
+    }
+    allowed_origin(snapshot, head)?;
+    let asked = head.headers.get("access-control-request-headers").unwrap_or(b"*");
+    page.fields.push(("access-control-allow-methods", METHODS.into()));
+    let asked = String::from_utf8_lossy(asked).into_owned();
+    page.fields.push(("access-control-allow-headers", asked));
+    page.fields.push(("access-control-max-age", PREFLIGHT_S.into()));
+    Some(page)
+}

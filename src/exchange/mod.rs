@@ -1,0 +1,292 @@
+//! The data path: one downstream request from its head to its note.
+//!
+//! `serve` is the whole life of a request and reads from top to bottom. It is generic over its two
+//! ends and its clock, each with exactly two implementations: the real one in `io` and the
+//! simulated one in the tests. Nothing here names a socket, a file or a library that does.
+//!
+//! Before the first byte goes downstream (the commit) any failure may become a retry or an error
+//! response. After it never: the stream ends with its dialect's error event, or visibly broken.
+
+mod attempt;
+mod note;
+mod relay;
+mod session;
+
+use std::borrow::Cow;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Instant;
+
+use parking_lot::RwLock;
+
+use crate::admin;
+use crate::dialect::Family;
+use crate::dialect::ask::{self, AskError};
+use crate::dialect::endpoint::{Endpoint, ModelPlace};
+use crate::dialect::path::{self, PathError, Route};
+use crate::dialect::refusal::Refusal;
+use crate::failure::Failure;
+use crate::metrics::{Count, Gauge, Metrics};
+use crate::route::plan::{self, RouteError, Target};
+use crate::route::snapshot::{Provider, Snapshot};
+use crate::wire::head::Head;
+
+pub use attempt::UpHeaders;
+pub use note::Note;
+pub use session::{Arrival, Session};
+
+/// The caller's end of a connection, as bytes.
+pub trait Downstream {
+    /// Reads some bytes, waiting until `until` at most. `Ok(0)`: the downstream ended its side.
+    fn read(&mut self, buf: &mut [u8], until: Instant) -> Result<usize, Stop>;
+    /// Writes all of `bytes`; fails when the downstream makes no progress for too long.
+    fn write(&mut self, bytes: &[u8]) -> Result<(), Stop>;
+    /// Ends our side, so that the downstream sees the end of the last answer.
+    fn shut_write(&mut self);
+    /// Resets the connection when it is dropped: an end that nobody can take for a whole answer.
+    fn abort(&mut self);
+}
+
+/// Why bytes no longer flow downstream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stop {
+    /// Nothing happened until the deadline.
+    TimedOut,
+    /// The downstream has gone.
+    Gone,
+}
+
+/// Something that can be called.
+pub trait Upstream {
+    /// What a call yields.
+    type Reply: Reply;
+    /// Makes one attempt: sends the request and waits for the head of the reply.
+    fn call(&mut self, call: &Call<'_>) -> Result<Self::Reply, Failure>;
+}
+
+/// A reply whose head is there and whose body may still be coming.
+pub trait Reply {
+    /// HTTP status, 200 or above.
+    fn status(&self) -> u16;
+    /// Every header field, names in lower case.
+    fn headers(&self) -> impl Iterator<Item = (&str, &[u8])>;
+    /// The declared length of the body.
+    fn length(&self) -> Option<u64>;
+    /// Bytes of the body can be read without waiting.
+    fn is_ready(&self) -> bool;
+    /// Reads some bytes of the body; `Ok(0)` is its proper end.
+    fn read(&mut self, buf: &mut [u8]) -> Result<usize, Failure>;
+}
+
+/// The time, as the core sees it.
+pub trait Clock: Send + Sync {
+    /// Now.
+    fn now(&self) -> Instant;
+}
+
+/// What an attempt sends.
+pub struct Call<'a> {
+    /// Who is called.
+    pub provider: &'a Provider,
+    /// HTTP method.
+    pub method: &'a str,
+    /// Full URL.
+    pub url: &'a str,
+    /// Header fields, without `host` and `content-length`.
+    pub headers: &'a UpHeaders<'a>,
+    /// The body, with the model's name as the upstream knows it.
+    pub body: &'a [u8],
+    /// The call, for the built-in channel.
+    pub endpoint: &'static Endpoint,
+    /// The model that the upstream is asked for.
+    pub model_served: &'a str,
+    /// The downstream asked for a stream.
+    pub stream: bool,
+    /// `alt=sse` was in the query.
+    pub alt_sse: bool,
+    /// The upstream is asked for usage in the stream.
+    pub wants_usage: bool,
+}
+
+/// What all exchanges share.
+pub struct Core {
+    snapshot: RwLock<Arc<Snapshot>>,
+    /// Counters and gauges.
+    pub metrics: Arc<Metrics>,
+    clock: Box<dyn Clock>,
+    draining: AtomicBool,
+    ids: AtomicU64,
+    turns: AtomicU64,
+    id_prefix: u64,
+}
+
+impl Core {
+    /// A core that begins with `snapshot`. `id_prefix` makes request ids differ between processes.
+    pub fn new(snapshot: Snapshot, clock: Box<dyn Clock>, id_prefix: u64) -> Core {
+        Core {
+            snapshot: RwLock::new(Arc::new(snapshot)),
+            metrics: Arc::new(Metrics::default()),
+            clock,
+            draining: AtomicBool::new(false),
+            ids: AtomicU64::new(0),
+            turns: AtomicU64::new(0),
+            id_prefix,
+        }
+    }
+
+    /// The tables of now; an exchange keeps the ones with which it began.
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        self.snapshot.read().clone()
+    }
+
+    /// Puts new tables in place of the old ones.
+    pub fn swap(&self, snapshot: Snapshot) {
+        *self.snapshot.write() = Arc::new(snapshot);
+    }
+
+    /// From now on every answer closes its connection.
+    pub fn drain(&self) {
+        self.draining.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the process is shutting down.
+    pub fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Relaxed)
+    }
+
+    /// Now, by the core's clock.
+    pub fn now(&self) -> Instant {
+        self.clock.now()
+    }
+
+    /// A number that grows by one each time.
+    fn turn(&self) -> u64 {
+        self.turns.fetch_add(1, Ordering::Relaxed)
+    }
+
+    fn next_id(&self) -> String {
+        let number = self.ids.fetch_add(1, Ordering::Relaxed);
+        format!("{:014x}{number:010x}", self.id_prefix & 0x00ff_ffff_ffff_ffff)
+    }
+}
+
+/// What becomes of the connection after an exchange.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Next {
+    /// Another request may follow.
+    Again,
+    /// Nothing came for a while: the connection can wait without a coroutine.
+    Park,
+    /// It ends.
+    Close,
+}
+
+/// How an exchange ended before its proper end.
+#[derive(Debug)]
+pub enum Ended {
+    /// Nothing was sent: the downstream is told why.
+    Refused(Refusal),
+    /// The answer broke off after its first byte.
+    Cut,
+    /// The downstream left.
+    Gone,
+}
+
+macro_rules! refused_by {
+    ($($error:ty),*) => {
+        $(impl From<$error> for Ended {
+            fn from(error: $error) -> Ended {
+                Ended::Refused(Refusal::from(error))
+            }
+        })*
+    };
+}
+
+refused_by!(Refusal, PathError, AskError);
+
+/// Serves the next request of a connection. Every exit passes through the note, which records
+/// itself when it is dropped, also while a panic unwinds.
+pub fn serve<D: Downstream, U: Upstream>(
+    core: &Core,
+    session: &mut Session<D>,
+    up: &mut U,
+) -> Next {
+    let snapshot = core.snapshot();
+    let head = match session.read_head(core, &snapshot.limits) {
+        Arrival::Head(head) => head,
+        Arrival::Idle => return Next::Park,
+        Arrival::Closed => return Next::Close,
+        Arrival::Broken(refusal) => {
+            let mut note = Note::begin(core, "", "");
+            return session.conclude(core, None, Family::Openai, Err(refusal.into()), &mut note);
+        }
+    };
+    let _in_flight = core.metrics.clone().hold(Gauge::RequestsInFlight, 1);
+    core.metrics.count(Count::Requests);
+    let mut note = Note::begin(core, head.method(), path::split(head.target()).0);
+    note.allow_origin = admin::allowed_origin(&snapshot, &head);
+    let family = path::family(head.target(), &|name| head.headers.has(name));
+    let mut result = answer(core, &snapshot, session, up, &head, &mut note);
+    if let Err(Ended::Refused(refusal)) = result {
+        result = Err(Ended::Refused(refusal.at(head.authority())));
+    }
+    session.conclude(core, Some(&head), family, result, &mut note)
+}
+
+/// The steps between a head and a reply, each of which may refuse.
+fn answer<D: Downstream, U: Upstream>(
+    core: &Core,
+    snapshot: &Snapshot,
+    session: &mut Session<D>,
+    up: &mut U,
+    head: &Head,
+    note: &mut Note,
+) -> Result<(), Ended> {
+    if let Some(page) = admin::page(&core.metrics, core.is_draining(), snapshot, head) {
+        return session.send_page(core, head, page?, note);
+    }
+    let user = admin::user_of(snapshot, head).ok_or_else(Refusal::unauthorized)?;
+    note.user = snapshot.users[user].name.clone();
+    if core.metrics.level(Gauge::RequestsInFlight) > snapshot.limits.in_flight_max as i64 {
+        return Err(Refusal::overloaded().into());
+    }
+    let is_provider = |name: &str| snapshot.provider_named(name).is_some();
+    let route = path::parse(head.method(), head.target(), &is_provider)?;
+    note.endpoint = route.endpoint.name;
+    let mut body = session.read_body(core, head, &snapshot.limits)?;
+    note.bytes_in = body.bytes.len() as u64;
+    let ask = ask::scan(route.endpoint, &body.bytes)?;
+    let asked = match route.endpoint.model {
+        ModelPlace::Body => ask.model.clone(),
+        ModelPlace::Path => route.model.clone().map(Cow::into_owned),
+    };
+    let target = target(snapshot, &route, &asked.unwrap_or_default(), note)?;
+    let admitted = plan::admit(snapshot, user, &target, route.endpoint.dialect);
+    let destination = admitted.map_err(|error| about(error, &target.model_asked))?;
+    let provider = &snapshot.providers[target.provider];
+    let (turn, route) = (core.turn(), &route);
+    let plan = attempt::Plan::new(provider, destination, head, route, &target, &ask, turn);
+    plan.rewrite(&ask, &mut body.bytes)?;
+    let reply = attempt::attempt(core, up, &plan, &body.bytes, note)?;
+    drop(body);
+    relay::relay(core, snapshot, session, head, &plan, reply, note)
+}
+
+/// Finds who serves the model.
+fn target(
+    snapshot: &Snapshot,
+    route: &Route<'_>,
+    asked: &str,
+    note: &mut Note,
+) -> Result<Target, Refusal> {
+    let scope = route.scope.as_deref().and_then(|name| snapshot.provider_named(name));
+    note.model_asked = asked.to_owned();
+    let target = plan::resolve(snapshot, scope, asked).map_err(|error| about(error, asked))?;
+    note.provider = snapshot.providers[target.provider].name.clone();
+    note.model_served = target.model_served.clone();
+    Ok(target)
+}
+
+fn about(error: RouteError, model: &str) -> Refusal {
+    Refusal::from(error).about_model(model)
+}

@@ -1,0 +1,404 @@
+//! From a reply to the downstream: head, body, model name restored, and an honest end.
+//!
+//! A whole JSON reply in which something changes is held while it is small, so that it keeps an
+//! exact length; everything else passes through in pieces. A stream leaves event by event. Whatever
+//! breaks after the first byte is shown as broken: an error event where the dialect has one, then a
+//! cut.
+
+use super::attempt::Plan;
+use super::note::Note;
+use super::session::Session;
+use super::{Core, Downstream, Ended, Reply};
+use crate::dialect::headers;
+use crate::dialect::refusal::Refusal;
+use crate::dialect::rewrite::{Change, Rewriter, StreamError};
+use crate::failure::{Cause, Failure};
+use crate::limits;
+use crate::metrics::{Gauge, Held};
+use crate::route::snapshot::Snapshot;
+use crate::wire::head::Head;
+use crate::wire::{body, header};
+
+/// Room in front of a chunk for its size line.
+const CHUNK_LINE_MAX: usize = 18;
+
+/// How the end of the body is told downstream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Framing {
+    /// There is no body.
+    Bodiless,
+    /// So many bytes.
+    Sized(u64),
+    /// In chunks.
+    Chunked,
+    /// By the end of the connection (HTTP/1.0).
+    UntilClose,
+}
+
+/// One reply on its way.
+struct Relay<'a, D: Downstream, R: Reply> {
+    core: &'a Core,
+    session: &'a mut Session<D>,
+    plan: &'a Plan<'a>,
+    reply: R,
+    note: &'a mut Note,
+    rewriter: Rewriter,
+    // Some bytes of the body may differ from the upstream's.
+    changes: bool,
+    mask: Option<Mask>,
+    held: Held,
+    framing: Framing,
+    input: Vec<u8>,
+    // `CHUNK_LINE_MAX` bytes of room, then what may leave.
+    out: Vec<u8>,
+}
+
+/// Passes a reply on, from its head to its end.
+pub(super) fn relay<D: Downstream, R: Reply>(
+    core: &Core,
+    snapshot: &Snapshot,
+    session: &mut Session<D>,
+    head: &Head,
+    plan: &Plan<'_>,
+    reply: R,
+    note: &mut Note,
+) -> Result<(), Ended> {
+    let status = reply.status();
+    note.status = status;
+    let mut input = session.lend();
+    input.resize(limits::RELAY_BYTES, 0);
+    let (rewriter, changes) = rewriter(&reply, plan, snapshot.limits.event_bytes_max);
+    let mask = (status >= 400)
+        .then(|| plan.credential.map(|credential| credential.api_key.expose()))
+        .flatten()
+        .filter(|secret| !secret.is_empty())
+        .map(Mask::new);
+    let mut relay = Relay {
+        core,
+        session,
+        plan,
+        reply,
+        rewriter,
+        changes: changes || mask.is_some(),
+        mask,
+        held: core.metrics.clone().hold(Gauge::HeldBytes, 0),
+        framing: Framing::Chunked,
+        input,
+        out: vec![0; CHUNK_LINE_MAX],
+        note,
+    };
+    let result = relay.run(head);
+    let input = std::mem::take(&mut relay.input);
+    relay.session.take_back(input);
+    result
+}
+
+/// How the bytes of this reply pass, by its status and type, and whether some may change.
+fn rewriter<R: Reply>(reply: &R, plan: &Plan<'_>, event_bytes_max: usize) -> (Rewriter, bool) {
+    let model = plan.target.renamed.then(|| plan.target.model_asked.clone());
+    let change = Change { model, hide_usage: plan.hide_usage };
+    let mut kind = Kind::Other;
+    let mut encoded = false;
+    for (name, value) in reply.headers() {
+        match name {
+            "content-type" => kind = Kind::of(value),
+            "content-encoding" => encoded = !value.eq_ignore_ascii_case(b"identity"),
+            _ => {}
+        }
+    }
+    // What an upstream compressed although it was asked not to passes as it is.
+    match kind {
+        _ if reply.status() >= 400 || encoded => (Rewriter::identity(), false),
+        Kind::EventStream => (Rewriter::stream(plan.endpoint, change, event_bytes_max), true),
+        Kind::Json if change.model.is_some() => (Rewriter::whole(plan.endpoint, change), true),
+        Kind::Json | Kind::Other => (Rewriter::identity(), false),
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    EventStream,
+    Json,
+    Other,
+}
+
+impl Kind {
+    fn of(content_type: &[u8]) -> Kind {
+        let essence = content_type.split(|byte| *byte == b';').next().unwrap_or_default();
+        let essence = essence.trim_ascii().to_ascii_lowercase();
+        match essence.as_slice() {
+            b"text/event-stream" => Kind::EventStream,
+            b"application/json" => Kind::Json,
+            essence if essence.ends_with(b"+json") => Kind::Json,
+            _ => Kind::Other,
+        }
+    }
+}
+
+impl<D: Downstream, R: Reply> Relay<'_, D, R> {
+    fn run(&mut self, head: &Head) -> Result<(), Ended> {
+        if header::is_bodiless(head.method(), self.reply.status()) {
+            self.framing = Framing::Bodiless;
+            return self.commit(head, true).map(drop);
+        }
+        let ended = self.hold_what_is_small()?;
+        self.framing = self.frame(ended);
+        if self.commit(head, ended)? {
+            return Ok(());
+        }
+        self.pass_on()
+    }
+
+    /// Reads the reply as long as it is small and something in it changes. Whether it ended.
+    fn hold_what_is_small(&mut self) -> Result<bool, Ended> {
+        if self.rewriter.is_stream() || !self.changes {
+            return Ok(false);
+        }
+        while self.out.len() < limits::REPLY_HELD_BYTES_MAX {
+            if self.read().map_err(Broken::refused)? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    fn frame(&self, ended: bool) -> Framing {
+        match self.reply.length() {
+            _ if ended => Framing::Sized((self.out.len() - CHUNK_LINE_MAX) as u64),
+            Some(length) if !self.changes => Framing::Sized(length),
+            _ if self.session.is_http11() => Framing::Chunked,
+            _ => Framing::UntilClose,
+        }
+    }
+
+    /// Sends the head, with what is there of the body: the commit. Whether the reply ended.
+    fn commit(&mut self, head: &Head, ended: bool) -> Result<bool, Ended> {
+        let mut bytes = Vec::with_capacity(1_024);
+        self.write_head(head, &mut bytes);
+        if self.framing == Framing::Bodiless {
+            return self.session.send(&bytes).map(|()| true);
+        }
+        let mut ended = ended;
+        if !ended && self.reply.is_ready() {
+            // The first bytes are here already: they leave with the head.
+            ended = self.gather().map_err(Broken::refused)?;
+        }
+        let start = self.frame_out(ended);
+        bytes.extend_from_slice(&self.out[start..]);
+        self.out.truncate(CHUNK_LINE_MAX);
+        self.session.send(&bytes).map(|()| ended)
+    }
+
+    fn write_head(&mut self, head: &Head, out: &mut Vec<u8>) {
+        if self.framing == Framing::UntilClose {
+            self.session.close_after();
+        }
+        header::status_line(self.reply.status(), out);
+        let from = out.len();
+        headers::forward_down(|| self.reply.headers(), out);
+        if let Some(mask) = &self.mask {
+            mask.replace(out, from);
+        }
+        let is_id = |(name, _): (&str, &[u8])| name == "x-request-id" || name == "request-id";
+        let has_id = self.reply.headers().any(is_id);
+        self.session.own_fields(self.core, self.note, out);
+        if !has_id {
+            let name = self.plan.endpoint.dialect.family().request_id_field();
+            header::field(name, self.note.id.as_bytes(), out);
+        }
+        if self.reply.status() >= 400 {
+            header::field("x-gproxy-source", b"upstream", out);
+        }
+        let overhead_us = self.note.overhead_us(self.core.now());
+        header::field_number("x-gproxy-overhead-us", overhead_us, out);
+        if self.rewriter.is_stream() {
+            header::field("cache-control", b"no-cache", out);
+            header::field("x-accel-buffering", b"no", out);
+        }
+        match (self.framing, self.reply.length()) {
+            (Framing::Sized(length), _) => header::field_number("content-length", length, out),
+            (Framing::Chunked, _) => drop(header::field("transfer-encoding", b"chunked", out)),
+            (Framing::Bodiless, Some(length)) if head.method() == "HEAD" => {
+                header::field_number("content-length", length, out);
+            }
+            (Framing::Bodiless | Framing::UntilClose, _) => {}
+        }
+        out.extend_from_slice(b"\r\n");
+    }
+
+    /// Passes the rest of the body on until it ends.
+    fn pass_on(&mut self) -> Result<(), Ended> {
+        loop {
+            let ended = match self.gather() {
+                Ok(ended) => ended,
+                Err(broken) => return Err(self.break_off(broken)),
+            };
+            let start = self.frame_out(ended);
+            if start < self.out.len() {
+                self.session.send(&self.out[start..])?;
+            }
+            self.out.truncate(CHUNK_LINE_MAX);
+            self.out.shrink_to(limits::REPLY_HELD_BYTES_MAX);
+            if ended {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Reads what is there, so that pieces that arrived together leave together. Whether the reply
+    /// ended.
+    fn gather(&mut self) -> Result<bool, Broken> {
+        loop {
+            if self.read()? {
+                return Ok(true);
+            }
+            if self.out.len() >= limits::RELAY_BYTES || !self.reply.is_ready() {
+                return Ok(false);
+            }
+        }
+    }
+
+    /// Reads a piece of the reply and appends to `out` what may leave. Whether the reply ended.
+    fn read(&mut self) -> Result<bool, Broken> {
+        let count = self.reply.read(&mut self.input).map_err(Broken::Upstream)?;
+        let from = self.out.len();
+        if count == 0 {
+            self.rewriter.finish(&mut self.out);
+        } else {
+            let fed = self.rewriter.feed(&self.input[..count], &mut self.out);
+            fed.map_err(|StreamError::EventTooLong| Broken::EventTooLong)?;
+        }
+        if let Some(mask) = &mut self.mask {
+            mask.piece(&mut self.out, from, count == 0);
+        }
+        let held = self.rewriter.held() as i64;
+        if held != self.held.by() {
+            self.held.grow(held - self.held.by());
+        }
+        Ok(count == 0)
+    }
+
+    /// Puts the chunk frame round `out` where one is needed, and the last chunk behind it at the
+    /// end; the frame's first byte.
+    fn frame_out(&mut self, ended: bool) -> usize {
+        let len = self.out.len() - CHUNK_LINE_MAX;
+        self.note.bytes_out += len as u64;
+        if self.framing != Framing::Chunked {
+            return CHUNK_LINE_MAX;
+        }
+        let mut start = CHUNK_LINE_MAX;
+        if len > 0 {
+            let mut line = Vec::with_capacity(CHUNK_LINE_MAX);
+            body::chunk_open(len, &mut line);
+            start -= line.len();
+            self.out[start..CHUNK_LINE_MAX].copy_from_slice(&line);
+            self.out.extend_from_slice(body::CHUNK_CLOSE);
+        }
+        if ended {
+            self.out.extend_from_slice(body::LAST_CHUNK);
+        }
+        start
+    }
+
+    /// The end that nobody can take for a proper one.
+    fn break_off(&mut self, broken: Broken) -> Ended {
+        let refusal = match broken {
+            Broken::Upstream(Failure { cause: Cause::DownstreamGone, .. }) => return Ended::Gone,
+            Broken::Upstream(failure) => Refusal::from(failure),
+            Broken::EventTooLong => StreamError::EventTooLong.into(),
+        };
+        self.session.close_after();
+        if self.rewriter.is_stream() {
+            self.out.truncate(CHUNK_LINE_MAX);
+            self.out.extend_from_slice(&refusal.event(self.plan.endpoint));
+            let start = self.frame_out(false);
+            if self.session.send(&self.out[start..]).is_err() {
+                return Ended::Gone;
+            }
+        }
+        if self.framing == Framing::UntilClose {
+            self.session.down.abort();
+        }
+        Ended::Cut
+    }
+}
+
+/// How a reply breaks off.
+enum Broken {
+    Upstream(Failure),
+    EventTooLong,
+}
+
+impl Broken {
+    /// As told before the commit.
+    fn refused(self) -> Ended {
+        match self {
+            Broken::Upstream(Failure { cause: Cause::DownstreamGone, .. }) => Ended::Gone,
+            Broken::Upstream(failure) => Ended::Refused(Refusal::from(failure)),
+            Broken::EventTooLong => Ended::Refused(StreamError::EventTooLong.into()),
+        }
+    }
+}
+
+/// Puts `***` in place of a credential that an upstream quotes in an error.
+struct Mask {
+    secret: Vec<u8>,
+    // The end of the last piece, which may be the beginning of the secret.
+    carry: Vec<u8>,
+}
+
+impl Mask {
+    fn new(secret: &str) -> Mask {
+        Mask { secret: secret.as_bytes().to_vec(), carry: Vec::new() }
+    }
+
+    /// Masks bytes that are whole.
+    fn replace(&self, bytes: &mut Vec<u8>, from: usize) {
+        let mut at = from;
+        while let Some(found) = memchr::memmem::find(&bytes[at..], &self.secret) {
+            at += found;
+            bytes.splice(at..at + self.secret.len(), *b"***");
+            at += 3;
+        }
+    }
+
+    /// Masks the piece that begins at `from`, wherever the secret is cut.
+    fn piece(&mut self, out: &mut Vec<u8>, from: usize, last: bool) {
+        out.splice(from..from, self.carry.drain(..));
+        self.replace(out, from);
+        if !last {
+            let keep = (self.secret.len() - 1).min(out.len() - from);
+            self.carry = out.split_off(out.len() - keep);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_credential_is_masked_wherever_it_is_cut() {
+        let text = b"bad key sk-secret-1, again sk-secret-1 and sk-secret-2";
+        let expected = b"bad key ***, again *** and sk-secret-2".to_vec();
+        for cut in 0..=text.len() {
+            let mut mask = Mask::new("sk-secret-1");
+            let mut out = Vec::new();
+            for (piece, last) in [(&text[..cut], false), (&text[cut..], true)] {
+                let from = out.len();
+                out.extend_from_slice(piece);
+                mask.piece(&mut out, from, last);
+            }
+            assert_eq!(out, expected, "cut at {cut}");
+        }
+    }
+
+    #[test]
+    fn the_kind_of_a_reply_is_its_media_type_without_parameters() {
+        assert_eq!(Kind::of(b"text/event-stream; charset=utf-8"), Kind::EventStream);
+        assert_eq!(Kind::of(b"Application/JSON"), Kind::Json);
+        assert_eq!(Kind::of(b"application/problem+json"), Kind::Json);
+        assert_eq!(Kind::of(b"audio/mpeg"), Kind::Other);
+        assert_eq!(Kind::of(b""), Kind::Other);
+    }
+}

@@ -1,0 +1,428 @@
+//! The downstream side of a connection: heads and bodies in, answers out.
+//!
+//! Holds what was read and not yet used between requests, so a pipelined request is answered in its
+//! turn. An unread body is drained within a cap or the connection closes: it is never read as the
+//! next request.
+
+use std::time::{Duration, Instant};
+
+use super::note::Note;
+use super::{Core, Downstream, Ended, Next, Stop};
+use crate::admin::Page;
+use crate::dialect::Family;
+use crate::dialect::refusal::Refusal;
+use crate::limits;
+use crate::metrics::{Count, Gauge, Held};
+use crate::route::snapshot::Limits;
+use crate::wire::body::Decoder;
+use crate::wire::head::{self, Framing, Head};
+use crate::wire::{WireError, header};
+
+/// Room for bytes of the downstream; it grows by as much while a head does not fit.
+const READ_BYTES: usize = limits::RELAY_BYTES;
+/// Bytes asked of the downstream at once, at least.
+const READ_BYTES_MIN: usize = 1024;
+
+/// Room made at once for a body that announces more.
+const RESERVED_BYTES: usize = 64 * 1024;
+
+/// One downstream connection.
+pub struct Session<D: Downstream> {
+    /// The connection itself.
+    pub down: D,
+    // Invariant: `start <= end <= buffer.len()`; the bytes between are read and not yet used. The
+    // rest of the buffer is room.
+    buffer: Vec<u8>,
+    start: usize,
+    end: usize,
+    body: Option<Decoder>,
+    continue_owed: bool,
+    http11: bool,
+    keep: bool,
+    committed: bool,
+}
+
+/// What came instead of, or as, the next request.
+pub enum Arrival {
+    /// A head that broke no rule.
+    Head(Head),
+    /// Nothing, for a while.
+    Idle,
+    /// The downstream ended the connection between two requests.
+    Closed,
+    /// Something that is not a request.
+    Broken(Refusal),
+}
+
+/// A request body, whole, and its share of the memory account.
+pub struct Body {
+    /// The bytes.
+    pub bytes: Vec<u8>,
+    _held: Held,
+}
+
+impl<D: Downstream> Session<D> {
+    /// A session on a connection that has just been opened or woken.
+    pub fn new(down: D) -> Session<D> {
+        Session {
+            down,
+            buffer: Vec::new(),
+            start: 0,
+            end: 0,
+            body: None,
+            continue_owed: false,
+            http11: true,
+            keep: true,
+            committed: false,
+        }
+    }
+
+    /// Waits for a head. The first byte may take a while; from then on the clock runs, however
+    /// slowly the rest comes.
+    pub fn read_head(&mut self, core: &Core, limits: &Limits) -> Arrival {
+        self.body = None;
+        self.committed = false;
+        let begun = core.now();
+        let mut deadline = None;
+        let mut searched = 0;
+        loop {
+            if self.start < self.end {
+                let unread = &self.buffer[self.start..self.end];
+                match head::parse(unread, &mut searched, limits.head_bytes_max) {
+                    Ok(Some((head, used))) => {
+                        self.start += used;
+                        return self.begin(head, limits);
+                    }
+                    Ok(None) => {}
+                    Err(error) => return self.broken(error.into()),
+                }
+                deadline.get_or_insert(core.now() + ms(limits::HEAD_MS_MAX));
+            }
+            let until = deadline.unwrap_or(begun + ms(limits::PARK_AFTER_MS));
+            match self.fill(until) {
+                Ok(0) if deadline.is_some() => return self.broken(WireError::Truncated.into()),
+                Ok(0) | Err(Stop::Gone) => return Arrival::Closed,
+                Err(Stop::TimedOut) if deadline.is_some() => {
+                    return self.broken(Refusal::timeout());
+                }
+                Err(Stop::TimedOut) if core.is_draining() => return Arrival::Closed,
+                Err(Stop::TimedOut) => return Arrival::Idle,
+                Ok(_) => {}
+            }
+        }
+    }
+
+    fn broken(&mut self, refusal: Refusal) -> Arrival {
+        self.keep = false;
+        self.http11 = true;
+        Arrival::Broken(refusal)
+    }
+
+    fn begin(&mut self, head: Head, limits: &Limits) -> Arrival {
+        self.http11 = head.http11;
+        self.keep = head.keep_alive;
+        self.continue_owed = head.expects_continue && head.framing != Framing::None;
+        match Decoder::new(head.framing, limits.body_bytes_max) {
+            Ok(decoder) => {
+                self.body = Some(decoder).filter(|decoder| !decoder.is_done());
+                Arrival::Head(head)
+            }
+            // Refused when the body is asked for, so that a wrong key is told first.
+            Err(_) => {
+                self.keep = false;
+                self.body = None;
+                Arrival::Head(head)
+            }
+        }
+    }
+
+    /// Reads the whole body, within its limits in size and time.
+    pub fn read_body(
+        &mut self,
+        core: &Core,
+        head: &Head,
+        limits: &Limits,
+    ) -> Result<Body, Refusal> {
+        let mut decoder = match self.body.take() {
+            Some(decoder) => decoder,
+            None => Decoder::new(head.framing, limits.body_bytes_max)?,
+        };
+        let held = core.metrics.clone().hold(Gauge::HeldBytes, 0);
+        let mut body = Body { bytes: Vec::new(), _held: held };
+        if decoder.is_done() {
+            return Ok(body);
+        }
+        if std::mem::take(&mut self.continue_owed) && self.start == self.end {
+            let sent = self.down.write(b"HTTP/1.1 100 Continue\r\n\r\n");
+            sent.map_err(|_| Refusal::from(WireError::Truncated))?;
+        }
+        let result = self.collect(core, &mut decoder, &mut body, limits);
+        if let Err(refusal) = result {
+            // Where the next request would begin is not known, or not worth waiting for.
+            self.keep = false;
+            return Err(refusal);
+        }
+        Ok(body)
+    }
+
+    fn collect(
+        &mut self,
+        core: &Core,
+        decoder: &mut Decoder,
+        body: &mut Body,
+        limits: &Limits,
+    ) -> Result<(), Refusal> {
+        let all_until = core.now() + ms(limits::BODY_MS_MAX);
+        loop {
+            let announced = decoder.bytes_announced().min(limits.body_bytes_max) as usize;
+            body.bytes.reserve(announced.min(body.bytes.len().max(RESERVED_BYTES)));
+            let used = decoder.feed(&self.buffer[self.start..self.end], &mut body.bytes)?;
+            self.start += used;
+            body._held.grow(body.bytes.capacity() as i64 - body._held.by());
+            if core.metrics.level(Gauge::HeldBytes) > limits.held_bytes_max as i64 {
+                return Err(Refusal::overloaded());
+            }
+            if decoder.is_done() {
+                return Ok(());
+            }
+            let until = all_until.min(core.now() + ms(limits::BODY_PAUSE_MS_MAX));
+            match self.fill(until) {
+                Ok(0) | Err(Stop::Gone) => return Err(Refusal::from(WireError::Truncated)),
+                Err(Stop::TimedOut) => return Err(Refusal::timeout()),
+                Ok(_) => {}
+            }
+        }
+    }
+
+    /// Reads more bytes behind the unread ones.
+    fn fill(&mut self, until: Instant) -> Result<usize, Stop> {
+        if self.start == self.end {
+            self.start = 0;
+            self.end = 0;
+        }
+        if self.buffer.len() - self.end < READ_BYTES_MIN {
+            self.buffer.copy_within(self.start..self.end, 0);
+            self.end -= self.start;
+            self.start = 0;
+            let wanted = (self.end + READ_BYTES_MIN).next_multiple_of(READ_BYTES);
+            if self.buffer.len() < wanted {
+                self.buffer.resize(wanted, 0);
+            }
+        }
+        let count = self.down.read(&mut self.buffer[self.end..], until)?;
+        self.end += count;
+        Ok(count)
+    }
+
+    /// Lends the read buffer out while an answer is under way, unless bytes wait in it.
+    pub fn lend(&mut self) -> Vec<u8> {
+        if self.start < self.end {
+            return Vec::new();
+        }
+        self.start = 0;
+        self.end = 0;
+        std::mem::take(&mut self.buffer)
+    }
+
+    /// Takes the lent buffer back.
+    pub fn take_back(&mut self, buffer: Vec<u8>) {
+        if self.buffer.is_empty() && buffer.len() <= 2 * READ_BYTES {
+            self.buffer = buffer;
+        }
+    }
+
+    /// Answers may be framed in chunks.
+    pub fn is_http11(&self) -> bool {
+        self.http11
+    }
+
+    /// The connection may live on after this answer.
+    pub fn keeps(&self, core: &Core) -> bool {
+        self.keep && self.http11 && !core.is_draining()
+    }
+
+    /// The connection ends with this answer.
+    pub fn close_after(&mut self) {
+        self.keep = false;
+    }
+
+    /// Sends bytes of an answer; the first ones are the commit.
+    pub fn send(&mut self, bytes: &[u8]) -> Result<(), Ended> {
+        self.committed = true;
+        self.down.write(bytes).map_err(|_| {
+            self.keep = false;
+            Ended::Gone
+        })
+    }
+
+    /// Sends one of our own pages.
+    pub fn send_page(
+        &mut self,
+        core: &Core,
+        head: &Head,
+        page: Page,
+        note: &mut Note,
+    ) -> Result<(), Ended> {
+        note.endpoint = page.name;
+        note.status = page.status;
+        let mut out = Vec::with_capacity(512 + page.body.len());
+        header::status_line(page.status, &mut out);
+        self.own_fields(core, note, &mut out);
+        header::field("x-gproxy-source", b"gateway", &mut out);
+        header::field_number("x-gproxy-overhead-us", note.overhead_us(core.now()), &mut out);
+        for (name, value) in &page.fields {
+            header::field(name, value.as_bytes(), &mut out);
+        }
+        if page.status != 204 {
+            header::field("content-type", page.content_type.as_bytes(), &mut out);
+            header::field_number("content-length", page.body.len() as u64, &mut out);
+        }
+        out.extend_from_slice(b"\r\n");
+        if !header::is_bodiless(head.method(), page.status) {
+            out.extend_from_slice(&page.body);
+            note.bytes_out = page.body.len() as u64;
+        }
+        self.send(&out)
+    }
+
+    /// The fields that every answer carries.
+    pub fn own_fields(&self, core: &Core, note: &Note, out: &mut Vec<u8>) {
+        header::field("x-gproxy-request-id", note.id.as_bytes(), out);
+        if let Some(origin) = &note.allow_origin {
+            header::field("access-control-allow-origin", origin, out);
+            header::field("access-control-expose-headers", b"*", out);
+            header::field("vary", b"origin", out);
+        }
+        if !self.keeps(core) {
+            header::field("connection", b"close", out);
+        }
+    }
+
+    /// The last step of every exchange: tells the downstream what went wrong if it can still be
+    /// told, and decides what becomes of the connection.
+    pub fn conclude(
+        &mut self,
+        core: &Core,
+        head: Option<&Head>,
+        family: Family,
+        result: Result<(), Ended>,
+        note: &mut Note,
+    ) -> Next {
+        let next = match result {
+            Ok(()) => {
+                note.end = "ok";
+                self.next(core)
+            }
+            Err(Ended::Refused(refusal)) => {
+                assert!(!self.committed, "a refusal comes before the commit");
+                core.metrics.count(Count::Refused);
+                note.end = "refused";
+                self.refuse(core, head, family, &refusal, note)
+            }
+            Err(Ended::Cut) => {
+                core.metrics.count(Count::RepliesCut);
+                note.end = "cut";
+                Next::Close
+            }
+            Err(Ended::Gone) => {
+                core.metrics.count(Count::DownstreamsGone);
+                note.end = "gone";
+                Next::Close
+            }
+        };
+        note.ended_at = core.now();
+        next
+    }
+
+    fn refuse(
+        &mut self,
+        core: &Core,
+        head: Option<&Head>,
+        family: Family,
+        refusal: &Refusal,
+        note: &mut Note,
+    ) -> Next {
+        if refusal.close || self.body_is_in_the_way(core) {
+            self.keep = false;
+        }
+        note.status = refusal.status;
+        let body = refusal.body(family, &note.id);
+        let mut out = Vec::with_capacity(512 + body.len());
+        header::status_line(refusal.status, &mut out);
+        self.own_fields(core, note, &mut out);
+        header::field(family.request_id_field(), note.id.as_bytes(), &mut out);
+        header::field_number("x-gproxy-overhead-us", note.overhead_us(core.now()), &mut out);
+        refusal.fields(&mut out);
+        header::field_number("content-length", body.len() as u64, &mut out);
+        out.extend_from_slice(b"\r\n");
+        if head.is_none_or(|head| !header::is_bodiless(head.method(), refusal.status)) {
+            out.extend_from_slice(&body);
+            note.bytes_out = body.len() as u64;
+        }
+        if self.send(&out).is_err() {
+            note.end = "gone";
+            return Next::Close;
+        }
+        self.next(core)
+    }
+
+    /// Whether an unread body stands between this answer and the next request, and is too long or
+    /// too uncertain to be drained.
+    fn body_is_in_the_way(&self, _core: &Core) -> bool {
+        let Some(decoder) = &self.body else { return false };
+        self.continue_owed || decoder.bytes_announced() > limits::DRAIN_BYTES_MAX as u64
+    }
+
+    /// After an answer: the next request, once what is left of this one is out of the way.
+    fn next(&mut self, core: &Core) -> Next {
+        if self.keeps(core) && self.drain_body(core) {
+            return Next::Again;
+        }
+        self.linger(core);
+        Next::Close
+    }
+
+    /// Reads an unread body to its end, within the caps.
+    fn drain_body(&mut self, core: &Core) -> bool {
+        let Some(mut decoder) = self.body.take() else { return true };
+        if self.continue_owed {
+            return false;
+        }
+        let until = core.now() + ms(limits::DRAIN_MS_MAX);
+        let mut drained = Vec::new();
+        let mut total = 0;
+        loop {
+            let Ok(used) = decoder.feed(&self.buffer[self.start..self.end], &mut drained) else {
+                return false;
+            };
+            self.start += used;
+            total += used;
+            drained.clear();
+            if decoder.is_done() {
+                return true;
+            }
+            if total > limits::DRAIN_BYTES_MAX || !matches!(self.fill(until), Ok(1..)) {
+                return false;
+            }
+        }
+    }
+
+    /// Lets the last answer arrive before the connection goes: a close with unread bytes is a
+    /// reset, which may overtake it.
+    fn linger(&mut self, core: &Core) {
+        self.down.shut_write();
+        let until = core.now() + ms(limits::DRAIN_MS_MAX);
+        let mut total = 0;
+        let mut scrap = vec![0; READ_BYTES_MIN];
+        while total < limits::DRAIN_BYTES_MAX {
+            match self.down.read(&mut scrap, until) {
+                Ok(count @ 1..) => total += count,
+                _ => return,
+            }
+        }
+    }
+}
+
+fn ms(count: u64) -> Duration {
+    Duration::from_millis(count)
+}
