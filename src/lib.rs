@@ -6,6 +6,7 @@ pub mod dialect;
 pub mod edge;
 pub mod exchange;
 pub mod failure;
+pub mod io;
 pub mod limits;
 pub mod metrics;
 pub mod route;

@@ -1,0 +1,334 @@
+//! Accepting, parking and waking downstream connections, on one OS thread.
+//!
+//! A connection that is silent costs a descriptor in this thread's epoll and nothing else. Its next
+//! bytes start a coroutine on the least busy worker; when it has been silent for a while between
+//! two requests, the coroutine ends and the descriptor comes back here.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use rustix::event::epoll::{self, EventData, EventFlags};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
+
+use crate::exchange::{self, Core, Next, Session};
+use crate::io::downstream::Client;
+use crate::io::resolver;
+use crate::io::upstream::{Agents, Caller};
+use crate::io::worker::{self, Peek, Sock};
+use crate::limits;
+use crate::metrics::{Count, Gauge, Held};
+
+const BACKLOG: i32 = 4_096;
+const EVENTS_MAX: usize = 256;
+/// Connections accepted in one go before parked ones are looked at.
+const ACCEPTS_MAX: usize = 64;
+/// Pause after running out of descriptors or memory.
+const EXHAUSTED_PAUSE: Duration = Duration::from_millis(75);
+/// How often silence and pools are swept.
+const TICK: Duration = Duration::from_secs(1);
+/// The system's name files are read again every so many ticks.
+const FILES_TICKS: u64 = 5;
+/// A worker keeps the connections whose descriptor is of its class while it is at most this much
+/// busier than the least busy one: a move costs a system call.
+const CLASS_SLACK: usize = 2;
+const LISTENER: u64 = u64::MAX;
+
+const TOO_MANY: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\n\
+    content-type: application/json\r\ncontent-length: 91\r\nretry-after: 1\r\n\
+    x-gproxy-source: gateway\r\nconnection: close\r\n\r\n\
+    {\"error\":{\"message\":\"overloaded: too many connections\",\
+    \"type\":\"server_error\",\"code\":null}}\n";
+
+/// The listening socket and everything that hangs on it.
+pub struct Listener {
+    core: Arc<Core>,
+    socket: Mutex<Option<OwnedFd>>,
+    epoll: OwnedFd,
+    parked: Mutex<HashMap<i32, Connection>>,
+    loads: Vec<AtomicUsize>,
+    agents: Vec<Arc<Agents>>,
+    stopping: AtomicBool,
+    address: SocketAddr,
+}
+
+/// A downstream connection without a coroutine.
+struct Connection {
+    fd: OwnedFd,
+    since: Instant,
+    _open: Held,
+    parked: Option<Held>,
+}
+
+impl Listener {
+    /// Binds and listens. `::` serves IPv4 too.
+    pub fn bind(core: Arc<Core>, host: IpAddr, port: u16, workers: usize) -> io::Result<Listener> {
+        let address = SocketAddr::new(host, port);
+        let family = if host.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let socket = rustix::net::socket_with(family, SocketType::STREAM, flags, None)?;
+        sockopt::set_socket_reuseaddr(&socket, true)?;
+        if host.is_ipv6() {
+            sockopt::set_ipv6_v6only(&socket, !host.is_unspecified())?;
+        }
+        rustix::net::bind(&socket, &address)?;
+        rustix::net::listen(&socket, BACKLOG)?;
+        let bound: SocketAddr = rustix::net::getsockname(&socket)?
+            .try_into()
+            .map_err(|_| io::Error::other("the socket has no internet address"))?;
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+        epoll::add(&epoll, &socket, EventData::new_u64(LISTENER), EventFlags::IN)?;
+        Ok(Listener {
+            core,
+            socket: Mutex::new(Some(socket)),
+            epoll,
+            parked: Mutex::new(HashMap::new()),
+            loads: (0..workers).map(|_| AtomicUsize::new(0)).collect(),
+            agents: (0..workers).map(|_| Arc::new(Agents::default())).collect(),
+            stopping: AtomicBool::new(false),
+            address: bound,
+        })
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Stops accepting and closes what is parked. Open exchanges go on.
+    pub fn stop(&self) {
+        self.stopping.store(true, Ordering::SeqCst);
+        drop(self.socket.lock().take());
+        let parked = std::mem::take(&mut *self.parked.lock());
+        drop(parked);
+    }
+
+    /// The loop of the listener's thread; returns after [`Listener::stop`].
+    pub fn run(self: &Arc<Self>) {
+        let mut events = Vec::with_capacity(EVENTS_MAX);
+        let mut tick_at = Instant::now() + TICK;
+        let mut ticks = 0_u64;
+        let mut resume_at: Option<Instant> = None;
+        while !self.stopping.load(Ordering::SeqCst) {
+            let wake_at = resume_at.map_or(tick_at, |at| at.min(tick_at));
+            self.wait(&mut events, wake_at);
+            for event in events.drain(..) {
+                match event.data.u64() {
+                    LISTENER if resume_at.is_none() => {
+                        if self.accept_some().is_err() {
+                            self.watch_socket(false);
+                            resume_at = Some(Instant::now() + EXHAUSTED_PAUSE);
+                        }
+                    }
+                    LISTENER => {}
+                    fd => self.wake(fd as i32),
+                }
+            }
+            let now = Instant::now();
+            if resume_at.is_some_and(|at| at <= now) {
+                self.watch_socket(true);
+                resume_at = None;
+            }
+            if tick_at <= now {
+                tick_at = now + TICK;
+                ticks += 1;
+                self.sweep(now);
+                if ticks.is_multiple_of(FILES_TICKS) {
+                    resolver::load();
+                }
+            }
+        }
+    }
+
+    fn wait(&self, events: &mut Vec<epoll::Event>, until: Instant) {
+        let wait = until.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
+        let wait = rustix::time::Timespec {
+            tv_sec: wait.as_secs() as i64,
+            tv_nsec: i64::from(wait.subsec_nanos()),
+        };
+        events.clear();
+        let room = rustix::buffer::spare_capacity(events);
+        match epoll::wait(&self.epoll, room, Some(&wait)) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(error) => log::error!(target: "gproxy::listener", "epoll: {error}"),
+        }
+    }
+
+    /// Turns accepting on or off.
+    fn watch_socket(&self, on: bool) {
+        if let Some(socket) = &*self.socket.lock() {
+            let flags = if on { EventFlags::IN } else { EventFlags::empty() };
+            if let Err(error) =
+                epoll::modify(&self.epoll, socket, EventData::new_u64(LISTENER), flags)
+            {
+                log::error!(target: "gproxy::listener", "epoll: {error}");
+            }
+        }
+    }
+
+    /// Accepts what waits; an error says that descriptors or memory have run out.
+    fn accept_some(self: &Arc<Self>) -> Result<(), ()> {
+        for _ in 0..ACCEPTS_MAX {
+            let accepted = match &*self.socket.lock() {
+                Some(socket) => {
+                    rustix::net::accept_with(socket, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK)
+                }
+                None => return Ok(()),
+            };
+            match accepted {
+                Ok(fd) => self.admit(fd),
+                Err(rustix::io::Errno::AGAIN) => return Ok(()),
+                Err(
+                    error @ (rustix::io::Errno::MFILE
+                    | rustix::io::Errno::NFILE
+                    | rustix::io::Errno::NOMEM
+                    | rustix::io::Errno::NOBUFS),
+                ) => {
+                    log::warn!(target: "gproxy::listener", "cannot accept: {error}; pausing");
+                    return Err(());
+                }
+                // The connection died before it was accepted; the next one may be well.
+                Err(_) => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn admit(self: &Arc<Self>, fd: OwnedFd) {
+        let core = &self.core;
+        core.metrics.count(Count::Accepted);
+        let open = core.metrics.level(Gauge::Connections);
+        if open >= core.snapshot().limits.connections_max as i64 {
+            core.metrics.count(Count::ConnectionsRefused);
+            // Best effort: the socket's buffer is empty, so it fits or the peer has gone.
+            let _ = rustix::net::send(&fd, TOO_MANY, rustix::net::SendFlags::NOSIGNAL);
+            return;
+        }
+        // Answers leave as they are written.
+        let _ = sockopt::set_tcp_nodelay(&fd, true);
+        let held = core.metrics.clone().hold(Gauge::Connections, 1);
+        let has_bytes = worker::peek(&fd) == Peek::Bytes;
+        let connection = Connection { fd, since: Instant::now(), _open: held, parked: None };
+        if has_bytes {
+            self.start(connection);
+        } else {
+            self.park(connection);
+        }
+    }
+
+    /// Keeps a silent connection until it speaks, ends, or has been silent for too long.
+    fn park(&self, mut connection: Connection) {
+        let mut table = self.parked.lock();
+        if self.stopping.load(Ordering::SeqCst) {
+            return;
+        }
+        let number = connection.fd.as_raw_fd();
+        let flags = EventFlags::IN | EventFlags::RDHUP | EventFlags::ONESHOT;
+        let data = EventData::new_u64(number as u64);
+        if let Err(error) = epoll::add(&self.epoll, &connection.fd, data, flags) {
+            log::error!(target: "gproxy::listener", "epoll: {error}");
+            return;
+        }
+        connection.since = Instant::now();
+        connection.parked = Some(self.core.metrics.clone().hold(Gauge::Parked, 1));
+        table.insert(number, connection);
+    }
+
+    fn wake(self: &Arc<Self>, number: i32) {
+        let connection = self.parked.lock().remove(&number);
+        let Some(mut connection) = connection else { return };
+        if let Err(error) = epoll::delete(&self.epoll, &connection.fd) {
+            log::error!(target: "gproxy::listener", "epoll: {error}");
+            return;
+        }
+        if worker::peek(&connection.fd) == Peek::Gone {
+            return;
+        }
+        connection.parked = None;
+        self.start(connection);
+    }
+
+    fn sweep(&self, now: Instant) {
+        let max = Duration::from_millis(limits::KEEP_ALIVE_MS_MAX);
+        self.parked.lock().retain(|_, connection| now - connection.since < max);
+        self.agents.iter().for_each(|agents| agents.sweep());
+    }
+
+    /// The least busy worker, or the descriptor's own when that is about as free.
+    fn choose(&self, fd: &OwnedFd) -> usize {
+        let load = |worker: usize| self.loads[worker].load(Ordering::Relaxed);
+        let own = worker::class_of(fd);
+        let least = (0..self.loads.len()).min_by_key(|worker| load(*worker)).unwrap_or(own);
+        if load(own) <= load(least) + CLASS_SLACK { own } else { least }
+    }
+
+    /// Starts a coroutine for a connection that has something to say.
+    fn start(self: &Arc<Self>, connection: Connection) {
+        let worker = self.choose(&connection.fd);
+        self.loads[worker].fetch_add(1, Ordering::Relaxed);
+        let load = Load { listener: self.clone(), worker };
+        let count = self.core.metrics.clone().hold(Gauge::Coroutines, 1);
+        let spawned = worker::spawn_on(worker, move || {
+            let _count = count;
+            converse(&load.listener, connection, load.worker);
+        });
+        if let Err(error) = spawned {
+            log::error!(target: "gproxy::listener", "cannot start a coroutine: {error}");
+        }
+    }
+}
+
+/// Counts a coroutine on its worker while it lives.
+struct Load {
+    listener: Arc<Listener>,
+    worker: usize,
+}
+
+impl Drop for Load {
+    fn drop(&mut self) {
+        self.listener.loads[self.worker].fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// A connection's coroutine: requests in turn, until it ends or falls silent.
+fn converse(listener: &Arc<Listener>, connection: Connection, worker: usize) {
+    let Connection { fd, _open, .. } = connection;
+    let sock = match Sock::adopt(fd, worker) {
+        Ok(sock) => sock,
+        Err(error) => {
+            log::warn!(target: "gproxy::listener", "cannot serve a connection: {error}");
+            return;
+        }
+    };
+    let core = &listener.core;
+    let mut up = Caller {
+        worker,
+        agents: listener.agents[worker].clone(),
+        downstream: sock.shared(),
+        metrics: core.metrics.clone(),
+    };
+    let mut session = Session::new(Client::new(sock));
+    loop {
+        let served =
+            catch_unwind(AssertUnwindSafe(|| exchange::serve(core, &mut session, &mut up)));
+        match served {
+            Ok(Next::Again) => {}
+            Ok(Next::Close) => return,
+            Ok(Next::Park) => break,
+            Err(_) => {
+                core.metrics.count(Count::Panics);
+                return;
+            }
+        }
+    }
+    drop(up);
+    if let Some(fd) = session.down.into_sock().release() {
+        listener.park(Connection { fd, since: Instant::now(), _open, parked: None });
+    }
+}

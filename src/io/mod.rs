@@ -1,0 +1,10 @@
+//! The shell: moves bytes and keeps time. Knows `may`, ureq and rustls; knows no model names.
+
+pub mod downstream;
+pub mod listener;
+pub mod resolver;
+pub mod tls;
+pub mod transport;
+pub mod upstream;
+pub mod watch;
+pub mod worker;

@@ -1,0 +1,151 @@
+//! TLS towards upstreams: rustls with ring, over any transport of ours.
+
+use std::fmt;
+use std::io::{self, Read, Write};
+use std::sync::{Arc, OnceLock};
+
+use parking_lot::RwLock;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
+use ureq::Error;
+
+use crate::failure::{Cause, Phase};
+use crate::io::transport::{
+    Buffers, ConnectionDetails, Connector, Either, NextTimeout, Room, Transport, TransportAdapter,
+};
+use crate::io::watch::Watch;
+
+static CLIENT: OnceLock<RwLock<Arc<ClientConfig>>> = OnceLock::new();
+
+/// Why TLS could not be set up.
+#[derive(Debug)]
+pub enum TlsError {
+    /// The extra CA file cannot be read or holds no certificate.
+    ExtraCa(String),
+    /// rustls refused the configuration.
+    Rustls(rustls::Error),
+}
+
+impl fmt::Display for TlsError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            TlsError::ExtraCa(why) => write!(f, "extra_ca_file: {why}"),
+            TlsError::Rustls(error) => write!(f, "TLS: {error}"),
+        }
+    }
+}
+
+/// Loads the roots (the system's, Mozilla's, and those of `extra_ca_file`) for all connections that
+/// are opened from now on. Reads files: never call it on a worker.
+pub fn load(extra_ca_file: Option<&str>) -> Result<(), TlsError> {
+    let mut roots = RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
+    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    if let Some(path) = extra_ca_file {
+        let certificates = CertificateDer::pem_file_iter(path)
+            .and_then(Iterator::collect::<Result<Vec<_>, _>>)
+            .map_err(|error| TlsError::ExtraCa(format!("{path}: {error}")))?;
+        let (added, _) = roots.add_parsable_certificates(certificates);
+        if added == 0 {
+            return Err(TlsError::ExtraCa(format!("{path}: no certificate in it")));
+        }
+    }
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut config = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(TlsError::Rustls)?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    let config = Arc::new(config);
+    let cell = CLIENT.get_or_init(|| RwLock::new(config.clone()));
+    *cell.write() = config;
+    Ok(())
+}
+
+/// Wraps a transport in TLS when the URL says `https`.
+#[derive(Debug)]
+pub struct TlsConnector;
+
+impl<In: Transport> Connector<In> for TlsConnector {
+    type Out = Either<In, Secure>;
+
+    fn connect(
+        &self,
+        details: &ConnectionDetails<'_>,
+        chained: Option<In>,
+    ) -> Result<Option<Self::Out>, Error> {
+        let Some(transport) = chained else { return Ok(None) };
+        if !details.needs_tls() || transport.is_tls() {
+            return Ok(Some(Either::A(transport)));
+        }
+        let watch = Watch::current().ok_or(Error::ConnectionFailed)?;
+        watch.enter(Phase::Tls);
+        let host = details.uri.host().unwrap_or_default();
+        let host = host.trim_start_matches('[').trim_end_matches(']');
+        let name = ServerName::try_from(host.to_owned())
+            .map_err(|_| Error::Tls("the host is no name for a certificate"))?;
+        let config = CLIENT.get().ok_or(Error::TlsRequired)?.read().clone();
+        let mut connection = ClientConnection::new(config, name)
+            .map_err(|_| Error::Tls("rustls refused the client"))?;
+        let mut adapter = TransportAdapter::new(transport.boxed(), details.current_time.clone());
+        while connection.is_handshaking() {
+            if let Err(error) = connection.complete_io(&mut adapter) {
+                let refused = error.kind() == io::ErrorKind::InvalidData;
+                watch.died(if refused { Cause::TlsRefused } else { Cause::Disconnected });
+                return Err(Error::Io(error));
+            }
+        }
+        let stream = StreamOwned { conn: connection, sock: adapter };
+        let buffers = Room::new(true);
+        Ok(Some(Either::B(Secure { stream: Box::new(stream), buffers })))
+    }
+}
+
+/// HTTP over TLS.
+pub struct Secure {
+    stream: Box<StreamOwned<ClientConnection, TransportAdapter>>,
+    buffers: Room,
+}
+
+impl Transport for Secure {
+    fn buffers(&mut self) -> &mut dyn Buffers {
+        &mut self.buffers
+    }
+
+    fn transmit_output(&mut self, amount: usize, _: NextTimeout) -> Result<(), Error> {
+        let Secure { stream, buffers } = self;
+        stream.write_all(&buffers.output()[..amount]).map_err(Error::Io)
+    }
+
+    fn await_input(&mut self, _: NextTimeout) -> Result<bool, Error> {
+        let watch = Watch::current().ok_or(Error::ConnectionFailed)?;
+        self.buffers.report_to(&watch);
+        self.buffers.release_output();
+        let count = match self.stream.read(self.buffers.input_append_buf()) {
+            Ok(count) => count,
+            // The peer closed without a TLS goodbye: a cut, whatever the framing says.
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                watch.ended(true);
+                return Err(Error::Io(error));
+            }
+            Err(error) => return Err(Error::Io(error)),
+        };
+        self.buffers.input_appended(count);
+        Ok(count > 0)
+    }
+
+    fn is_open(&mut self) -> bool {
+        self.buffers.input().is_empty() && self.stream.sock.get_mut().is_open()
+    }
+
+    fn is_tls(&self) -> bool {
+        true
+    }
+}
+
+impl fmt::Debug for Secure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secure")
+    }
+}

@@ -1,0 +1,364 @@
+//! One attempt at an upstream through ureq: open, send, response head, body reads.
+
+use std::io::{self, Read};
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use ureq::Agent;
+use ureq::http::{HeaderMap, HeaderName, HeaderValue, Request, Uri};
+
+use crate::dialect::echo;
+use crate::exchange::{Call, Reply, Upstream};
+use crate::failure::{Cause, Failure, Phase, Sent};
+use crate::io::resolver::Stub;
+use crate::io::transport::{Pool, Pooling};
+use crate::io::watch::{End, Watch};
+use crate::io::worker::{self, Peek, Timer};
+use crate::limits;
+use crate::metrics::{Gauge, Held, Metrics};
+
+/// The agents of one worker, one for each proxy in use. Agents never meet across workers: their
+/// connections belong to the worker's descriptor class.
+#[derive(Default)]
+pub struct Agents {
+    list: Mutex<Vec<Entry>>,
+}
+
+struct Entry {
+    proxy: Option<String>,
+    agent: Agent,
+    pool: Arc<Pool>,
+}
+
+impl Agents {
+    /// The agent that goes through `proxy`; made when it is first asked for.
+    fn through(&self, proxy: Option<&str>) -> Result<Agent, Failure> {
+        let mut list = self.list.lock();
+        if let Some(entry) = list.iter().find(|entry| entry.proxy.as_deref() == proxy) {
+            return Ok(entry.agent.clone());
+        }
+        let pool = Arc::new(Pool::default());
+        let agent = agent(proxy, pool.clone())?;
+        let proxy = proxy.map(str::to_owned);
+        list.push(Entry { proxy, agent: agent.clone(), pool });
+        Ok(agent)
+    }
+
+    /// Closes what has been idle for too long.
+    pub fn sweep(&self) {
+        let pools: Vec<_> = self.list.lock().iter().map(|entry| entry.pool.clone()).collect();
+        pools.iter().for_each(|pool| pool.sweep());
+    }
+
+    /// Idle connections of this worker.
+    pub fn idle(&self) -> usize {
+        self.list.lock().iter().map(|entry| entry.pool.len()).sum()
+    }
+}
+
+/// Every option of ureq, spelled out. Time limits are the watch's, so ureq has none.
+fn agent(proxy: Option<&str>, pool: Arc<Pool>) -> Result<Agent, Failure> {
+    let proxy = proxy.map(ureq::Proxy::new).transpose().map_err(|_| Failure {
+        phase: Phase::Connect,
+        sent: Sent::Nothing,
+        cause: Cause::ProxyRefused,
+        reused: false,
+        after_ms: 0,
+    })?;
+    let through_proxy = proxy.is_some();
+    let config = Agent::config_builder()
+        .http_status_as_error(false)
+        .https_only(false)
+        .proxy(proxy)
+        .max_redirects(0)
+        .max_redirects_will_error(false)
+        .save_redirect_history(false)
+        .user_agent("")
+        .accept("")
+        .accept_encoding("")
+        .allow_non_standard_methods(true)
+        .max_response_header_size(limits::UPSTREAM_HEAD_BYTES_MAX)
+        .max_idle_connections(0)
+        .max_idle_connections_per_host(0)
+        .max_idle_age(Duration::from_secs(1))
+        .timeout_global(None)
+        .timeout_per_call(None)
+        .timeout_resolve(None)
+        .timeout_connect(None)
+        .timeout_send_request(None)
+        .timeout_await_100(None)
+        .timeout_send_body(None)
+        .timeout_recv_response(None)
+        .timeout_recv_body(None)
+        .build();
+    Ok(Agent::with_parts(config, Pooling::new(pool, through_proxy), Stub))
+}
+
+/// The upstream side of one downstream connection.
+pub struct Caller {
+    /// The worker of the connection.
+    pub worker: usize,
+    /// That worker's agents.
+    pub agents: Arc<Agents>,
+    /// The downstream's socket, to see it leave while the upstream is silent.
+    pub downstream: Arc<OwnedFd>,
+    /// Where calls under way are counted.
+    pub metrics: Arc<Metrics>,
+}
+
+impl Upstream for Caller {
+    type Reply = Answer;
+
+    fn call(&mut self, call: &Call<'_>) -> Result<Answer, Failure> {
+        let guard = self.metrics.clone().hold(Gauge::UpstreamInFlight, 1);
+        if call.provider.is_echo() {
+            return Echoed::begin(self, call, guard);
+        }
+        let agent = self.agents.through(call.provider.proxy.as_deref())?;
+        let downstream = Some(self.downstream.clone());
+        let watch = Watch::begin(self.worker, downstream, call.provider.timeouts);
+        let request = request(call).map_err(|()| watch.failure(Cause::Malformed))?;
+        let result = agent.run(request);
+        let response = result.map_err(|error| watch.failure(cause_of(&error)))?;
+        let (parts, body) = response.into_parts();
+        let framing = framing_of(&parts.headers).filter(|_| parts.status.as_u16() >= 200);
+        let framing = framing.ok_or_else(|| watch.failure(Cause::Malformed))?;
+        watch.enter(Phase::Relay);
+        let until_close = framing == Framing::UntilClose;
+        let length = match framing {
+            Framing::Length(length) => Some(length),
+            Framing::Chunked | Framing::UntilClose => None,
+        };
+        let reader = Box::new(body.into_reader());
+        let body = Body::Http(Http { reader, watch, until_close });
+        let status = parts.status.as_u16();
+        Ok(Answer { status, headers: parts.headers, length, body, _guard: guard })
+    }
+}
+
+fn request<'a>(call: &Call<'a>) -> Result<Request<&'a [u8]>, ()> {
+    let mut request = Request::new(call.body);
+    *request.method_mut() = call.method.parse().map_err(|_| ())?;
+    *request.uri_mut() = Uri::try_from(call.url).map_err(|_| ())?;
+    let headers = request.headers_mut();
+    headers.reserve(call.headers.count_hint());
+    let mut result = Ok(());
+    call.headers.each(&mut |name, value| {
+        let pair = (HeaderName::from_bytes(name.as_bytes()), HeaderValue::from_bytes(value));
+        let (Ok(name), Ok(value)) = pair else {
+            result = Err(());
+            return;
+        };
+        headers.append(name, value);
+    });
+    result.map(|()| request)
+}
+
+/// How a reply's body ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Framing {
+    Length(u64),
+    Chunked,
+    UntilClose,
+}
+
+/// The framing that the head of a reply declares; `None` when two readers could frame it
+/// differently.
+fn framing_of(headers: &HeaderMap) -> Option<Framing> {
+    let mut lengths = headers.get_all("content-length").iter();
+    let mut codings = headers.get_all("transfer-encoding").iter();
+    match (lengths.next(), codings.next()) {
+        (None, None) => Some(Framing::UntilClose),
+        (None, Some(coding)) if codings.next().is_none() => {
+            let is_chunked = coding.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked");
+            is_chunked.then_some(Framing::Chunked)
+        }
+        (Some(length), None) if lengths.next().is_none() => {
+            let digits = length.as_bytes();
+            let is_number = !digits.is_empty() && digits.iter().all(u8::is_ascii_digit);
+            let number = length.to_str().ok()?.parse().ok()?;
+            is_number.then_some(Framing::Length(number))
+        }
+        _ => None,
+    }
+}
+
+/// What an error of ureq's means when no transport noted a cause.
+fn cause_of(error: &ureq::Error) -> Cause {
+    match error {
+        ureq::Error::HostNotFound => Cause::NoSuchHost,
+        ureq::Error::ConnectionFailed => Cause::Unreachable,
+        ureq::Error::Tls(_) | ureq::Error::TlsRequired => Cause::TlsRefused,
+        ureq::Error::ConnectProxyFailed(_) | ureq::Error::InvalidProxyUrl => Cause::ProxyRefused,
+        ureq::Error::Timeout(_) => Cause::TimedOut,
+        ureq::Error::Io(error) => match error.kind() {
+            io::ErrorKind::InvalidData | io::ErrorKind::InvalidInput => Cause::Malformed,
+            _ => Cause::Disconnected,
+        },
+        _ => Cause::Malformed,
+    }
+}
+
+/// A reply, from an upstream or from the built-in channel.
+pub struct Answer {
+    status: u16,
+    headers: HeaderMap,
+    length: Option<u64>,
+    body: Body,
+    _guard: Held,
+}
+
+enum Body {
+    Http(Http),
+    Echo(Echoed),
+}
+
+impl Reply for Answer {
+    fn status(&self) -> u16 {
+        self.status
+    }
+
+    fn headers(&self) -> impl Iterator<Item = (&str, &[u8])> {
+        self.headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes()))
+    }
+
+    fn length(&self) -> Option<u64> {
+        self.length
+    }
+
+    fn is_ready(&self) -> bool {
+        match &self.body {
+            Body::Http(http) => http.watch.has_buffered(),
+            Body::Echo(echo) => echo.is_ready(),
+        }
+    }
+
+    fn read(&mut self, buf: &mut [u8]) -> Result<usize, Failure> {
+        match &mut self.body {
+            Body::Http(http) => http.read(buf),
+            Body::Echo(echo) => echo.read(buf),
+        }
+    }
+}
+
+/// The body of an upstream's reply.
+struct Http {
+    reader: Box<ureq::BodyReader<'static>>,
+    watch: Arc<Watch>,
+    until_close: bool,
+}
+
+impl Drop for Http {
+    fn drop(&mut self) {
+        worker::attach(None);
+    }
+}
+
+impl Http {
+    fn read(&mut self, buf: &mut [u8]) -> Result<usize, Failure> {
+        match self.reader.read(buf) {
+            // ureq takes some ends for proper ones that are none: a reset in place of a close, a
+            // close in place of the last line of a chunked body.
+            Ok(0) => match self.watch.end() {
+                End::Open => Ok(0),
+                End::Closed if self.until_close => Ok(0),
+                End::Closed | End::Reset => Err(self.watch.failure(Cause::Disconnected)),
+            },
+            Ok(count) => Ok(count),
+            Err(_) => Err(self.watch.failure(Cause::Disconnected)),
+        }
+    }
+}
+
+/// A reply of the built-in channel, with its pauses.
+struct Echoed {
+    pieces: Vec<Vec<u8>>,
+    next: usize,
+    offset: usize,
+    pause: Duration,
+    timer: Option<Timer>,
+    downstream: Arc<OwnedFd>,
+    worker: usize,
+}
+
+impl Echoed {
+    fn begin(caller: &Caller, call: &Call<'_>, guard: Held) -> Result<Answer, Failure> {
+        let settings = &call.provider.echo;
+        let reply = echo::answer(
+            call.endpoint,
+            call.model_served,
+            call.body,
+            call.stream,
+            call.alt_sse,
+            call.wants_usage,
+            settings,
+        );
+        let mut headers = HeaderMap::new();
+        headers.insert("content-type", HeaderValue::from_static(reply.content_type));
+        let length = match reply.pieces.as_slice() {
+            [only] => Some(only.len() as u64),
+            _ => None,
+        };
+        let mut echoed = Echoed {
+            pieces: reply.pieces,
+            next: 0,
+            offset: 0,
+            pause: Duration::from_millis(settings.event_delay_ms),
+            timer: None,
+            downstream: caller.downstream.clone(),
+            worker: caller.worker,
+        };
+        echoed.sleep(Duration::from_millis(settings.delay_ms), Phase::AwaitHead)?;
+        let body = Body::Echo(echoed);
+        Ok(Answer { status: reply.status, headers, length, body, _guard: guard })
+    }
+
+    fn is_ready(&self) -> bool {
+        self.next == 0 || self.pause.is_zero()
+    }
+
+    fn read(&mut self, buf: &mut [u8]) -> Result<usize, Failure> {
+        if self.next == self.pieces.len() {
+            return Ok(0);
+        }
+        if self.offset == 0 && self.next > 0 && !self.pause.is_zero() {
+            self.sleep(self.pause, Phase::Relay)?;
+        }
+        let piece = &self.pieces[self.next];
+        let rest = &piece[self.offset..];
+        let count = rest.len().min(buf.len());
+        buf[..count].copy_from_slice(&rest[..count]);
+        self.offset += count;
+        if self.offset == piece.len() {
+            self.next += 1;
+            self.offset = 0;
+        }
+        Ok(count)
+    }
+
+    /// Pauses in slices, so that a downstream that leaves is noticed.
+    fn sleep(&mut self, pause: Duration, phase: Phase) -> Result<(), Failure> {
+        let mut left = pause;
+        while !left.is_zero() {
+            let slice = left.min(Duration::from_millis(limits::HANG_UP_POLL_MS));
+            if self.timer.is_none() {
+                self.timer = Some(Timer::new(self.worker).map_err(|_| echo_failure(phase))?);
+            }
+            if let Some(timer) = &mut self.timer {
+                timer.sleep(slice).map_err(|_| echo_failure(phase))?;
+            }
+            left -= slice;
+            if worker::peek(&self.downstream) == Peek::Gone {
+                return Err(Failure { cause: Cause::DownstreamGone, ..echo_failure(phase) });
+            }
+        }
+        Ok(())
+    }
+}
+
+fn echo_failure(phase: Phase) -> Failure {
+    let cause = Cause::Unreachable;
+    Failure { phase, sent: Sent::Nothing, cause, reused: false, after_ms: 0 }
+}

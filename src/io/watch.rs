@@ -1,0 +1,205 @@
+//! What the transports below ureq must know of the attempt they work for.
+//!
+//! ureq owns the transports and gives them no room for a caller's context, so the watch hangs on
+//! the coroutine (`worker::attach`). It carries the limits of each phase, the downstream's
+//! descriptor to look at while the upstream is silent, and brings back how the attempt died.
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+
+use crate::failure::{Cause, Failure, Phase, Sent};
+use crate::io::worker::{self, Peek};
+use crate::limits;
+use crate::route::snapshot::Timeouts;
+
+/// One attempt, as seen from its transports.
+pub struct Watch {
+    /// The worker on which everything happens.
+    pub worker: usize,
+    downstream: Option<Arc<OwnedFd>>,
+    timeouts: Timeouts,
+    begun: Instant,
+    // A wait has passed without anything happening since the last bytes.
+    waited: AtomicBool,
+    state: Mutex<State>,
+}
+
+struct State {
+    phase: Phase,
+    // Set by the first wait of the phase: most phases end without one.
+    phase_begun: Option<Instant>,
+    sent: Sent,
+    reused: bool,
+    bytes_received: u64,
+    /// Bytes of the reply that ureq holds and nobody has read yet.
+    buffered: usize,
+    cause: Option<Cause>,
+    end: End,
+}
+
+/// How far an upstream's connection has come to its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum End {
+    /// It is open.
+    Open,
+    /// The upstream closed it.
+    Closed,
+    /// It was reset, or TLS ended without a goodbye.
+    Reset,
+}
+
+impl Watch {
+    /// Begins to watch an attempt of the current coroutine, on `worker`.
+    pub fn begin(
+        worker: usize,
+        downstream: Option<Arc<OwnedFd>>,
+        timeouts: Timeouts,
+    ) -> Arc<Watch> {
+        let now = Instant::now();
+        let state = State {
+            phase: Phase::Resolve,
+            phase_begun: Some(now),
+            sent: Sent::Nothing,
+            reused: false,
+            bytes_received: 0,
+            buffered: 0,
+            cause: None,
+            end: End::Open,
+        };
+        let waited = AtomicBool::new(false);
+        let state = Mutex::new(state);
+        let watch = Arc::new(Watch { worker, downstream, timeouts, begun: now, waited, state });
+        worker::attach(Some(watch.clone()));
+        watch
+    }
+
+    /// The watch of the current coroutine.
+    pub fn current() -> Option<Arc<Watch>> {
+        worker::attached()?.downcast::<Watch>().ok()
+    }
+
+    /// Enters a phase; its limit counts from now.
+    pub fn enter(&self, phase: Phase) {
+        let mut state = self.state.lock();
+        state.phase = phase;
+        state.phase_begun = None;
+    }
+
+    /// The connection came from the pool.
+    pub fn reused(&self) {
+        self.state.lock().reused = true;
+    }
+
+    /// Bytes went out. Those of a handshake are none of the request's.
+    pub fn sent(&self) {
+        self.waited.store(false, Ordering::Relaxed);
+        let mut state = self.state.lock();
+        if state.phase >= Phase::Send {
+            state.sent = Sent::Part;
+            state.phase_begun = None;
+        }
+    }
+
+    /// What was queued has been written: from here the first byte of the answer is awaited.
+    pub fn request_written(&self) {
+        let mut state = self.state.lock();
+        if state.phase == Phase::Send {
+            state.phase = Phase::AwaitHead;
+            state.phase_begun = None;
+        }
+    }
+
+    /// Bytes came in. Those of a handshake are none of the answer's.
+    pub fn received(&self, count: usize) {
+        self.waited.store(false, Ordering::Relaxed);
+        let mut state = self.state.lock();
+        if state.phase >= Phase::Send {
+            state.bytes_received += count as u64;
+        }
+        if state.phase == Phase::Relay {
+            state.phase_begun = None;
+        }
+    }
+
+    /// ureq now holds `count` unread bytes.
+    pub fn buffered(&self, count: usize) {
+        self.state.lock().buffered = count;
+    }
+
+    /// Whether bytes of the reply can be read without waiting.
+    pub fn has_buffered(&self) -> bool {
+        self.state.lock().buffered > 0
+    }
+
+    /// Notes why the attempt dies, if nobody did before.
+    pub fn died(&self, cause: Cause) {
+        self.state.lock().cause.get_or_insert(cause);
+    }
+
+    /// The connection ended, by a close or, when `reset`, without one.
+    pub fn ended(&self, reset: bool) {
+        let mut state = self.state.lock();
+        state.end = if reset { End::Reset } else { state.end.max(End::Closed) };
+    }
+
+    /// How the connection ended, if it did.
+    pub fn end(&self) -> End {
+        self.state.lock().end
+    }
+
+    /// How long the transport may wait in one go in the current phase, or why it must stop.
+    pub fn next_wait(&self) -> Result<Duration, Cause> {
+        self.wait_until(self.deadline()).inspect_err(|cause| self.died(*cause))
+    }
+
+    /// Like [`Watch::next_wait`] with a deadline of the caller's.
+    pub fn wait_until(&self, deadline: Instant) -> Result<Duration, Cause> {
+        let now = Instant::now();
+        // The first wait of a phase begins without a look: most end within microseconds.
+        if self.waited.swap(true, Ordering::Relaxed)
+            && let Some(downstream) = &self.downstream
+            && worker::peek(downstream) == Peek::Gone
+        {
+            self.died(Cause::DownstreamGone);
+            return Err(Cause::DownstreamGone);
+        }
+        let slice = worker::slice_until(deadline, now).ok_or(Cause::TimedOut)?;
+        Ok(slice.min(Duration::from_millis(limits::HANG_UP_POLL_MS)))
+    }
+
+    /// When the current phase must have ended. The total limit ends with the first byte of the
+    /// reply: a living stream is cut by silence only.
+    pub fn deadline(&self) -> Instant {
+        let mut state = self.state.lock();
+        let begun = *state.phase_begun.get_or_insert_with(Instant::now);
+        let limit_ms = match state.phase {
+            Phase::Resolve => self.timeouts.resolve_ms,
+            Phase::Connect => self.timeouts.connect_ms,
+            Phase::Tls => self.timeouts.tls_ms,
+            Phase::Send | Phase::Relay => self.timeouts.between_bytes_ms,
+            Phase::AwaitHead => self.timeouts.first_byte_ms,
+        };
+        let deadline = begun + Duration::from_millis(limit_ms);
+        if self.timeouts.total_ms == 0 || state.phase == Phase::Relay {
+            return deadline;
+        }
+        deadline.min(self.begun + Duration::from_millis(self.timeouts.total_ms))
+    }
+
+    /// The failure to report; `fallback` when no transport noted a cause.
+    pub fn failure(&self, fallback: Cause) -> Failure {
+        let state = self.state.lock();
+        let after = state.phase_begun.unwrap_or(self.begun).elapsed();
+        Failure {
+            phase: state.phase,
+            sent: state.sent,
+            cause: state.cause.unwrap_or(fallback),
+            reused: state.reused && state.bytes_received == 0,
+            after_ms: after.as_millis() as u64,
+        }
+    }
+}
