@@ -1,6 +1,8 @@
 //! GPROXY: a gateway for LLM APIs in one small static binary.
+#![doc = include_str!("ARCHITECTURE.md")]
 
 pub mod admin;
+pub mod command;
 pub mod config;
 pub mod dialect;
 pub mod edge;
@@ -8,9 +10,11 @@ pub mod exchange;
 pub mod failure;
 pub mod io;
 pub mod limits;
+pub mod logging;
 pub mod metrics;
 pub mod route;
 pub mod secret;
+pub mod serve;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 pub mod wire;

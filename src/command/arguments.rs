@@ -1,0 +1,386 @@
+//! The command line: words to a command and its options.
+//!
+//! A pure function. An unknown word is an error with a hint, never ignored; flags of v1 that mean
+//! nothing now are warned of. No message quotes a value, which may be a key.
+
+use std::fmt;
+
+use crate::config::Overrides;
+use crate::secret::Secret;
+
+/// What `--help` prints.
+pub const HELP: &str = "\
+GPROXY, a gateway for LLM APIs
+
+usage: gproxy [COMMAND] [OPTIONS]
+
+commands:
+  serve         answer requests; the default
+  check         say what the configuration means, and everything that is wrong with it
+  explain       say what would happen to a request, and call nobody
+  hash-key      read a key from standard input, print what may stand for it in the configuration
+
+options, each before its variable, which is before the file:
+  -c, --config FILE     the configuration [GPROXY_CONFIG; config.toml]
+      --host ADDRESS    listen there [GPROXY_HOST; 127.0.0.1]
+      --port PORT       [GPROXY_PORT; 8787]
+      --data-dir DIR    [GPROXY_DATA_DIR; ./data]
+      --proxy URL       call providers through it [GPROXY_PROXY]
+      --workers COUNT   threads; 0 = one for each core [GPROXY_WORKERS; 0]
+      --log-level LEVEL off, error, warn, info, debug or trace [GPROXY_LOG; info]
+  -h, --help
+  -V, --version
+
+options of explain:
+      --path PATH       as a client would send it, with its query
+      --key KEY         the caller's key, or env:NAME to read it from a variable
+      --method METHOD   [POST]
+      --body FILE       the request's body; - is standard input
+      --json            print JSON
+
+exit codes: 0 well, 1 explain: it would be refused, 2 a mistake in the words or the configuration
+";
+
+/// A command line without mistakes.
+pub struct Arguments {
+    /// What to do.
+    pub command: Command,
+    /// The configuration's file, when named.
+    pub config: Option<String>,
+    /// Settings that win over the file.
+    pub overrides: Overrides,
+    /// Words that have no effect.
+    pub warnings: Vec<String>,
+}
+
+/// What to do.
+pub enum Command {
+    /// Answer requests.
+    Serve,
+    /// Say what the configuration means.
+    Check,
+    /// Say what would happen to a request.
+    Explain(Question),
+    /// Print a key's digest.
+    HashKey,
+    /// Print the version.
+    Version,
+    /// Print [`HELP`].
+    Help,
+}
+
+/// A request to explain.
+pub struct Question {
+    /// Print JSON.
+    pub json: bool,
+    /// The request's method.
+    pub method: String,
+    /// The request's target.
+    pub path: String,
+    /// The caller's key, or the `env:NAME` of it.
+    pub key: Option<Secret>,
+    /// File of the body; `-` is standard input.
+    pub body: Option<String>,
+}
+
+/// Why the words make no command.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ArgumentError(String);
+
+impl fmt::Display for ArgumentError {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "{}; `gproxy --help` lists what there is", self.0)
+    }
+}
+
+const COMMANDS: &[&str] = &["serve", "check", "explain", "hash-key"];
+
+/// Flags with a value, and whether `explain` alone has them.
+const FLAGS: &[(&str, bool)] = &[
+    ("--config", false),
+    ("--host", false),
+    ("--port", false),
+    ("--data-dir", false),
+    ("--proxy", false),
+    ("--workers", false),
+    ("--log-level", false),
+    ("--path", true),
+    ("--key", true),
+    ("--method", true),
+    ("--body", true),
+];
+
+/// Flags of v1 that mean nothing now. Each had a value.
+const RETIRED: &[(&str, &str)] = &[
+    ("--admin-user", "declare the user in the configuration, with is_admin = true"),
+    ("--admin-password", "declare the user in the configuration, with is_admin = true"),
+    ("--admin-api-key", "declare the user's key in the configuration, as \"env:NAME\""),
+    ("--dsn", "the database is a file in the data directory"),
+    ("--database-secret-key", "the configuration keeps secrets out of the database"),
+    ("--spoof-emulation", "requests go up as what they are"),
+];
+
+/// Reads the words after the program's name.
+pub fn parse(words: &[String]) -> Result<Arguments, ArgumentError> {
+    let mut command: Option<&str> = None;
+    let mut values: Vec<(&'static str, String)> = Vec::new();
+    let (mut json, mut help, mut version) = (false, false, false);
+    let mut warnings = Vec::new();
+    let mut rest = words.iter();
+    while let Some(word) = rest.next() {
+        let (flag, attached) = match word.split_once('=') {
+            Some((flag, value)) if flag.starts_with("--") => (flag, Some(value.to_owned())),
+            _ => (word.as_str(), None),
+        };
+        match flag {
+            "-h" | "--help" if attached.is_none() => help = true,
+            "-V" | "--version" if attached.is_none() => version = true,
+            "--json" if attached.is_none() => json = true,
+            _ if !flag.starts_with('-') => match command {
+                None => command = Some(known_command(flag)?),
+                Some(first) => {
+                    return error(format!("one command is enough: `{first}` has no such word"));
+                }
+            },
+            _ => {
+                let (name, retired) = known_flag(flag)?;
+                let value = attached.or_else(|| rest.next().cloned());
+                let Some(value) = value else { return error(format!("`{name}` needs a value")) };
+                if let Some(why) = retired {
+                    warnings.push(format!("{name}: this flag of v1 is ignored: {why}"));
+                } else if values.iter().any(|(other, _)| *other == name) {
+                    return error(format!("`{name}` is given twice"));
+                } else {
+                    values.push((name, value));
+                }
+            }
+        }
+    }
+    let command = match command {
+        _ if help => Command::Help,
+        _ if version => Command::Version,
+        Some("explain") => Command::Explain(question(&mut values, json)?),
+        other => {
+            refuse_foreign(&values, json)?;
+            match other {
+                Some("check") => Command::Check,
+                Some("hash-key") => Command::HashKey,
+                _ => Command::Serve,
+            }
+        }
+    };
+    let mut take = |name| take(&mut values, name);
+    let config = take("--config");
+    let overrides = Overrides {
+        host: take("--host"),
+        port: take("--port"),
+        data_dir: take("--data-dir"),
+        proxy: take("--proxy"),
+        workers: take("--workers"),
+        log_level: take("--log-level"),
+    };
+    Ok(Arguments { command, config, overrides, warnings })
+}
+
+impl Arguments {
+    /// The configuration's file: as named, else the variable's, else `config.toml`.
+    pub fn config_file(&self, environment: &dyn Fn(&str) -> Option<String>) -> String {
+        let variable = || environment("GPROXY_CONFIG").filter(|file| !file.is_empty());
+        self.config.clone().or_else(variable).unwrap_or_else(|| "config.toml".to_owned())
+    }
+}
+
+fn error<T>(why: String) -> Result<T, ArgumentError> {
+    Err(ArgumentError(why))
+}
+
+fn known_command(word: &str) -> Result<&'static str, ArgumentError> {
+    match COMMANDS.iter().find(|command| **command == word) {
+        Some(command) => Ok(command),
+        None => error(unknown("command", word, COMMANDS.iter().copied())),
+    }
+}
+
+/// The flag's full name, and why it is ignored if it is.
+fn known_flag(flag: &str) -> Result<(&'static str, Option<&'static str>), ArgumentError> {
+    let flag = if flag == "-c" { "--config" } else { flag };
+    if let Some((name, why)) = RETIRED.iter().find(|(name, _)| *name == flag) {
+        return Ok((name, Some(why)));
+    }
+    let switches = ["--help", "--version", "--json"];
+    if switches.contains(&flag) {
+        return error(format!("`{flag}` has no value"));
+    }
+    let names = || FLAGS.iter().map(|(name, _)| *name);
+    match names().find(|name| *name == flag) {
+        Some(name) => Ok((name, None)),
+        None => error(unknown("option", flag, names().chain(switches))),
+    }
+}
+
+/// Names the word only when it is near to one that we know: it could be a key otherwise.
+fn unknown<'n>(kind: &str, word: &str, known: impl Iterator<Item = &'n str>) -> String {
+    match crate::config::nearest(word, known) {
+        Some(name) => format!("unknown {kind}; did you mean `{name}`?"),
+        None => format!("unknown {kind}"),
+    }
+}
+
+fn take(values: &mut Vec<(&'static str, String)>, name: &str) -> Option<String> {
+    let index = values.iter().position(|(other, _)| *other == name)?;
+    Some(values.swap_remove(index).1)
+}
+
+fn question(
+    values: &mut Vec<(&'static str, String)>,
+    json: bool,
+) -> Result<Question, ArgumentError> {
+    let Some(path) = take(values, "--path") else {
+        return error("`explain` needs `--path`, such as /v1/chat/completions".to_owned());
+    };
+    Ok(Question {
+        json,
+        method: take(values, "--method").unwrap_or_else(|| "POST".to_owned()),
+        path,
+        key: take(values, "--key").map(Secret::new),
+        body: take(values, "--body"),
+    })
+}
+
+/// Options of `explain` do nothing elsewhere, so they are mistakes there.
+fn refuse_foreign(values: &[(&'static str, String)], json: bool) -> Result<(), ArgumentError> {
+    let foreign = |name: &str| FLAGS.iter().any(|(flag, explain)| *explain && *flag == name);
+    let found = values.iter().map(|(name, _)| *name).find(|name| foreign(name));
+    match found.or(json.then_some("--json")) {
+        Some(name) => error(format!("`{name}` is an option of `explain`")),
+        None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn words(line: &str) -> Vec<String> {
+        line.split_whitespace().map(str::to_owned).collect()
+    }
+
+    #[track_caller]
+    fn parsed(line: &str) -> Arguments {
+        parse(&words(line)).unwrap_or_else(|error| panic!("{line}: {error}"))
+    }
+
+    fn name(command: &Command) -> &'static str {
+        match command {
+            Command::Serve => "serve",
+            Command::Check => "check",
+            Command::Explain(_) => "explain",
+            Command::HashKey => "hash-key",
+            Command::Version => "version",
+            Command::Help => "help",
+        }
+    }
+
+    #[test]
+    fn every_command_is_known() {
+        let rows = [
+            ("", "serve"),
+            ("serve", "serve"),
+            ("check", "check"),
+            ("check --config a.toml", "check"),
+            ("--config a.toml check", "check"),
+            ("explain --path /v1", "explain"),
+            ("hash-key", "hash-key"),
+            ("--version", "version"),
+            ("-V", "version"),
+            ("--help", "help"),
+            ("serve -h", "help"),
+            ("explain --help", "help"),
+        ];
+        for (line, expected) in rows {
+            assert_eq!(name(&parsed(line).command), expected, "{line}");
+        }
+    }
+
+    #[test]
+    fn flags_take_their_value_either_way() {
+        for line in [
+            "-c f --host ::1 --port 1 --data-dir d --proxy http://p:1 --workers 2 --log-level warn",
+            "--host=::1 --port=1 --data-dir=d --proxy=http://p:1 --workers=2 \
+             --log-level=warn --config=f",
+        ] {
+            let all = parsed(line);
+            let text = |text: &str| Some(text.to_owned());
+            let expected = Overrides {
+                host: text("::1"),
+                port: text("1"),
+                data_dir: text("d"),
+                proxy: text("http://p:1"),
+                workers: text("2"),
+                log_level: text("warn"),
+            };
+            assert!(all.overrides == expected, "{line}");
+            assert_eq!(all.config.as_deref(), Some("f"));
+        }
+    }
+
+    #[test]
+    fn a_question_has_its_parts() {
+        let all =
+            parsed("explain --json --path /v1/messages?beta=true --key k --body - --method GET");
+        let Command::Explain(question) = all.command else { panic!("it is a question") };
+        assert!(question.json);
+        assert_eq!(question.path, "/v1/messages?beta=true");
+        assert_eq!(question.key.as_ref().map(Secret::expose), Some("k"));
+        assert_eq!((question.method.as_str(), question.body.as_deref()), ("GET", Some("-")));
+    }
+
+    #[test]
+    fn forbids_what_is_unknown_twice_or_without_value() {
+        let rows = [
+            ("chekc", "did you mean `check`?"),
+            ("sk-something-secret", "unknown command;"),
+            ("check check", "one command is enough"),
+            ("--prot 1", "did you mean `--port`?"),
+            ("--port", "`--port` needs a value"),
+            ("--port 1 --port 2", "`--port` is given twice"),
+            ("--config a -c b", "`--config` is given twice"),
+            ("--json", "`--json` is an option of `explain`"),
+            ("check --key k", "`--key` is an option of `explain`"),
+            ("explain", "`explain` needs `--path`"),
+            ("--help=yes", "`--help` has no value"),
+            ("-x", "unknown option"),
+            ("-", "unknown option"),
+        ];
+        for (line, part) in rows {
+            let error = parse(&words(line)).err().map(|error| error.to_string());
+            let error = error.unwrap_or_else(|| panic!("accepted: {line}"));
+            assert!(error.contains(part), "{line}: {error}");
+            assert!(!error.contains("secret"), "{error}");
+        }
+    }
+
+    #[test]
+    fn flags_of_v1_are_warned_of_with_their_value() {
+        let all =
+            parsed("--dsn sqlite://x check --admin-password=hunter2 --spoof-emulation chrome");
+        assert_eq!(name(&all.command), "check");
+        assert_eq!(all.warnings.len(), 3);
+        assert!(all.warnings.iter().all(|warning| !warning.contains("hunter2")));
+    }
+
+    #[test]
+    fn the_file_is_named_by_flag_variable_or_default() {
+        let variable = |name: &str| (name == "GPROXY_CONFIG").then(|| "v.toml".to_owned());
+        assert_eq!(parsed("-c f.toml").config_file(&variable), "f.toml");
+        assert_eq!(parsed("").config_file(&variable), "v.toml");
+        assert_eq!(parsed("").config_file(&|_| None), "config.toml");
+    }
+
+    #[test]
+    fn help_names_every_command_and_flag() {
+        for word in COMMANDS.iter().chain(FLAGS.iter().map(|(name, _)| name)) {
+            assert!(HELP.contains(word), "{word}");
+        }
+    }
+}

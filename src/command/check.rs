@@ -1,0 +1,97 @@
+//! `gproxy check`: what a configuration means, once it has no mistakes.
+//!
+//! Prints no secret: credentials are counted, keys are shown by label or by their last characters.
+
+use std::io::{self, Write};
+
+use crate::config::{Loaded, Settings};
+use crate::dialect::endpoint::ENDPOINTS;
+use crate::dialect::path::Collection;
+use crate::route::snapshot::{Provider, Snapshot, User};
+
+/// Writes everything.
+pub fn write(loaded: &Loaded, out: &mut dyn Write) -> io::Result<()> {
+    let snapshot = &loaded.snapshot;
+    write_settings(&loaded.settings, out)?;
+    for provider in &snapshot.providers {
+        writeln!(out)?;
+        write_provider(provider, out)?;
+    }
+    let aliases = snapshot.aliases();
+    if !aliases.is_empty() {
+        writeln!(out)?;
+    }
+    for (name, alias) in aliases {
+        let provider = &snapshot.providers[alias.provider].name;
+        let state = state(alias.enabled);
+        writeln!(out, "alias {name} is {provider}/{}{state}", alias.model_id)?;
+    }
+    for user in &snapshot.users {
+        writeln!(out)?;
+        write_user(snapshot, user, out)?;
+    }
+    writeln!(out, "\nno mistakes")
+}
+
+fn write_settings(settings: &Settings, out: &mut dyn Write) -> io::Result<()> {
+    let address = std::net::SocketAddr::new(settings.host, settings.port);
+    let workers = match settings.workers {
+        0 => "a worker for each core".to_owned(),
+        1 => "1 worker".to_owned(),
+        count => format!("{count} workers"),
+    };
+    writeln!(out, "listens on http://{address} with {workers}, data in {}", settings.data_dir)
+}
+
+fn write_provider(provider: &Provider, out: &mut dyn Write) -> io::Result<()> {
+    let state = state(provider.enabled);
+    write!(out, "provider {} on channel {}{state}", provider.name, provider.channel.name)?;
+    if let Some(label) = &provider.label {
+        write!(out, ", \"{label}\"")?;
+    }
+    if provider.is_echo() {
+        return writeln!(out, "\n  answers {} by itself", provider.dialects());
+    }
+    match provider.credentials.len() {
+        0 => write!(out, ", no credential")?,
+        1 => write!(out, ", 1 credential")?,
+        count => write!(out, ", {count} credentials")?,
+    }
+    match &provider.proxy {
+        Some(proxy) => writeln!(out, ", through {proxy}")?,
+        None => writeln!(out)?,
+    }
+    for dialect in provider.dialects().iter() {
+        let endpoint = ENDPOINTS.iter().find(|endpoint| endpoint.dialect == dialect);
+        if let (Some(place), Some(endpoint)) = (provider.destination(dialect), endpoint) {
+            let url = place.url(endpoint, "v1beta", "MODEL", Collection::Models, "");
+            writeln!(out, "  {:<18} {url}", dialect.name())?;
+        }
+    }
+    Ok(())
+}
+
+fn write_user(snapshot: &Snapshot, user: &User, out: &mut dyn Write) -> io::Result<()> {
+    let admin = if user.is_admin { ", administrator" } else { "" };
+    writeln!(out, "user {}{admin}{}", user.name, state(user.enabled))?;
+    for key in &user.keys {
+        writeln!(out, "  key {}{}", key.shown, state(key.enabled))?;
+    }
+    if user.permissions.is_empty() {
+        writeln!(out, "  may call nothing")?;
+    }
+    for permission in &user.permissions {
+        let pattern = permission.pattern.as_str();
+        match permission.provider {
+            Some(index) => {
+                writeln!(out, "  may call {pattern} at {}", snapshot.providers[index].name)?;
+            }
+            None => writeln!(out, "  may call {pattern} at every provider")?,
+        }
+    }
+    Ok(())
+}
+
+fn state(enabled: bool) -> &'static str {
+    if enabled { "" } else { " (disabled)" }
+}

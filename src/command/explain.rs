@@ -1,0 +1,230 @@
+//! `gproxy explain`: what would happen to a request, gate by gate, calling nobody.
+//!
+//! Takes the same functions in the same order as a request does: key, path, body, route, dialect,
+//! permission. It stops at the first gate that is shut and prints what the caller would read.
+
+use std::io::{self, Read, Write};
+
+use serde_json::{Map, Value, json};
+
+use super::arguments::{Arguments, Question};
+use super::{EXIT_MISTAKE, EXIT_WELL, Terminal, load};
+use crate::dialect::ask::{self, Ask};
+use crate::dialect::endpoint::ModelPlace;
+use crate::dialect::path::{self, Route};
+use crate::dialect::refusal::Refusal;
+use crate::route::plan::{self, Target};
+use crate::route::snapshot::Snapshot;
+use crate::secret::Secret;
+use crate::wire::WireError;
+
+/// The request would be refused.
+const EXIT_REFUSED: u8 = 1;
+
+/// Everything that was decided about a request.
+struct Decision {
+    /// Name of each gate, and what was found there.
+    steps: Vec<(&'static str, String)>,
+    /// The same for programs.
+    facts: Map<String, Value>,
+    refusal: Option<Refusal>,
+}
+
+/// Reads what the question names, decides, prints.
+pub(super) fn run(
+    question: &Question,
+    arguments: &Arguments,
+    terminal: &mut Terminal<'_>,
+) -> io::Result<u8> {
+    let Some(loaded) = load(arguments, terminal)? else { return Ok(EXIT_MISTAKE) };
+    let body = match read_body(question, &loaded.snapshot, terminal) {
+        Ok(body) => body,
+        Err(error) => {
+            writeln!(terminal.error, "--body: cannot be read: {error}")?;
+            return Ok(EXIT_MISTAKE);
+        }
+    };
+    let key = match read_key(question, terminal.environment) {
+        Ok(key) => key,
+        Err(variable) => {
+            writeln!(terminal.error, "--key: the environment variable {variable} is not set")?;
+            return Ok(EXIT_MISTAKE);
+        }
+    };
+    let mut decision = Decision { steps: Vec::new(), facts: Map::new(), refusal: None };
+    let snapshot = &loaded.snapshot;
+    if let Err(refusal) = decide(snapshot, question, key.as_ref(), body, &mut decision) {
+        decision.refusal = Some(refusal);
+    }
+    if question.json {
+        write_json(&decision, terminal.out)?;
+    } else {
+        write_text(&decision, terminal.out)?;
+    }
+    Ok(if decision.refusal.is_some() { EXIT_REFUSED } else { EXIT_WELL })
+}
+
+/// `None`: no body was named. Longer than a request may be is read no further.
+fn read_body(
+    question: &Question,
+    snapshot: &Snapshot,
+    terminal: &mut Terminal<'_>,
+) -> io::Result<Option<Vec<u8>>> {
+    let Some(file) = &question.body else { return Ok(None) };
+    let most = snapshot.limits.body_bytes_max.saturating_add(1);
+    let mut body = Vec::new();
+    if file == "-" {
+        terminal.input.take(most).read_to_end(&mut body)?;
+    } else {
+        std::fs::File::open(file)?.take(most).read_to_end(&mut body)?;
+    }
+    Ok(Some(body))
+}
+
+/// The key as typed, of a variable, or in the query; or the name of a variable that is not set.
+fn read_key(
+    question: &Question,
+    environment: &dyn Fn(&str) -> Option<String>,
+) -> Result<Option<Secret>, String> {
+    let Some(written) = &question.key else { return Ok(path::query_key(&question.path)) };
+    match written.expose().strip_prefix("env:") {
+        Some(variable) => match environment(variable) {
+            Some(key) => Ok(Some(Secret::new(key.trim()))),
+            None => Err(variable.to_owned()),
+        },
+        None => Ok(Some(written.clone())),
+    }
+}
+
+impl Decision {
+    fn step(&mut self, name: &'static str, says: String) {
+        self.steps.push((name, says));
+    }
+
+    fn fact(&mut self, name: &str, value: impl Into<Value>) {
+        self.facts.insert(name.to_owned(), value.into());
+    }
+}
+
+/// The gates in their order.
+fn decide(
+    snapshot: &Snapshot,
+    question: &Question,
+    key: Option<&Secret>,
+    body: Option<Vec<u8>>,
+    decision: &mut Decision,
+) -> Result<(), Refusal> {
+    let user = key
+        .and_then(|key| snapshot.authenticate(key.expose().as_bytes()))
+        .ok_or_else(Refusal::unauthorized)?;
+    let name = &snapshot.users[user].name;
+    decision.step("key", format!("of the user {name:?}"));
+    decision.fact("user", name.as_str());
+
+    let is_provider = |name: &str| snapshot.provider_named(name).is_some();
+    let route = path::parse(&question.method, &question.path, &is_provider)?;
+    let scope = route.scope.as_deref().and_then(|name| snapshot.provider_named(name));
+    note_route(&route, decision);
+
+    let body = body.unwrap_or_default();
+    if body.len() as u64 > snapshot.limits.body_bytes_max {
+        return Err(WireError::BodyTooLong.into());
+    }
+    let ask = ask::scan(route.endpoint, &body)?;
+    let asked = ask.model.as_deref().or(route.model.as_deref()).unwrap_or_default();
+    let stream = if ask.stream { ", as a stream" } else { "" };
+    decision.step("model", format!("{asked:?}{stream}"));
+    decision.fact("model_asked", asked);
+    decision.fact("stream", ask.stream);
+
+    let target = plan::resolve(snapshot, scope, asked)?;
+    note_target(snapshot, &target, decision);
+    let place = plan::admit(snapshot, user, &target, route.endpoint.dialect)?;
+    let permitted = &target.permission_name;
+    decision.step("permission", format!("{permitted:?} is permitted to {name:?}"));
+
+    rewrite(&ask, &route, &target, body)?;
+    let provider = &snapshot.providers[target.provider];
+    if provider.is_echo() {
+        decision.step("upstream", "none: the channel echo answers by itself".to_owned());
+        return Ok(());
+    }
+    let rest = &route.query.rest;
+    let served = &target.model_served;
+    let url = place.url(route.endpoint, route.version, served, route.collection, rest);
+    let with = match (place.auth.header(), provider.credentials.len()) {
+        (Some((header, _)), 1..) => format!(" with a credential in `{header}`"),
+        _ => " without a credential".to_owned(),
+    };
+    decision.step("upstream", format!("{} {url}{with}", question.method));
+    decision.fact("url", url);
+    Ok(())
+}
+
+/// A body that names another model than the path is found when it is rewritten.
+fn rewrite(ask: &Ask, route: &Route<'_>, target: &Target, body: Vec<u8>) -> Result<(), Refusal> {
+    let mut body = body;
+    let served = target.model_served.as_str();
+    match (route.endpoint.model, &route.model) {
+        (ModelPlace::Path, Some(asked)) => {
+            ask.rewrite(&mut body, None, Some((asked, served)), false)?;
+        }
+        _ => ask.rewrite(&mut body, Some(served), None, false)?,
+    }
+    Ok(())
+}
+
+fn note_route(route: &Route<'_>, decision: &mut Decision) {
+    let endpoint = route.endpoint;
+    let scope = match route.scope.as_deref() {
+        Some(provider) => format!("in the scope of {provider}"),
+        None => "for every provider".to_owned(),
+    };
+    decision.step("path", format!("{} ({}), {scope}", endpoint.name, endpoint.dialect.name()));
+    decision.fact("endpoint", endpoint.name);
+    decision.fact("dialect", endpoint.dialect.name());
+    decision.fact("scope", route.scope.as_deref());
+}
+
+fn note_target(snapshot: &Snapshot, target: &Target, decision: &mut Decision) {
+    let provider = &snapshot.providers[target.provider];
+    let (name, channel, served) = (&provider.name, provider.channel.name, &target.model_served);
+    let reply = if target.renamed {
+        format!("the reply says {:?}", target.model_asked)
+    } else {
+        "the reply passes untouched".to_owned()
+    };
+    decision.step("route", format!("{served:?} at {name} on channel {channel}; {reply}"));
+    decision.fact("provider", name.as_str());
+    decision.fact("channel", channel);
+    decision.fact("model_served", served.as_str());
+    decision.fact("renamed", target.renamed);
+    decision.fact("permission_name", target.permission_name.as_str());
+}
+
+fn write_text(decision: &Decision, out: &mut dyn Write) -> io::Result<()> {
+    for (name, says) in &decision.steps {
+        writeln!(out, "{name:<12}{says}")?;
+    }
+    match &decision.refusal {
+        Some(refusal) => writeln!(out, "{:<12}{}: {}", "refused", refusal.status, refusal.message),
+        None => writeln!(out, "{:<12}it would be served", "verdict"),
+    }
+}
+
+fn write_json(decision: &Decision, out: &mut dyn Write) -> io::Result<()> {
+    let steps: Vec<Value> =
+        decision.steps.iter().map(|(name, says)| json!({ "step": name, "says": says })).collect();
+    let mut all = decision.facts.clone();
+    all.insert("served".to_owned(), decision.refusal.is_none().into());
+    all.insert("steps".to_owned(), steps.into());
+    if let Some(refusal) = &decision.refusal {
+        all.insert("status".to_owned(), refusal.status.into());
+        all.insert("message".to_owned(), refusal.message.as_ref().into());
+    }
+    serde_json::to_writer_pretty(&mut *out, &all)?;
+    writeln!(out)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,135 @@
+use super::*;
+use crate::config;
+
+const TEXT: &str = r#"
+    [[providers]]
+    name = "claude"
+    channel = "anthropic"
+    credentials = [{ api_key = "credential" }]
+    [[providers]]
+    name = "google"
+    channel = "aistudio"
+    credentials = [{ api_key = "credential" }]
+    [[providers]]
+    name = "demo"
+    channel = "echo"
+    [[model_aliases]]
+    alias = "chat-default"
+    provider_name = "claude"
+    model_id = "claude-x"
+    [[users]]
+    name = "alice"
+    keys = [{ api_key = "sk-alice" }]
+    [[permissions]]
+    user_name = "alice"
+    model_pattern = "c*"
+    [[permissions]]
+    user_name = "alice"
+    provider_name = "google"
+    model_pattern = "*"
+"#;
+
+fn decision(key: &str, method: &str, path: &str, body: &str) -> Decision {
+    let loaded = config::load(TEXT, "c.toml", &|_| None).unwrap_or_else(|e| panic!("{e:?}"));
+    let question = Question {
+        json: false,
+        method: method.to_owned(),
+        path: path.to_owned(),
+        key: (!key.is_empty()).then(|| Secret::new(key)),
+        body: None,
+    };
+    let key = read_key(&question, &|_| None).expect("no variable is named");
+    let body = (!body.is_empty()).then(|| body.as_bytes().to_vec());
+    let mut decision = Decision { steps: Vec::new(), facts: Map::new(), refusal: None };
+    decision.refusal = decide(&loaded.snapshot, &question, key.as_ref(), body, &mut decision).err();
+    decision
+}
+
+fn text(decision: &Decision) -> String {
+    let mut out = Vec::new();
+    write_text(decision, &mut out).expect("memory can be written to");
+    String::from_utf8(out).expect("output is UTF-8")
+}
+
+#[test]
+fn a_served_request_is_told_to_its_address() {
+    let told =
+        decision("sk-alice", "POST", "/v1/messages?beta=true", r#"{"model":"chat-default"}"#);
+    let expected = "\
+key         of the user \"alice\"
+path        messages (anthropic), for every provider
+model       \"chat-default\"
+route       \"claude-x\" at claude on channel anthropic; the reply says \"chat-default\"
+permission  \"chat-default\" is permitted to \"alice\"
+upstream    POST https://api.anthropic.com/v1/messages?beta=true with a credential in `x-api-key`
+verdict     it would be served
+";
+    assert_eq!(text(&told), expected);
+}
+
+#[test]
+fn a_gemini_path_needs_no_body() {
+    let path = "/google/v1beta/models/m%20x:streamGenerateContent?alt=sse&key=sk-alice";
+    let told = decision("", "POST", path, "");
+    assert!(told.refusal.is_none(), "{}", text(&told));
+    let url = told.facts["url"].as_str().expect("there is an address");
+    let (_, below) = url.split_once("googleapis.com/").expect("the host is the vendor's");
+    assert_eq!(below, "v1beta/models/m%20x:streamGenerateContent?alt=sse");
+    assert_eq!(told.facts["renamed"], false);
+}
+
+#[test]
+fn a_gate_that_is_shut_ends_the_story() {
+    let named = |model: &str| format!(r#"{{"model":"{model}"}}"#);
+    let chat = "/v1/chat/completions";
+    let rows = [
+        ("", chat, named("chat-default"), 401, 0),
+        ("sk-x", "/nowhere", String::new(), 401, 0),
+        ("sk-alice", "/nowhere", String::new(), 404, 1),
+        ("sk-alice", chat, String::new(), 400, 2),
+        ("sk-alice", chat, r#"{"model":1}"#.to_owned(), 400, 2),
+        ("sk-alice", chat, named("gpt-4"), 400, 3),
+        ("sk-alice", chat, named("demo/gpt-4"), 403, 4),
+        ("sk-alice", "/v1/responses", named("claude/c"), 400, 4),
+    ];
+    for (key, path, body, status, steps) in rows {
+        let told = decision(key, "POST", path, &body);
+        let found = told.refusal.as_ref().map(|refusal| refusal.status);
+        assert_eq!((found, told.steps.len()), (Some(status), steps), "{path} {body}");
+        assert!(text(&told).contains(&format!("refused     {status}: ")), "{}", text(&told));
+    }
+    let told = decision("sk-alice", "GET", chat, "");
+    assert_eq!(told.refusal.map(|refusal| refusal.status), Some(405));
+}
+
+#[test]
+fn a_body_that_names_another_model_than_the_path_is_refused() {
+    let path = "/google/v1beta/models/m:embedContent";
+    assert!(decision("sk-alice", "POST", path, r#"{"model":"models/m"}"#).refusal.is_none());
+    let told = decision("sk-alice", "POST", path, r#"{"model":"models/other"}"#);
+    assert_eq!(told.refusal.map(|refusal| refusal.status), Some(400));
+}
+
+#[test]
+fn json_says_the_same_to_programs() {
+    let told = decision("sk-alice", "POST", "/demo/v1/chat/completions", r#"{"model":"c1"}"#);
+    let mut out = Vec::new();
+    write_json(&told, &mut out).expect("memory can be written to");
+    let all: Value = serde_json::from_slice(&out).expect("it is JSON");
+    assert_eq!(all["served"], true);
+    assert_eq!((&all["provider"], &all["model_served"]), (&json!("demo"), &json!("c1")));
+    assert_eq!(all["steps"].as_array().map(Vec::len), Some(told.steps.len()));
+
+    let told = decision("sk-x", "POST", "/v1/messages", "{}");
+    let mut out = Vec::new();
+    write_json(&told, &mut out).expect("memory can be written to");
+    let all: Value = serde_json::from_slice(&out).expect("it is JSON");
+    assert_eq!((&all["served"], &all["status"]), (&json!(false), &json!(401)));
+}
+
+#[test]
+fn the_key_is_never_printed() {
+    let told = decision("sk-alice", "POST", "/v1/messages?key=sk-alice", r#"{"model":"claude/c"}"#);
+    assert!(told.refusal.is_none());
+    assert!(!text(&told).contains("sk-alice"), "{}", text(&told));
+}

@@ -1,0 +1,88 @@
+//! What the program does besides serving: explain itself.
+//!
+//! Each command is a function from its inputs to text, so that a test needs no process. Reads the
+//! configuration's file and standard input; opens no socket.
+
+pub mod arguments;
+pub mod check;
+pub mod explain;
+pub mod hash_key;
+
+use std::io::{self, Read, Write};
+
+use self::arguments::{Arguments, Command, HELP};
+use crate::config::{self, Loaded};
+
+/// Everything is well.
+pub const EXIT_WELL: u8 = 0;
+/// A mistake in the words or in the configuration.
+pub const EXIT_MISTAKE: u8 = 2;
+
+/// The outside of a command.
+pub struct Terminal<'t> {
+    /// Standard input.
+    pub input: &'t mut dyn Read,
+    /// Whether a person types there.
+    pub interactive: bool,
+    /// Standard output: what was asked for.
+    pub out: &'t mut dyn Write,
+    /// Standard error: everything else.
+    pub error: &'t mut dyn Write,
+    /// The environment.
+    pub environment: &'t dyn Fn(&str) -> Option<String>,
+}
+
+/// Runs a command to its exit code; `None`: serving is not done here.
+pub fn run(arguments: &Arguments, terminal: &mut Terminal<'_>) -> io::Result<Option<u8>> {
+    let code = match &arguments.command {
+        Command::Serve => return Ok(None),
+        Command::Check => match load(arguments, terminal)? {
+            Some(loaded) => {
+                for warning in arguments.warnings.iter().chain(&loaded.warnings) {
+                    writeln!(terminal.error, "warning: {warning}")?;
+                }
+                check::write(&loaded, terminal.out)?;
+                EXIT_WELL
+            }
+            None => EXIT_MISTAKE,
+        },
+        Command::Explain(question) => explain::run(question, arguments, terminal)?,
+        Command::HashKey => hash_key::run(terminal)?,
+        Command::Version => {
+            writeln!(terminal.out, "gproxy {}", env!("CARGO_PKG_VERSION"))?;
+            EXIT_WELL
+        }
+        Command::Help => {
+            terminal.out.write_all(HELP.as_bytes())?;
+            EXIT_WELL
+        }
+    };
+    Ok(Some(code))
+}
+
+/// Reads the configuration that the words name; `None`: the mistakes were printed.
+pub fn load(arguments: &Arguments, terminal: &mut Terminal<'_>) -> io::Result<Option<Loaded>> {
+    let file = arguments.config_file(terminal.environment);
+    let text = match std::fs::read_to_string(&file) {
+        Ok(text) => text,
+        Err(error) => {
+            let hint = "name another file with --config or GPROXY_CONFIG";
+            writeln!(terminal.error, "{file}: cannot be read: {error}; {hint}")?;
+            return Ok(None);
+        }
+    };
+    match config::load_with(&text, &file, &arguments.overrides, terminal.environment) {
+        Ok(loaded) => Ok(Some(loaded)),
+        Err(errors) => {
+            for error in &errors {
+                writeln!(terminal.error, "{error}")?;
+            }
+            let what = if errors.len() == 1 { "mistake" } else { "mistakes" };
+            writeln!(terminal.error, "{file}: {} {what}, nothing was started", errors.len())?;
+            Ok(None)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

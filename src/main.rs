@@ -1,0 +1,80 @@
+//! The program `gproxy`: arguments, configuration, exit codes.
+
+use std::io::{self, IsTerminal, Write};
+use std::process::ExitCode;
+
+use gproxy::command::arguments::{self, Arguments};
+use gproxy::command::{self, Terminal};
+use gproxy::config::{self, Loaded};
+use gproxy::serve;
+
+/// The gateway could not start, or a command could not write its answer.
+const EXIT_FAILED: u8 = 1;
+
+fn main() -> ExitCode {
+    match run() {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => {
+            // Nobody is left to be told when standard error is closed too.
+            let _ = writeln!(io::stderr(), "gproxy: {error}");
+            ExitCode::from(EXIT_FAILED)
+        }
+    }
+}
+
+fn run() -> io::Result<u8> {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    let arguments = match arguments::parse(&words) {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            writeln!(io::stderr(), "gproxy: {error}")?;
+            return Ok(command::EXIT_MISTAKE);
+        }
+    };
+    let environment = |name: &str| std::env::var(name).ok();
+    let mut loaded = match prepare(&arguments, &environment)? {
+        Prepared::Done(code) => return Ok(code),
+        Prepared::Serve(loaded) => loaded,
+    };
+    loaded.warnings.splice(0..0, arguments.warnings.iter().cloned());
+    let file = arguments.config_file(&environment);
+    let reload = || {
+        let text = std::fs::read_to_string(&file);
+        let text = text.map_err(|error| vec![config::ConfigError::unreadable(&file, &error)])?;
+        config::load_with(&text, &file, &arguments.overrides, &environment)
+    };
+    if let Err(error) = serve::run(*loaded, &reload) {
+        gproxy::logging::flush();
+        writeln!(io::stderr(), "gproxy: {error}")?;
+        return Ok(EXIT_FAILED);
+    }
+    Ok(command::EXIT_WELL)
+}
+
+enum Prepared {
+    Done(u8),
+    Serve(Box<Loaded>),
+}
+
+/// Runs a command, or loads the configuration to serve. Standard error is free again afterwards:
+/// the log's thread writes to it.
+fn prepare(
+    arguments: &Arguments,
+    environment: &dyn Fn(&str) -> Option<String>,
+) -> io::Result<Prepared> {
+    let stdin = io::stdin();
+    let mut terminal = Terminal {
+        interactive: stdin.is_terminal(),
+        input: &mut stdin.lock(),
+        out: &mut io::stdout().lock(),
+        error: &mut io::stderr().lock(),
+        environment,
+    };
+    if let Some(code) = command::run(arguments, &mut terminal)? {
+        return Ok(Prepared::Done(code));
+    }
+    Ok(match command::load(arguments, &mut terminal)? {
+        Some(loaded) => Prepared::Serve(Box::new(loaded)),
+        None => Prepared::Done(command::EXIT_MISTAKE),
+    })
+}

@@ -1,0 +1,142 @@
+//! The running gateway: start, reload, drain, stop. On the main thread, with OS signals.
+
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use ring::rand::SecureRandom;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+use crate::config::{ConfigError, Loaded, Settings};
+use crate::exchange::{Clock, Core};
+use crate::io::listener::Listener;
+use crate::io::{resolver, tls, worker};
+use crate::logging;
+use crate::metrics::Gauge;
+
+/// How often a drain looks whether everything has ended.
+const DRAIN_POLL: Duration = Duration::from_millis(20);
+/// More workers than this are a mistake in the configuration.
+const WORKERS_MAX: usize = 64;
+
+/// Reads the configuration again, for SIGHUP.
+pub type Reload<'a> = &'a dyn Fn() -> Result<Loaded, Vec<ConfigError>>;
+
+struct RealClock;
+
+impl Clock for RealClock {
+    fn now(&self) -> Instant {
+        Instant::now()
+    }
+}
+
+/// Why the gateway could not start, or stopped.
+#[derive(Debug)]
+pub enum ServeError {
+    /// The address cannot be listened on.
+    Listen(std::net::SocketAddr, io::Error),
+    /// Roots or the extra CA file.
+    Tls(tls::TlsError),
+    /// The system refused a thread, a signal handler or randomness.
+    System(io::Error),
+}
+
+impl std::fmt::Display for ServeError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            ServeError::Listen(address, error) => {
+                write!(f, "cannot listen on {address}: {error}")
+            }
+            ServeError::Tls(error) => error.fmt(f),
+            ServeError::System(error) => write!(f, "cannot start: {error}"),
+        }
+    }
+}
+
+impl From<io::Error> for ServeError {
+    fn from(error: io::Error) -> ServeError {
+        ServeError::System(error)
+    }
+}
+
+/// Serves until a signal says stop. `Ok`: everything that was open has ended or ran out of time.
+pub fn run(loaded: Loaded, reload: Reload<'_>) -> Result<(), ServeError> {
+    let Loaded { snapshot, settings, warnings } = loaded;
+    logging::start(settings.log_level);
+    warnings.iter().for_each(|warning| log::warn!(target: "gproxy", "{warning}"));
+    let mut signals = Signals::new([SIGHUP, SIGINT, SIGTERM])?;
+    tls::load(snapshot.extra_ca_file.as_deref()).map_err(ServeError::Tls)?;
+    resolver::load();
+    let workers = match settings.workers {
+        0 => std::thread::available_parallelism()?.get().min(WORKERS_MAX),
+        count => count.min(WORKERS_MAX),
+    };
+    worker::configure(workers);
+    let mut seed = [0; 8];
+    ring::rand::SystemRandom::new()
+        .fill(&mut seed)
+        .map_err(|_| io::Error::other("the system has no randomness"))?;
+    let core = Arc::new(Core::new(snapshot, Box::new(RealClock), u64::from_be_bytes(seed)));
+    logging::count_drops_in(core.metrics.clone());
+    let listener = Listener::bind(core.clone(), settings.host, settings.port, workers);
+    let address = std::net::SocketAddr::new(settings.host, settings.port);
+    let listener = Arc::new(listener.map_err(|error| ServeError::Listen(address, error))?);
+    let accepting = listener.clone();
+    std::thread::Builder::new().name("listener".into()).spawn(move || accepting.run())?;
+    let at = listener.address();
+    log::info!(target: "gproxy", "listening on http://{at} with {workers} workers");
+    for signal in signals.forever() {
+        match signal {
+            SIGHUP => apply(&core, &settings, reload),
+            _ => break,
+        }
+    }
+    drain(&core, &listener, &mut signals);
+    logging::flush();
+    Ok(())
+}
+
+/// Puts a new configuration in place, or reports why it does not.
+fn apply(core: &Core, settings: &Settings, reload: Reload<'_>) {
+    let loaded = match reload() {
+        Ok(loaded) => loaded,
+        Err(errors) => {
+            errors.iter().for_each(|error| log::error!(target: "gproxy", "{error}"));
+            log::error!(target: "gproxy", "reload refused: the running configuration stays");
+            return;
+        }
+    };
+    if let Err(error) = tls::load(loaded.snapshot.extra_ca_file.as_deref()) {
+        log::error!(target: "gproxy", "reload refused: {error}");
+        return;
+    }
+    resolver::load();
+    loaded.warnings.iter().for_each(|warning| log::warn!(target: "gproxy", "{warning}"));
+    for name in settings.needs_restart(&loaded.settings) {
+        log::warn!(target: "gproxy", "a changed {name} needs a restart");
+    }
+    let providers = loaded.snapshot.providers.len();
+    let users = loaded.snapshot.users.len();
+    core.swap(loaded.snapshot);
+    log::info!(target: "gproxy", "reloaded: {providers} providers, {users} users");
+}
+
+/// Stops accepting and waits for what is open, within the limit; a second signal cuts at once.
+fn drain(core: &Core, listener: &Listener, signals: &mut Signals) {
+    let limit = Duration::from_millis(core.snapshot().drain_ms);
+    let open = core.metrics.level(Gauge::RequestsInFlight);
+    log::info!(target: "gproxy", "stopping: {open} open requests have {limit:?} to end");
+    core.drain();
+    listener.stop();
+    let until = Instant::now() + limit;
+    while core.metrics.level(Gauge::RequestsInFlight) > 0 {
+        if Instant::now() >= until || signals.pending().next().is_some() {
+            let cut = core.metrics.level(Gauge::RequestsInFlight);
+            log::warn!(target: "gproxy", "stopped with {cut} requests cut");
+            return;
+        }
+        std::thread::sleep(DRAIN_POLL);
+    }
+    log::info!(target: "gproxy", "stopped");
+}
