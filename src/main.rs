@@ -8,6 +8,9 @@ use gproxy::command::{self, Terminal};
 use gproxy::config::{self, Loaded};
 use gproxy::serve;
 
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// The gateway could not start, or a command could not write its answer.
 const EXIT_FAILED: u8 = 1;
 

@@ -140,7 +140,7 @@ fn decide(
     let target = plan::resolve(snapshot, scope, asked)?;
     note_target(snapshot, &target, decision);
     let place = plan::admit(snapshot, user, &target, route.endpoint.dialect)?;
-    let permitted = &target.permission_name;
+    let permitted = target.permission_name;
     decision.step("permission", format!("{permitted:?} is permitted to {name:?}"));
 
     rewrite(&ask, &route, &target, body)?;
@@ -150,7 +150,7 @@ fn decide(
         return Ok(());
     }
     let rest = &route.query.rest;
-    let served = &target.model_served;
+    let served = target.model_served;
     let url = place.url(route.endpoint, route.version, served, route.collection, rest);
     let with = match (place.auth.header(), provider.credentials.len()) {
         (Some((header, _)), 1..) => format!(" with a credential in `{header}`"),
@@ -162,9 +162,14 @@ fn decide(
 }
 
 /// A body that names another model than the path is found when it is rewritten.
-fn rewrite(ask: &Ask, route: &Route<'_>, target: &Target, body: Vec<u8>) -> Result<(), Refusal> {
+fn rewrite(
+    ask: &Ask,
+    route: &Route<'_>,
+    target: &Target<'_>,
+    body: Vec<u8>,
+) -> Result<(), Refusal> {
     let mut body = body;
-    let served = target.model_served.as_str();
+    let served = target.model_served;
     match (route.endpoint.model, &route.model) {
         (ModelPlace::Path, Some(asked)) => {
             ask.rewrite(&mut body, None, Some((asked, served)), false)?;
@@ -186,9 +191,9 @@ fn note_route(route: &Route<'_>, decision: &mut Decision) {
     decision.fact("scope", route.scope.as_deref());
 }
 
-fn note_target(snapshot: &Snapshot, target: &Target, decision: &mut Decision) {
+fn note_target(snapshot: &Snapshot, target: &Target<'_>, decision: &mut Decision) {
     let provider = &snapshot.providers[target.provider];
-    let (name, channel, served) = (&provider.name, provider.channel.name, &target.model_served);
+    let (name, channel, served) = (&provider.name, provider.channel.name, target.model_served);
     let reply = if target.renamed {
         format!("the reply says {:?}", target.model_asked)
     } else {
@@ -197,9 +202,9 @@ fn note_target(snapshot: &Snapshot, target: &Target, decision: &mut Decision) {
     decision.step("route", format!("{served:?} at {name} on channel {channel}; {reply}"));
     decision.fact("provider", name.as_str());
     decision.fact("channel", channel);
-    decision.fact("model_served", served.as_str());
+    decision.fact("model_served", served);
     decision.fact("renamed", target.renamed);
-    decision.fact("permission_name", target.permission_name.as_str());
+    decision.fact("permission_name", target.permission_name);
 }
 
 fn write_text(decision: &Decision, out: &mut dyn Write) -> io::Result<()> {

@@ -568,7 +568,7 @@ fn the_shipped_file_serves_what_the_first_requests_ask_for() {
         let target = plan::resolve(&snapshot, None, asked).expect("somebody serves it");
         let provider = &snapshot.providers[target.provider];
         assert!(provider.is_echo());
-        assert!(provider.models.contains_key(&target.model_served), "{asked} is declared");
+        assert!(provider.models.contains_key(target.model_served), "{asked} is declared");
         assert!(plan::admit(&snapshot, user, &target, dialect).is_ok(), "{asked}");
     }
     let flags = Overrides { host: Some("0.0.0.0".into()), ..Overrides::default() };

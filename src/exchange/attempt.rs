@@ -19,7 +19,7 @@ use crate::wire::head::Head;
 pub(super) struct Plan<'a> {
     pub(super) provider: &'a Provider,
     pub(super) endpoint: &'static Endpoint,
-    pub(super) target: &'a Target,
+    pub(super) target: &'a Target<'a>,
     pub(super) credential: Option<&'a Credential>,
     /// Usage in the stream was our wish: the downstream must not see it.
     pub(super) hide_usage: bool,
@@ -38,7 +38,7 @@ impl<'a> Plan<'a> {
         destination: &'a Destination,
         head: &'a Head,
         route: &Route<'_>,
-        target: &'a Target,
+        target: &'a Target<'a>,
         ask: &Ask,
         turn: u64,
     ) -> Plan<'a> {
@@ -46,7 +46,7 @@ impl<'a> Plan<'a> {
         let url = destination.url(
             endpoint,
             route.version,
-            &target.model_served,
+            target.model_served,
             route.collection,
             &route.query.rest,
         );
@@ -69,11 +69,11 @@ impl<'a> Plan<'a> {
 
     /// Puts the served model's name into the body, and our wish for usage.
     pub(super) fn rewrite(&self, ask: &Ask, body: &mut Vec<u8>) -> Result<(), AskError> {
-        let Target { model_asked, model_served, .. } = self.target;
+        let Target { model_asked, model_served, .. } = *self.target;
         let renamed = model_asked != model_served;
         match self.endpoint.model {
             ModelPlace::Body => {
-                let served = renamed.then_some(model_served.as_str());
+                let served = renamed.then_some(model_served);
                 ask.rewrite(body, served, None, self.hide_usage)
             }
             ModelPlace::Path => ask.rewrite(body, None, Some((model_asked, model_served)), false),
@@ -115,7 +115,10 @@ impl UpHeaders<'_> {
             .for_each(|(name, value)| visit(name, value));
         let Some(credential) = self.credential else { return };
         let Some((name, scheme)) = self.destination.auth.header() else { return };
-        let value = format!("{scheme}{}", credential.api_key.expose());
+        let key = credential.api_key.expose();
+        let mut value = String::with_capacity(scheme.len() + key.len());
+        value.push_str(scheme);
+        value.push_str(key);
         visit(name, value.as_bytes());
     }
 }
@@ -142,7 +145,7 @@ pub(super) fn attempt<U: Upstream>(
         headers: &headers,
         body,
         endpoint: plan.endpoint,
-        model_served: &plan.target.model_served,
+        model_served: plan.target.model_served,
         stream: plan.stream,
         alt_sse: plan.alt_sse,
         wants_usage: plan.wants_usage,

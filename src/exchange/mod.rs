@@ -32,7 +32,7 @@ use crate::route::snapshot::{Provider, Snapshot};
 use crate::wire::head::Head;
 
 pub use attempt::UpHeaders;
-pub use note::Note;
+pub use note::{Note, RequestId};
 pub use session::{Arrival, Session};
 
 /// The caller's end of a connection, as bytes.
@@ -164,9 +164,8 @@ impl Core {
         self.turns.fetch_add(1, Ordering::Relaxed)
     }
 
-    fn next_id(&self) -> String {
-        let number = self.ids.fetch_add(1, Ordering::Relaxed);
-        format!("{:014x}{number:010x}", self.id_prefix & 0x00ff_ffff_ffff_ffff)
+    fn next_id(&self) -> RequestId {
+        RequestId::new(self.id_prefix, self.ids.fetch_add(1, Ordering::Relaxed))
     }
 }
 
@@ -217,13 +216,13 @@ pub fn serve<D: Downstream, U: Upstream>(
         Arrival::Idle => return Next::Park,
         Arrival::Closed => return Next::Close,
         Arrival::Broken(refusal) => {
-            let mut note = Note::begin(core, "", "");
+            let mut note = Note::begin(core, snapshot, "", "");
             return session.conclude(core, None, Family::Openai, Err(refusal.into()), &mut note);
         }
     };
     let _in_flight = core.metrics.clone().hold(Gauge::RequestsInFlight, 1);
     core.metrics.count(Count::Requests);
-    let mut note = Note::begin(core, head.method(), path::split(head.target()).0);
+    let mut note = Note::begin(core, snapshot.clone(), head.method(), path::split(head.target()).0);
     note.allow_origin = admin::allowed_origin(&snapshot, &head);
     let family = path::family(head.target(), &|name| head.headers.has(name));
     let mut result = answer(core, &snapshot, session, up, &head, &mut note);
@@ -246,7 +245,7 @@ fn answer<D: Downstream, U: Upstream>(
         return session.send_page(core, head, page?, note);
     }
     let user = admin::user_of(snapshot, head).ok_or_else(Refusal::unauthorized)?;
-    note.user = snapshot.users[user].name.clone();
+    note.user = Some(user);
     if core.metrics.level(Gauge::RequestsInFlight) > snapshot.limits.in_flight_max as i64 {
         return Err(Refusal::overloaded().into());
     }
@@ -260,9 +259,10 @@ fn answer<D: Downstream, U: Upstream>(
         ModelPlace::Body => ask.model.clone(),
         ModelPlace::Path => route.model.clone().map(Cow::into_owned),
     };
-    let target = target(snapshot, &route, &asked.unwrap_or_default(), note)?;
+    let asked = asked.unwrap_or_default();
+    let target = target(snapshot, &route, &asked, note)?;
     let admitted = plan::admit(snapshot, user, &target, route.endpoint.dialect);
-    let destination = admitted.map_err(|error| about(error, &target.model_asked))?;
+    let destination = admitted.map_err(|error| about(error, target.model_asked))?;
     let provider = &snapshot.providers[target.provider];
     let (turn, route) = (core.turn(), &route);
     let plan = attempt::Plan::new(provider, destination, head, route, &target, &ask, turn);
@@ -273,17 +273,17 @@ fn answer<D: Downstream, U: Upstream>(
 }
 
 /// Finds who serves the model.
-fn target(
-    snapshot: &Snapshot,
+fn target<'t>(
+    snapshot: &'t Snapshot,
     route: &Route<'_>,
-    asked: &str,
+    asked: &'t str,
     note: &mut Note,
-) -> Result<Target, Refusal> {
+) -> Result<Target<'t>, Refusal> {
     let scope = route.scope.as_deref().and_then(|name| snapshot.provider_named(name));
     note.model_asked = asked.to_owned();
     let target = plan::resolve(snapshot, scope, asked).map_err(|error| about(error, asked))?;
-    note.provider = snapshot.providers[target.provider].name.clone();
-    note.model_served = target.model_served.clone();
+    note.provider = Some(target.provider);
+    note.model_served = target.model_served.to_owned();
     Ok(target)
 }
 

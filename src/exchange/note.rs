@@ -1,17 +1,49 @@
 //! The record of one exchange: filled in on the way, written exactly once when it is dropped.
 
+use std::fmt;
+use std::sync::Arc;
 use std::time::Instant;
 
 use super::Core;
+use crate::route::snapshot::Snapshot;
+
+/// The id of one exchange: 24 hexadecimal digits, of which the first 14 are the process's.
+#[derive(Clone, Copy)]
+pub struct RequestId([u8; 24]);
+
+impl RequestId {
+    pub(super) fn new(process: u64, number: u64) -> RequestId {
+        let mut digits = [0; 24];
+        for (at, digit) in digits.iter_mut().enumerate() {
+            let nibble = match at {
+                0..14 => process >> (4 * (13 - at)),
+                _ => number >> (4 * (23 - at)),
+            };
+            *digit = b"0123456789abcdef"[(nibble & 15) as usize];
+        }
+        RequestId(digits)
+    }
+
+    /// The id as text.
+    pub fn as_str(&self) -> &str {
+        std::str::from_utf8(&self.0).expect("hexadecimal digits are ASCII")
+    }
+}
+
+impl fmt::Display for RequestId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
 
 /// What is known of one exchange. It logs itself when it goes, so no exit can skip it.
 pub struct Note {
     /// The id that the downstream is told.
-    pub id: String,
-    /// Name of the user, once known.
-    pub user: String,
-    /// Name of the provider, once known.
-    pub provider: String,
+    pub id: RequestId,
+    /// The user, once known: an index into the snapshot.
+    pub user: Option<usize>,
+    /// The provider, once known: an index into the snapshot.
+    pub provider: Option<usize>,
     /// Name of the endpoint, once known.
     pub endpoint: &'static str,
     /// The model as it was asked for.
@@ -38,18 +70,19 @@ pub struct Note {
     pub answered_at: Option<Instant>,
     /// The last instant that the exchange looked at the clock.
     pub ended_at: Instant,
-    method: String,
-    path: String,
+    method: Box<str>,
+    path: Box<str>,
+    snapshot: Arc<Snapshot>,
 }
 
 impl Note {
     /// Begins a note. `path` carries no query: a key may stand in it.
-    pub fn begin(core: &Core, method: &str, path: &str) -> Note {
+    pub fn begin(core: &Core, snapshot: Arc<Snapshot>, method: &str, path: &str) -> Note {
         let now = core.now();
         Note {
             id: core.next_id(),
-            user: String::new(),
-            provider: String::new(),
+            user: None,
+            provider: None,
             endpoint: "",
             model_asked: String::new(),
             model_served: String::new(),
@@ -63,8 +96,9 @@ impl Note {
             called_at: None,
             answered_at: None,
             ended_at: now,
-            method: method.to_owned(),
-            path: path.to_owned(),
+            method: method.into(),
+            path: path.into(),
+            snapshot,
         }
     }
 
@@ -81,6 +115,8 @@ impl Note {
 
 impl Drop for Note {
     fn drop(&mut self) {
+        let user = self.user.map_or("", |user| &self.snapshot.users[user].name);
+        let provider = self.provider.map_or("", |at| &self.snapshot.providers[at].name);
         let total_ms = self.ended_at.saturating_duration_since(self.begun).as_millis();
         let first_ms = match (self.called_at, self.answered_at) {
             (Some(called), Some(answered)) => {
@@ -90,12 +126,10 @@ impl Drop for Note {
         };
         log::info!(
             target: "gproxy::request",
-            "id={} user={:?} provider={:?} endpoint={} model_asked={:?} model_served={:?} \
+            "id={} user={user:?} provider={provider:?} endpoint={} model_asked={:?} model_served={:?} \
              method={:?} path={:?} status={} end={} attempts={} bytes_in={} bytes_out={} \
              first_byte_ms={first_ms} total_ms={total_ms}",
             self.id,
-            self.user,
-            self.provider,
             self.endpoint,
             self.model_asked,
             self.model_served,
@@ -107,5 +141,16 @@ impl Drop for Note {
             self.bytes_in,
             self.bytes_out,
         );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_is_the_process_and_a_number() {
+        let id = RequestId::new(0xffab_cdef_0123_4567, 0x1_2345_6789);
+        assert_eq!(id.as_str(), "abcdef012345670123456789");
     }
 }

@@ -22,6 +22,9 @@ use crate::wire::{body, header};
 /// Room in front of a chunk for its size line.
 const CHUNK_LINE_MAX: usize = 18;
 
+/// Room for what may leave, at first.
+const OUT_BYTES: usize = 1_024;
+
 /// How the end of the body is told downstream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Framing {
@@ -67,6 +70,8 @@ pub(super) fn relay<D: Downstream, R: Reply>(
     note.status = status;
     let mut input = session.lend();
     input.resize(limits::RELAY_BYTES, 0);
+    let mut out = Vec::with_capacity(OUT_BYTES);
+    out.resize(CHUNK_LINE_MAX, 0);
     let (rewriter, changes) = rewriter(&reply, plan, snapshot.limits.event_bytes_max);
     let mask = (status >= 400)
         .then(|| plan.credential.map(|credential| credential.api_key.expose()))
@@ -84,7 +89,7 @@ pub(super) fn relay<D: Downstream, R: Reply>(
         held: core.metrics.clone().hold(Gauge::HeldBytes, 0),
         framing: Framing::Chunked,
         input,
-        out: vec![0; CHUNK_LINE_MAX],
+        out,
         note,
     };
     let result = relay.run(head);
@@ -95,7 +100,7 @@ pub(super) fn relay<D: Downstream, R: Reply>(
 
 /// How the bytes of this reply pass, by its status and type, and whether some may change.
 fn rewriter<R: Reply>(reply: &R, plan: &Plan<'_>, event_bytes_max: usize) -> (Rewriter, bool) {
-    let model = plan.target.renamed.then(|| plan.target.model_asked.clone());
+    let model = plan.target.renamed.then(|| plan.target.model_asked.to_owned());
     let change = Change { model, hide_usage: plan.hide_usage };
     let mut kind = Kind::Other;
     let mut encoded = false;
@@ -173,7 +178,8 @@ impl<D: Downstream, R: Reply> Relay<'_, D, R> {
 
     /// Sends the head, with what is there of the body: the commit. Whether the reply ended.
     fn commit(&mut self, head: &Head, ended: bool) -> Result<bool, Ended> {
-        let mut bytes = Vec::with_capacity(1_024);
+        let mut bytes = std::mem::take(&mut self.session.scratch);
+        bytes.clear();
         self.write_head(head, &mut bytes);
         if self.framing == Framing::Bodiless {
             return self.session.send(&bytes).map(|()| true);
@@ -186,7 +192,11 @@ impl<D: Downstream, R: Reply> Relay<'_, D, R> {
         let start = self.frame_out(ended);
         bytes.extend_from_slice(&self.out[start..]);
         self.out.truncate(CHUNK_LINE_MAX);
-        self.session.send(&bytes).map(|()| ended)
+        let sent = self.session.send(&bytes);
+        if bytes.capacity() <= limits::RELAY_BYTES {
+            self.session.scratch = bytes;
+        }
+        sent.map(|()| ended)
     }
 
     fn write_head(&mut self, head: &Head, out: &mut Vec<u8>) {
@@ -204,7 +214,7 @@ impl<D: Downstream, R: Reply> Relay<'_, D, R> {
         self.session.own_fields(self.core, self.note, out);
         if !has_id {
             let name = self.plan.endpoint.dialect.family().request_id_field();
-            header::field(name, self.note.id.as_bytes(), out);
+            header::field(name, self.note.id.as_str().as_bytes(), out);
         }
         if self.reply.status() >= 400 {
             header::field("x-gproxy-source", b"upstream", out);

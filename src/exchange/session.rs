@@ -35,6 +35,8 @@ pub struct Session<D: Downstream> {
     buffer: Vec<u8>,
     start: usize,
     end: usize,
+    /// Room for the heads of replies, kept between requests.
+    pub scratch: Vec<u8>,
     body: Option<Decoder>,
     continue_owed: bool,
     http11: bool,
@@ -69,6 +71,7 @@ impl<D: Downstream> Session<D> {
             buffer: Vec::new(),
             start: 0,
             end: 0,
+            scratch: Vec::new(),
             body: None,
             continue_owed: false,
             http11: true,
@@ -287,7 +290,7 @@ impl<D: Downstream> Session<D> {
 
     /// The fields that every answer carries.
     pub fn own_fields(&self, core: &Core, note: &Note, out: &mut Vec<u8>) {
-        header::field("x-gproxy-request-id", note.id.as_bytes(), out);
+        header::field("x-gproxy-request-id", note.id.as_str().as_bytes(), out);
         if let Some(origin) = &note.allow_origin {
             header::field("access-control-allow-origin", origin, out);
             header::field("access-control-expose-headers", b"*", out);
@@ -346,11 +349,11 @@ impl<D: Downstream> Session<D> {
             self.keep = false;
         }
         note.status = refusal.status;
-        let body = refusal.body(family, &note.id);
+        let body = refusal.body(family, note.id.as_str());
         let mut out = Vec::with_capacity(512 + body.len());
         header::status_line(refusal.status, &mut out);
         self.own_fields(core, note, &mut out);
-        header::field(family.request_id_field(), note.id.as_bytes(), &mut out);
+        header::field(family.request_id_field(), note.id.as_str().as_bytes(), &mut out);
         header::field_number("x-gproxy-overhead-us", note.overhead_us(core.now()), &mut out);
         refusal.fields(&mut out);
         header::field_number("content-length", body.len() as u64, &mut out);

@@ -9,18 +9,18 @@ use crate::route::channel::{Destination, Dialects};
 use crate::route::snapshot::Snapshot;
 
 /// Who serves a request.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Target {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Target<'t> {
     /// Index into the snapshot's providers.
     pub provider: usize,
     /// The name as it was sent.
-    pub model_asked: String,
+    pub model_asked: &'t str,
     /// The name that goes up.
-    pub model_served: String,
+    pub model_served: &'t str,
     /// The reply says `model_asked`; otherwise it passes untouched.
     pub renamed: bool,
     /// What permissions are tested against: the name as sent, without its provider prefix.
-    pub permission_name: String,
+    pub permission_name: &'t str,
 }
 
 /// Why nobody serves a request.
@@ -37,24 +37,27 @@ pub enum RouteError {
 }
 
 /// Finds who serves the model. `scope`: the provider that the path named.
-pub fn resolve(
-    snapshot: &Snapshot,
+pub fn resolve<'t>(
+    snapshot: &'t Snapshot,
     scope: Option<usize>,
-    asked: &str,
-) -> Result<Target, RouteError> {
+    asked: &'t str,
+) -> Result<Target<'t>, RouteError> {
     let target = match scope {
         Some(provider) => resolve_scoped(snapshot, provider, asked)?,
         None => resolve_aggregated(snapshot, asked)?,
     };
     let provider = &snapshot.providers[target.provider];
-    let disabled = provider.models.get(&target.model_served).is_some_and(|model| !model.enabled);
+    let disabled = provider.models.get(target.model_served).is_some_and(|model| !model.enabled);
     if disabled || !provider.enabled || target.model_served.is_empty() {
         return Err(RouteError::NoSuchModel);
     }
     Ok(target)
 }
 
-fn resolve_aggregated(snapshot: &Snapshot, asked: &str) -> Result<Target, RouteError> {
+fn resolve_aggregated<'t>(
+    snapshot: &'t Snapshot,
+    asked: &'t str,
+) -> Result<Target<'t>, RouteError> {
     if let Some(alias) = snapshot.alias_named(asked) {
         if !alias.enabled {
             return Err(RouteError::NoSuchModel);
@@ -66,7 +69,11 @@ fn resolve_aggregated(snapshot: &Snapshot, asked: &str) -> Result<Target, RouteE
     behind_prefix(snapshot, provider, asked, rest)
 }
 
-fn resolve_scoped(snapshot: &Snapshot, scope: usize, asked: &str) -> Result<Target, RouteError> {
+fn resolve_scoped<'t>(
+    snapshot: &'t Snapshot,
+    scope: usize,
+    asked: &'t str,
+) -> Result<Target<'t>, RouteError> {
     if let Some(served) = alias_of(snapshot, scope, asked)? {
         return Ok(renamed(scope, asked, served, asked));
     }
@@ -80,20 +87,20 @@ fn resolve_scoped(snapshot: &Snapshot, scope: usize, asked: &str) -> Result<Targ
     }
     Ok(Target {
         provider: scope,
-        model_asked: asked.to_owned(),
-        model_served: asked.to_owned(),
+        model_asked: asked,
+        model_served: asked,
         renamed: false,
-        permission_name: asked.to_owned(),
+        permission_name: asked,
     })
 }
 
 /// The part behind a provider's prefix: one of its aliases, or its own name for a model.
-fn behind_prefix(
-    snapshot: &Snapshot,
+fn behind_prefix<'t>(
+    snapshot: &'t Snapshot,
     provider: usize,
-    asked: &str,
-    rest: &str,
-) -> Result<Target, RouteError> {
+    asked: &'t str,
+    rest: &'t str,
+) -> Result<Target<'t>, RouteError> {
     let served = alias_of(snapshot, provider, rest)?.unwrap_or(rest);
     Ok(renamed(provider, asked, served, rest))
 }
@@ -111,28 +118,27 @@ fn alias_of<'s>(
     }
 }
 
-fn renamed(provider: usize, asked: &str, served: &str, permission_name: &str) -> Target {
-    Target {
-        provider,
-        model_asked: asked.to_owned(),
-        model_served: served.to_owned(),
-        renamed: true,
-        permission_name: permission_name.to_owned(),
-    }
+fn renamed<'t>(
+    provider: usize,
+    model_asked: &'t str,
+    model_served: &'t str,
+    permission_name: &'t str,
+) -> Target<'t> {
+    Target { provider, model_asked, model_served, renamed: true, permission_name }
 }
 
 /// The last two gates, in their order: does the provider speak the dialect, may the user call it.
 pub fn admit<'s>(
     snapshot: &'s Snapshot,
     user: usize,
-    target: &Target,
+    target: &Target<'_>,
     dialect: Dialect,
 ) -> Result<&'s Destination, RouteError> {
     let provider = &snapshot.providers[target.provider];
     let destination = provider
         .destination(dialect)
         .ok_or_else(|| RouteError::DialectNotSpoken(provider.dialects()))?;
-    if !snapshot.permits(user, target.provider, &target.permission_name) {
+    if !snapshot.permits(user, target.provider, target.permission_name) {
         return Err(RouteError::Forbidden);
     }
     Ok(destination)

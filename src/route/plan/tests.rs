@@ -81,9 +81,9 @@ fn check(rows: &[Row]) {
             assert_eq!(target.model_asked, *asked);
             (
                 snapshot.providers[target.provider].name.as_str(),
-                target.model_served.as_str(),
+                target.model_served,
                 target.renamed,
-                target.permission_name.as_str(),
+                target.permission_name,
             )
         });
         assert_eq!(found, *expected, "{asked} in scope {scope:?}");
