@@ -11,6 +11,7 @@ small name server over UDP, and one only over TCP, since its answer over UDP say
 import http.client
 import http.server
 import json
+import os
 import pathlib
 import shutil
 import signal
@@ -134,6 +135,11 @@ def wait_healthy(port, process):
     sys.exit("the gateway did not start in the empty root")
 
 
+def enter(folder):
+    os.chroot(folder)
+    os.chdir("/")
+
+
 def check(port, name, upstream_port):
     body = {"model": f"{name}/m", "messages": []}
     status, text = call(port, "POST", "/v1/chat/completions", body)
@@ -152,8 +158,8 @@ def main():
     with tempfile.TemporaryDirectory(prefix="gproxy-root-") as folder:
         root = pathlib.Path(folder)
         fill(root, sys.argv[1], port, upstream_port)
-        command = ["chroot", folder, "/gproxy", "--config", "/config.toml"]
-        process = subprocess.Popen(command, env={}, stderr=sys.stderr)
+        command = ["/gproxy", "--config", "/config.toml"]
+        process = subprocess.Popen(command, env={}, preexec_fn=lambda: enter(folder))
         try:
             wait_healthy(port, process)
             for name in [HOSTS, UDP, TCP, NOBODY]:

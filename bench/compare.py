@@ -155,7 +155,7 @@ class Bench:
         path = self.folder / "config.toml"
         path.write_text(GPROXY.format(
             folder=self.folder, whole=self.whole, stream=self.stream, port=port))
-        command = [self.options.gproxy, "--config", path, *self.options.gproxy_args]
+        command = [self.options.gproxy, "--config", path, "--log-level", "off"]
         process = subprocess.Popen(command, stderr=subprocess.DEVNULL, cwd=self.folder)
         wait_for_port(port)
         paths = {kind: "/v1/chat/completions" for kind in ["whole", "stream"]}
@@ -204,7 +204,7 @@ class Bench:
         }
 
     def memory(self, make, kind, connections, wait):
-        """KiB of resident memory for each connection that is held open."""
+        """KiB of resident memory that so many held connections add."""
         subject = make()
         try:
             # The first requests pay for what is there once, such as pools and lazy tables.
@@ -222,7 +222,7 @@ class Bench:
             result = json.loads(load.communicate()[0])
             if result["errors"]:
                 sys.exit(f"{subject.name} {kind}: {result}")
-            return (after - before) / connections
+            return after - before
         finally:
             subject.stop()
 
@@ -320,13 +320,19 @@ def measure(bench, options):
         parts.append(syscall_lines(f"{name}, whole", bench.syscalls(make, "whole", 5000)))
         parts.append(syscall_lines(f"{name}, stream", bench.syscalls(make, "stream", 1000)))
     count = options.connections
-    parts.append(f"\n## Resident memory, {count} connections\n\n"
-                 "| | idle after a request, KiB each | open stream, KiB each |\n|---|---|---|\n")
+    parts.append(
+        f"\n## Resident memory, KiB a connection\n\n"
+        f"The first figure is what {count} connections add, pools that stay included, the second "
+        f"what each further one adds, up to {2 * count}.\n\n"
+        "| | idle after a request | each further | open stream | each further |\n"
+        "|---|---|---|---|---|\n")
     for name, make in subjects.items():
+        cells = []
         # Ten seconds: idle connections are parked by then.
-        idle = bench.memory(make, "whole", count, 10)
-        stream = bench.memory(make, "stream", count, 3)
-        parts.append(f"| {name} | {idle:.2f} | {stream:.2f} |\n")
+        for kind, wait in [("whole", 10), ("stream", 3)]:
+            once, twice = (bench.memory(make, kind, count * times, wait) for times in [1, 2])
+            cells += [f"{once / count:.2f}", f"{(twice - once) / count:.2f}"]
+        parts.append(f"| {name} | {' | '.join(cells)} |\n")
     parts.append(f"\n## {count} streams at once\n\n")
     for name, make in subjects.items():
         subject = make()
@@ -346,7 +352,6 @@ def main():
     parser.add_argument("--connections", type=int, default=2000, help="for memory and streams")
     parser.add_argument("--nginx", default=shutil.which("nginx") or "/usr/sbin/nginx")
     parser.add_argument("--gproxy", default=str(ROOT / "target" / "release" / "gproxy"))
-    parser.add_argument("gproxy_args", nargs="*", help="after --: more flags, such as log level")
     options = parser.parse_args()
     options.gproxy = str(pathlib.Path(options.gproxy).resolve())
     begun = datetime.datetime.now(datetime.timezone.utc)

@@ -11,7 +11,7 @@
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Barrier};
+use std::sync::{Arc, Barrier, Mutex};
 use std::time::{Duration, Instant};
 
 /// What to do, from the command line.
@@ -130,6 +130,11 @@ fn run(plan: &Plan, gate: &Barrier, taken: &AtomicUsize) -> Seen {
     seen
 }
 
+/// Whole replies of held connections come one after the other, two hundred a second: what is measured
+/// is the connections that are left, and not what a crowd at once would leave behind.
+static TURN: Mutex<()> = Mutex::new(());
+const TURN_PAUSE: Duration = Duration::from_millis(5);
+
 /// One request; then everybody waits together, and streams are read to their end afterwards.
 fn hold(
     plan: &Plan,
@@ -138,12 +143,17 @@ fn hold(
     connection: &mut io::Result<Connection>,
     seen: &mut Seen,
 ) {
+    let turn = if plan.stream { None } else { TURN.lock().ok() };
     let begun = Instant::now();
     let mut outcome = match connection {
         Ok(open) => open.begin(request, plan.stream),
         Err(why) => Err(io::Error::other(why.to_string())),
     };
     seen.first_us.push(micros(begun));
+    if turn.is_some() {
+        std::thread::sleep(TURN_PAUSE);
+    }
+    drop(turn);
     gate.wait();
     gate.wait();
     if let (Ok(open), Ok(()), true) = (connection, &outcome, plan.stream) {

@@ -414,10 +414,10 @@ fn expect_continue_gets_its_interim_answer_when_the_body_is_wanted() {
 #[test]
 fn expect_continue_gets_the_refusal_at_once() {
     let upstream = Upstream::vendor();
-    let config = Config::to(&upstream).limit("body_bytes_max = 1000");
+    let config = Config::to(&upstream).limit("body_bytes_max = 2000");
     let gateway = Gateway::start(&config.text());
     let cases = [
-        (framed("content-length: 2000\r\nexpect: 100-continue\r\n", ""), 413),
+        (framed("content-length: 2001\r\nexpect: 100-continue\r\n", ""), 413),
         (
             framed("content-length: 10\r\nexpect: 100-continue\r\n", "").replace("admin", "none"),
             401,
@@ -527,23 +527,23 @@ fn a_head_is_limited_in_every_direction() {
 #[test]
 fn an_oversized_body_gets_413_declared_or_not_in_every_dialect() {
     let upstream = Upstream::vendor();
-    let config = Config::to(&upstream).limit("body_bytes_max = 1000");
+    let config = Config::to(&upstream).limit("body_bytes_max = 2000");
     let gateway = Gateway::start(&config.text());
     let key = format!("authorization: Bearer {ADMIN_KEY}\r\n");
     let flash = "/v1beta/models/vertex-main/gemini-1.5-flash:generateContent";
     for target in ["/v1/chat/completions", "/v1/messages", flash] {
         let head = format!("POST {target} HTTP/1.1\r\nhost: a\r\n{key}");
-        let declared = format!("{head}content-length: 1001\r\n\r\n");
+        let declared = format!("{head}content-length: 2001\r\n\r\n");
         let reply = gateway.connect().ask(declared.as_bytes());
         assert_eq!((reply.status, reply.closes()), (413, true), "{target}");
         assert!(!reply.error_message().is_empty());
-        let chunk = format!("200\r\n{}\r\n", "x".repeat(512));
+        let chunk = format!("400\r\n{}\r\n", "x".repeat(1024));
         let chunked = format!("{head}transfer-encoding: chunked\r\n\r\n{chunk}{chunk}");
         let reply = gateway.connect().ask(chunked.as_bytes());
         assert_eq!(reply.status, 413, "{target}");
     }
     let mut fitting = body();
-    fitting += &" ".repeat(1000 - fitting.len());
+    fitting += &" ".repeat(2000 - fitting.len());
     let reply = gateway.connect().ask(&post("/v1/chat/completions", &fitting));
     assert_eq!(reply.status, 200, "{}", reply.text());
     assert_eq!(upstream.seen().len(), 1);

@@ -210,6 +210,8 @@ fn a_truncated_body_never_ends_as_a_whole_one() {
             for model in [MODEL, "chat-default"] {
                 let reply = gateway.connect().ask(&chat(model, false));
                 if reply.complete {
+                    let size = reply.body.len();
+                    assert_eq!(reply.status, 502, "{size} bytes as a whole body: ...{what}");
                     check_own(&reply, &upstream, 502, what);
                 } else {
                     assert_eq!(reply.status, 200, "{what}");
