@@ -1,10 +1,19 @@
-//! The commands of the README, sent to the real binary with the shipped configuration.
+//! What the README says, held against the program: its calls, its commands with their output, its
+//! configuration, its tables and its links.
 
 mod support;
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 
+use gproxy::command::arguments::HELP;
+use gproxy::config::{self, Loaded};
+use gproxy::dialect::Family;
+use gproxy::dialect::endpoint::{ENDPOINTS, ModelPlace};
+use gproxy::dialect::refusal::{Code, Refusal};
+use gproxy::metrics::Metrics;
+use gproxy::route::channel::CHANNELS;
 use serde_json::Value;
 use support::{Gateway, Reply, request};
 
@@ -133,38 +142,92 @@ fn the_refusals_of_the_first_request_page_are_the_documented_ones() {
     }
 }
 
+/// The calls of the first request page that this version serves.
+const CALLS: [&str; 6] = [
+    "/v1/chat/completions",
+    "/openai-main/v1/chat/completions",
+    "/v1/messages",
+    "/anthropic-main/v1/messages",
+    "/v1beta/models/vertex-main/gemini-1.5-flash:generateContent",
+    "/vertex-main/v1beta/models/gemini-1.5-flash:generateContent",
+];
+
 #[test]
-fn every_curl_command_of_the_readme_answers() {
-    let commands = curl_commands(&shipped("README.md"));
-    for path in ["/v1/chat/completions", "/v1/messages", ":generateContent"] {
-        let found = commands.iter().any(|words| words.iter().any(|word| word.ends_with(path)));
-        assert!(found, "the README shows no call of {path}");
-    }
+fn every_curl_command_of_the_readme_answers_as_shown() {
     let gateway = start();
-    for words in commands {
-        let bytes = as_request(&words);
-        let reply = gateway.connect().ask(&bytes);
-        assert_eq!(reply.status, 200, "{words:?}: {}", reply.text());
+    let mut targets = Vec::new();
+    for call in calls() {
+        let reply = gateway.connect().ask(&call.request());
+        assert_eq!(reply.status, 200, "{:?}: {}", call.words, reply.text());
+        assert!(reply.complete, "{:?}", call.words);
+        assert!(!call.shown.is_empty(), "no part of the answer is shown: {:?}", call.words);
+        for part in &call.shown {
+            assert!(reply.text().contains(part), "{part} is not in {}", reply.text());
+        }
+        targets.push(call.target());
+    }
+    for target in CALLS {
+        assert!(targets.iter().any(|shown| shown == target), "no call of {target} is shown");
     }
 }
 
-/// The words of each `curl` command inside the fenced blocks of a document.
-fn curl_commands(text: &str) -> Vec<Vec<String>> {
-    let blocks = text.split("```").skip(1).step_by(2);
-    let mut commands = Vec::new();
-    for block in blocks {
+/// A `curl` command and the parts of its answer that are shown behind `# ->`.
+struct Call {
+    words: Vec<String>,
+    shown: Vec<String>,
+}
+
+fn calls() -> Vec<Call> {
+    let mut calls: Vec<Call> = Vec::new();
+    for block in blocks("sh") {
         let joined = block.replace("\\\n", " ");
         let mut rest = joined.as_str();
-        while let Some(at) = rest.find("curl ") {
-            let at_line_begin = at == 0 || rest.as_bytes()[at - 1] == b'\n';
-            let (words, used) = shell_words(&rest[at..]);
-            if at_line_begin {
-                commands.push(words);
-            }
-            rest = &rest[at + used..];
+        while !rest.is_empty() {
+            let used = if rest.starts_with("curl ") {
+                let (words, used) = shell_words(rest);
+                calls.push(Call { words, shown: Vec::new() });
+                used
+            } else {
+                let line = rest.lines().next().unwrap_or_default();
+                if let Some(part) = line.strip_prefix("# -> ") {
+                    calls.last_mut().expect("a command before its answer").shown.push(part.into());
+                } else {
+                    assert!(line.is_empty() || line.starts_with("# "), "not understood: {line}");
+                }
+                line.len()
+            };
+            rest = rest[used..].strip_prefix('\n').unwrap_or(&rest[used..]);
         }
     }
-    commands
+    calls
+}
+
+impl Call {
+    fn target(&self) -> String {
+        let base = "http://127.0.0.1:8787/";
+        let path = self.words.iter().find_map(|word| word.strip_prefix(base));
+        format!("/{}", path.unwrap_or_else(|| panic!("no URL at {base}: {:?}", self.words)))
+    }
+
+    /// The request that curl would send.
+    fn request(&self) -> Vec<u8> {
+        let (mut body, mut headers) = ("", Vec::new());
+        let mut rest = self.words.iter().skip(1);
+        while let Some(word) = rest.next() {
+            match word.as_str() {
+                "-H" => {
+                    let header = rest.next().expect("a header after -H");
+                    headers.push(header.split_once(": ").expect("a name and a value"));
+                }
+                "-d" => body = rest.next().expect("a body after -d"),
+                "-N" => {}
+                flag if flag.starts_with('-') => panic!("an option that is not known: {flag}"),
+                _ => {}
+            }
+        }
+        let method = if body.is_empty() { "GET" } else { "POST" };
+        request(method, &self.target(), &headers, body.as_bytes())
+    }
 }
 
 /// Words of a command up to the end of its line, quotes respected; and how many bytes they took.
@@ -194,26 +257,179 @@ fn shell_words(text: &str) -> (Vec<String>, usize) {
     (words, end)
 }
 
-/// The request that curl would send.
-fn as_request(words: &[String]) -> Vec<u8> {
-    let (mut target, mut method, mut body) = ("", None, "");
-    let mut headers = Vec::new();
-    let mut rest = words.iter().skip(1);
-    while let Some(word) = rest.next() {
-        match word.as_str() {
-            "-H" | "--header" => {
-                let header = rest.next().expect("a header after -H");
-                headers.push(header.split_once(": ").expect("a name and a value"));
-            }
-            "-d" | "--data" | "--data-binary" | "--json" => body = rest.next().expect("a body"),
-            "-X" | "--request" => method = rest.next().map(String::as_str),
-            flag if flag.starts_with('-') => {}
-            url => {
-                let path = url.splitn(4, '/').nth(3).unwrap_or("");
-                target = &url[url.len() - path.len()..];
-            }
+/// The README's fenced blocks of that language.
+fn blocks(language: &str) -> Vec<String> {
+    let (mut blocks, mut open) = (Vec::new(), None::<(String, String)>);
+    for line in shipped("README.md").lines() {
+        match (&mut open, line.strip_prefix("```")) {
+            (None, Some(language)) => open = Some((language.to_owned(), String::new())),
+            (Some(_), Some(_)) => blocks.extend(open.take()),
+            (Some((_, text)), None) => *text += &format!("{line}\n"),
+            (None, None) => {}
         }
     }
-    let method = method.unwrap_or(if body.is_empty() { "GET" } else { "POST" });
-    request(method, &format!("/{target}"), &headers, body.as_bytes())
+    assert!(open.is_none(), "a block without an end");
+    let wanted = blocks.into_iter().filter(|(other, _)| other == language);
+    wanted.map(|(_, text)| text).collect()
+}
+
+#[test]
+fn every_command_prints_what_is_shown() {
+    let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("readme");
+    fs::create_dir_all(&folder).expect("a folder for this test");
+    for block in blocks("toml") {
+        if let Some(name) = block.lines().next().and_then(|line| line.strip_prefix("# my")) {
+            fs::write(folder.join(format!("my{name}")), block).expect("the folder was just made");
+        }
+    }
+    let programs = Path::new(env!("CARGO_BIN_EXE_gproxy")).parent().expect("it is in a folder");
+    let paths = std::env::var("PATH").unwrap_or_default();
+    let shown = blocks("console");
+    assert!(shown.len() >= 4, "check, its mistakes, explain and hash-key are shown");
+    for block in shown {
+        let (mut script, mut expected) = ("exec 2>&1\n".to_owned(), String::new());
+        for line in block.lines() {
+            match line.strip_prefix("$ ") {
+                Some(command) => script += &format!("{command}\n"),
+                None => expected += &format!("{line}\n"),
+            }
+        }
+        let mut shell = Command::new("sh");
+        shell.arg("-c").arg(&script).current_dir(&folder);
+        shell.env("PATH", format!("{}:{paths}", programs.display()));
+        let output = shell.output().expect("there is a shell");
+        assert_eq!(String::from_utf8_lossy(&output.stdout), expected, "{script}");
+    }
+}
+
+#[track_caller]
+fn load(text: &str) -> Loaded {
+    let environment = |name: &str| (!name.starts_with("GPROXY_")).then(|| format!("of-{name}"));
+    match config::load(text, "README.md", &environment) {
+        Ok(loaded) => loaded,
+        Err(errors) => {
+            let errors: Vec<String> = errors.iter().map(ToString::to_string).collect();
+            panic!("{}\nin\n{text}", errors.join("\n"))
+        }
+    }
+}
+
+#[test]
+fn the_configuration_that_is_shown_loads_and_its_values_are_the_defaults() {
+    let all = blocks("toml").into_iter().filter(|block| !block.starts_with("# my"));
+    let shown = load(&all.collect::<Vec<_>>().join("\n"));
+    let bare = load(
+        "[[providers]]\nname = \"a\"\nchannel = \"custom\"\n\
+         settings = { base_url = \"https://api.example\" }\n\
+         [[providers]]\nname = \"b\"\nchannel = \"echo\"\n",
+    );
+    assert_eq!(shown.settings, bare.settings);
+    let (shown, warnings, bare) = (shown.snapshot, shown.warnings, bare.snapshot);
+    assert_eq!(shown.limits, bare.limits);
+    assert_eq!(shown.logging, bare.logging);
+    assert_eq!(shown.drain_ms, bare.drain_ms);
+    assert_eq!(shown.cors_origins, bare.cors_origins);
+    assert_eq!(shown.providers.len(), 2);
+    for (shown, bare) in shown.providers.iter().zip(&bare.providers) {
+        assert_eq!(shown.enabled, bare.enabled);
+        assert_eq!(shown.timeouts, bare.timeouts);
+        assert_eq!(shown.proxy, bare.proxy);
+        assert_eq!(shown.include_usage, bare.include_usage);
+        assert_eq!(shown.forward_headers, bare.forward_headers);
+        assert_eq!(shown.dialects(), bare.dialects());
+        assert_eq!(shown.passthrough, bare.passthrough);
+        assert_eq!(shown.echo, bare.echo);
+    }
+    let unused = ["prices", "file_permissions", "rate_limits", "quotas"];
+    for warning in &warnings {
+        assert!(unused.iter().any(|key| warning.contains(key)), "{warning}");
+    }
+    assert_eq!(warnings.len(), unused.len(), "{warnings:?}");
+}
+
+/// With the vendors in place of the built-in channel, as the file says.
+#[test]
+fn what_the_shipped_file_holds_as_comments_is_valid_too() {
+    let mut text = String::new();
+    let lines = shipped("config.toml");
+    for line in lines.lines().filter(|line| *line != "channel = \"echo\"") {
+        let setting = line.strip_prefix("# ").filter(|rest| {
+            let key = rest.split(" = ").next().unwrap_or_default();
+            let is_key = key.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_');
+            rest.starts_with('[') || (is_key && rest.contains(" = "))
+        });
+        text += &format!("{}\n", setting.unwrap_or(line));
+    }
+    let loaded = load(&text);
+    assert_eq!(loaded.warnings, [""; 0]);
+    let channels: Vec<&str> =
+        loaded.snapshot.providers.iter().map(|provider| provider.channel.name).collect();
+    assert_eq!(channels, ["openai", "anthropic", "vertexexpress", "custom"]);
+}
+
+#[test]
+fn every_row_of_the_readmes_tables_is_true_and_none_is_missing() {
+    let text = shipped("README.md");
+    let row = |begin: &str| {
+        let line = text.lines().find(|line| line.starts_with(begin));
+        line.unwrap_or_else(|| panic!("no row begins with {begin}"))
+    };
+    for name in Metrics::default().text().lines().filter_map(|line| line.strip_prefix("# TYPE ")) {
+        row(&format!("| `{}` |", name.split(' ').next().expect("a name")));
+    }
+    for endpoint in ENDPOINTS {
+        let path = match endpoint.model {
+            ModelPlace::Body => format!("/v1/{}", endpoint.tail),
+            ModelPlace::Path => format!("/v1beta/models/{{model}}:{}", endpoint.tail),
+        };
+        row(&format!("| `{}` | `{path}` | `{}` |", endpoint.name, endpoint.dialect.name()));
+    }
+    for channel in CHANNELS {
+        let row = row(&format!("| `{}` |", channel.name));
+        assert!(row.contains(channel.base_url.unwrap_or("| ")), "{row}");
+        let dialects = channel.dialects().to_string().replace(", ", "`, `");
+        assert!(row.contains(&format!("| `{dialects}`")), "{row}");
+        assert_eq!(row.contains("| needed |"), channel.needs_credential, "{row}");
+    }
+    let options = HELP.split_whitespace().filter(|word| word.starts_with("--"));
+    for option in options.chain(["GPROXY_CONFIG", "GPROXY_LOG"]) {
+        let of_explain = ["--method", "--help", "--version"];
+        assert!(text.contains(option) || of_explain.contains(&option), "{option}");
+    }
+    // Nothing leads to these in this version.
+    let unused = [Code::QuotaExceeded, Code::RateLimited, Code::Internal, Code::DownstreamGone];
+    for code in Code::ALL.into_iter().filter(|code| !unused.contains(code)) {
+        let row = row(&format!("| {} |", code.status()));
+        let body = |family| {
+            let body = Refusal::new(code, "").body(family, "");
+            serde_json::from_slice::<Value>(&body).expect("a body is JSON")
+        };
+        let names = [
+            body(Family::Openai)["error"]["type"].clone(),
+            body(Family::Anthropic)["error"]["type"].clone(),
+            body(Family::Gemini)["error"]["status"].clone(),
+        ];
+        let names = names.map(|name| format!("`{}`", name.as_str().expect("a name")));
+        assert!(row.ends_with(&format!("| {} |", names.join(" | "))), "{code:?}: {row}");
+    }
+}
+
+#[test]
+fn every_link_of_the_readme_leads_somewhere() {
+    let text = shipped("README.md");
+    let headings: Vec<String> = text
+        .lines()
+        .filter(|line| line.starts_with('#'))
+        .map(|line| line.trim_start_matches(['#', ' ']).to_lowercase().replace(' ', "-"))
+        .collect();
+    let links: Vec<&str> =
+        text.split("](").skip(1).filter_map(|rest| rest.split(')').next()).collect();
+    assert!(links.len() > 20);
+    for link in links {
+        let found = match link.strip_prefix('#') {
+            Some(heading) => headings.iter().any(|known| known == heading),
+            None => Path::new(env!("CARGO_MANIFEST_DIR")).join(link).exists(),
+        };
+        assert!(found, "{link}");
+    }
 }
