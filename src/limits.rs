@@ -64,6 +64,8 @@ pub const POOL_PER_ORIGIN_MAX: usize = 512;
 /// of an answer, within this time.
 pub const STALE_RETRY_MS_MAX: u64 = 250;
 
+/// Worker threads.
+pub const WORKERS_MAX: usize = 64;
 /// Coroutine stack in machine words: 64 KiB on 64-bit machines.
 pub const STACK_WORDS: usize = 8 * 1024;
 /// Log lines that wait for the log thread; more are counted and dropped.

@@ -12,13 +12,12 @@ use crate::config::{ConfigError, Loaded, Settings};
 use crate::exchange::{Clock, Core};
 use crate::io::listener::Listener;
 use crate::io::{resolver, tls, worker};
+use crate::limits;
 use crate::logging;
 use crate::metrics::Gauge;
 
 /// How often a drain looks whether everything has ended.
 const DRAIN_POLL: Duration = Duration::from_millis(20);
-/// More workers than this are a mistake in the configuration.
-const WORKERS_MAX: usize = 64;
 
 /// Reads the configuration again, for SIGHUP.
 pub type Reload<'a> = &'a dyn Fn() -> Result<Loaded, Vec<ConfigError>>;
@@ -69,8 +68,8 @@ pub fn run(loaded: Loaded, reload: Reload<'_>) -> Result<(), ServeError> {
     tls::load(snapshot.extra_ca_file.as_deref()).map_err(ServeError::Tls)?;
     resolver::load();
     let workers = match settings.workers {
-        0 => std::thread::available_parallelism()?.get().min(WORKERS_MAX),
-        count => count.min(WORKERS_MAX),
+        0 => std::thread::available_parallelism()?.get().min(limits::WORKERS_MAX),
+        count => count,
     };
     worker::configure(workers);
     let mut seed = [0; 8];

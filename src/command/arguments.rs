@@ -134,6 +134,7 @@ pub fn parse(words: &[String]) -> Result<Arguments, ArgumentError> {
         };
         match flag {
             "-h" | "--help" if attached.is_none() => help = true,
+            "help" if command.is_none() => help = true,
             "-V" | "--version" if attached.is_none() => version = true,
             "--json" if attached.is_none() => json = true,
             _ if !flag.starts_with('-') => match command {
@@ -295,6 +296,7 @@ mod tests {
             ("-V", "version"),
             ("--help", "help"),
             ("serve -h", "help"),
+            ("help", "help"),
             ("explain --help", "help"),
         ];
         for (line, expected) in rows {

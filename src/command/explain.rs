@@ -137,9 +137,11 @@ fn decide(
     decision.fact("model_asked", asked);
     decision.fact("stream", ask.stream);
 
-    let target = plan::resolve(snapshot, scope, asked)?;
+    let about = |error| Refusal::from(error).about_model(asked);
+    let target = plan::resolve(snapshot, scope, asked).map_err(about)?;
     note_target(snapshot, &target, decision);
-    let place = plan::admit(snapshot, user, &target, route.endpoint.dialect)?;
+    let place = plan::admit(snapshot, user, &target, route.endpoint.dialect);
+    let place = place.map_err(about)?;
     let permitted = target.permission_name;
     decision.step("permission", format!("{permitted:?} is permitted to {name:?}"));
 

@@ -107,7 +107,8 @@ pub(super) fn hint<'n>(unknown: &str, known: impl Iterator<Item = &'n str>) -> S
 
 /// The known name that was probably meant.
 pub fn nearest<'n>(unknown: &str, known: impl Iterator<Item = &'n str>) -> Option<&'n str> {
-    let steps_max = unknown.chars().count().div_ceil(3).min(3);
+    let letters = unknown.chars().count();
+    let steps_max = if letters < 3 { 0 } else { letters.div_ceil(3).min(3) };
     let (steps, name) = known.map(|name| (distance(unknown, name), name)).min()?;
     (steps <= steps_max).then_some(name)
 }

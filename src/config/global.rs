@@ -27,7 +27,7 @@ pub(super) struct Global {
 /// A day: no wait is longer.
 const WAIT_MS_MAX: u64 = 86_400_000;
 const PORT: u16 = 8787;
-const WORKERS_MAX: u64 = 1024;
+const WORKERS_MAX: u64 = limits::WORKERS_MAX as u64;
 
 const RETIRED: &[(&str, &str)] = &[
     ("dsn", "the database is a file in `data_dir`"),

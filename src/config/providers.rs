@@ -288,7 +288,7 @@ fn read_echo(settings: &mut Table<'_>, report: &mut Report<'_>, echo: &mut EchoS
     echo.delay_ms = settings.number_or(report, "delay_ms", 0..=DELAY_MS_MAX, 0);
     echo.event_delay_ms = settings.number_or(report, "event_delay_ms", 0..=DELAY_MS_MAX, 0);
     echo.reply_bytes = settings
-        .number(report, "reply_bytes", 0..=64 * 1024 * 1024)
+        .number(report, "reply_bytes", 0..=limits::EVENT_BYTES_MAX as u64)
         .map(|bytes| bytes.value as usize);
     echo.events = settings.number_or(report, "events", 1..=100_000, 4) as usize;
 }

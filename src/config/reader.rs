@@ -200,7 +200,7 @@ impl<'t> Table<'t> {
         let Some((value, place)) = self.find(report, key) else { return Vec::new() };
         let Some(elements) = value.as_array() else {
             let wanted = if value.is_table() {
-                format!("an array; write [[{key}]] with double brackets")
+                format!("an array; write [[{key}]], or {key} = [{{ ... }}]")
             } else {
                 "an array".to_owned()
             };

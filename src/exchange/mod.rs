@@ -225,6 +225,7 @@ pub fn serve<D: Downstream, U: Upstream>(
     let mut note = Note::begin(core, snapshot.clone(), head.method(), path::split(head.target()).0);
     note.allow_origin = admin::allowed_origin(&snapshot, &head);
     let family = path::family(head.target(), &|name| head.headers.has(name));
+    session.speaks(family);
     let mut result = answer(core, &snapshot, session, up, &head, &mut note);
     if let Err(Ended::Refused(refusal)) = result {
         result = Err(Ended::Refused(refusal.at(head.authority())));

@@ -42,6 +42,7 @@ pub struct Session<D: Downstream> {
     http11: bool,
     keep: bool,
     committed: bool,
+    family: Family,
 }
 
 /// What came instead of, or as, the next request.
@@ -77,6 +78,7 @@ impl<D: Downstream> Session<D> {
             http11: true,
             keep: true,
             committed: false,
+            family: Family::Openai,
         }
     }
 
@@ -299,6 +301,23 @@ impl<D: Downstream> Session<D> {
         if !self.keeps(core) {
             header::field("connection", b"close", out);
         }
+    }
+
+    /// Whose error shape the present caller expects.
+    pub fn speaks(&mut self, family: Family) {
+        self.family = family;
+    }
+
+    /// After a panic: tells the downstream if it can still be told.
+    pub fn apologise(&mut self, core: &Core) {
+        if self.committed {
+            return;
+        }
+        self.keep = false;
+        let mut note = Note::begin(core, core.snapshot(), "", "");
+        let refusal = Refusal::internal();
+        let family = self.family;
+        self.conclude(core, None, family, Err(refusal.into()), &mut note);
     }
 
     /// The last step of every exchange: tells the downstream what went wrong if it can still be

@@ -323,6 +323,7 @@ fn converse(listener: &Arc<Listener>, connection: Connection, worker: usize) {
             Ok(Next::Park) => break,
             Err(_) => {
                 core.metrics.count(Count::Panics);
+                session.apologise(core);
                 return;
             }
         }

@@ -130,6 +130,9 @@ impl Upstream for Caller {
         let framing = framing_of(&parts.headers).filter(|_| parts.status.as_u16() >= 200);
         let framing = framing.ok_or_else(|| watch.failure(Cause::Malformed))?;
         watch.enter(Phase::Relay);
+        if call.stream {
+            watch.streams();
+        }
         let until_close = framing == Framing::UntilClose;
         let length = match framing {
             Framing::Length(length) => Some(length),

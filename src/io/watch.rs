@@ -39,6 +39,7 @@ struct State {
     buffered: usize,
     cause: Option<Cause>,
     end: End,
+    streams: bool,
 }
 
 /// How far an upstream's connection has come to its end.
@@ -69,6 +70,7 @@ impl Watch {
             buffered: 0,
             cause: None,
             end: End::Open,
+            streams: false,
         };
         let waited = AtomicBool::new(false);
         let state = Mutex::new(state);
@@ -140,6 +142,11 @@ impl Watch {
         self.state.lock().cause.get_or_insert(cause);
     }
 
+    /// The reply is a stream: silence alone ends it from here on.
+    pub fn streams(&self) {
+        self.state.lock().streams = true;
+    }
+
     /// The connection ended, by a close or, when `reset`, without one.
     pub fn ended(&self, reset: bool) {
         let mut state = self.state.lock();
@@ -171,8 +178,8 @@ impl Watch {
         Ok(slice.min(Duration::from_millis(limits::HANG_UP_POLL_MS)))
     }
 
-    /// When the current phase must have ended. The total limit ends with the first byte of the
-    /// reply: a living stream is cut by silence only.
+    /// When the current phase must have ended. The total limit ends with the head of a stream: a
+    /// living stream is cut by silence only.
     pub fn deadline(&self) -> Instant {
         let mut state = self.state.lock();
         let begun = *state.phase_begun.get_or_insert_with(Instant::now);
@@ -184,7 +191,7 @@ impl Watch {
             Phase::AwaitHead => self.timeouts.first_byte_ms,
         };
         let deadline = begun + Duration::from_millis(limit_ms);
-        if self.timeouts.total_ms == 0 || state.phase == Phase::Relay {
+        if self.timeouts.total_ms == 0 || state.streams {
             return deadline;
         }
         deadline.min(self.begun + Duration::from_millis(self.timeouts.total_ms))

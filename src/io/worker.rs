@@ -72,7 +72,8 @@ pub fn class_of(fd: &impl AsRawFd) -> usize {
 
 /// Moves a descriptor into the class of `worker` by duplicating it to a fitting number.
 pub fn into_class(fd: OwnedFd, worker: usize) -> io::Result<OwnedFd> {
-    static HINTS: [AtomicI32; 64] = [const { AtomicI32::new(0) }; 64];
+    static HINTS: [AtomicI32; limits::WORKERS_MAX] =
+        [const { AtomicI32::new(0) }; limits::WORKERS_MAX];
     let workers = workers();
     if class_of(&fd) == worker {
         return Ok(fd);
