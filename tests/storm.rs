@@ -130,6 +130,9 @@ fn storm(workers: usize) {
     for thread in threads {
         thread.join().expect("a client of the storm never panics");
     }
+    let (requests, calls) = (gateway.gauge("gproxy_requests_total"), upstream.count());
+    eprintln!("{connections} connections, {requests} requests, {calls} calls of the upstream");
+    assert!(calls > connections / 4, "the storm was a breeze: {calls} calls");
     for (name, most) in GAUGES {
         wait_for(&format!("{name} to come down to {most}"), || {
             (gateway.gauge(name) <= most).then_some(())

@@ -114,6 +114,11 @@ impl Upstream {
         self.shared.seen.lock().expect("no holder of this lock panics").clone()
     }
 
+    /// How many requests have come.
+    pub fn count(&self) -> usize {
+        self.shared.seen.lock().expect("no holder of this lock panics").len()
+    }
+
     /// The last request.
     #[track_caller]
     pub fn last(&self) -> Seen {
@@ -139,7 +144,7 @@ impl Upstream {
     #[track_caller]
     pub fn wait_for_requests(&self, count: usize) {
         wait_for(&format!("{count} requests at the upstream"), || {
-            (self.seen().len() >= count).then_some(())
+            (self.count() >= count).then_some(())
         });
     }
 }
