@@ -1,0 +1,255 @@
+//! Upstreams behind TLS, and behind an outbound proxy.
+//!
+//! The scripted upstream stays plain; a terminator in front of it speaks TLS with a certificate whose
+//! root only `extra_ca_file` makes known, and a proxy in front of it answers CONNECT.
+
+mod support;
+
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::{ServerConfig, ServerConnection};
+use support::client::{chat, post};
+use support::{Config, Gateway, UPSTREAM_KEY, Upstream};
+
+const MODEL: &str = "openai-main/gpt-4.1-mini";
+
+fn file(name: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/support/tls").join(name)
+}
+
+/// Listens with TLS and passes everything on to `port`; the port that it listens on.
+fn terminator(port: u16) -> u16 {
+    let chain = vec![CertificateDer::from_pem_file(file("leaf.pem")).unwrap()];
+    let key = PrivateKeyDer::from_pem_file(file("leaf.key")).unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(chain, key)
+        .unwrap();
+    let config = Arc::new(config);
+    listen(move |outside| {
+        let mut tls = ServerConnection::new(config.clone()).unwrap();
+        let inside = TcpStream::connect(("127.0.0.1", port)).unwrap();
+        // A refused handshake ends here, which is the refusing side's to report.
+        let _ = pump(&mut tls, outside, inside);
+    })
+}
+
+fn listen(serve: impl Fn(TcpStream) + Send + Sync + 'static) -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let serve = Arc::new(serve);
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let (stream, serve) = (stream.unwrap(), serve.clone());
+            std::thread::spawn(move || serve(stream));
+        }
+    });
+    port
+}
+
+/// Moves bytes both ways until either side ends.
+fn pump(
+    tls: &mut ServerConnection,
+    mut outside: TcpStream,
+    mut inside: TcpStream,
+) -> io::Result<()> {
+    outside.set_nonblocking(true)?;
+    inside.set_nonblocking(true)?;
+    let mut buffer = vec![0; 16 * 1024];
+    loop {
+        let mut idle = true;
+        match tls.read_tls(&mut outside) {
+            Ok(0) => return Ok(()),
+            Ok(_) => {
+                idle = false;
+                tls.process_new_packets().map_err(io::Error::other)?;
+            }
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+            Err(error) => return Err(error),
+        }
+        if let Ok(count) = tls.reader().read(&mut buffer)
+            && count > 0
+        {
+            idle = false;
+            inside.write_all(&buffer[..count])?;
+        }
+        match inside.read(&mut buffer) {
+            Ok(0) => {
+                tls.send_close_notify();
+                while tls.wants_write() {
+                    tls.write_tls(&mut outside)?;
+                }
+                return Ok(());
+            }
+            Ok(count) => {
+                idle = false;
+                tls.writer().write_all(&buffer[..count])?;
+            }
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+            Err(error) => return Err(error),
+        }
+        while tls.wants_write() {
+            match tls.write_tls(&mut outside) {
+                Ok(_) => idle = false,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                Err(error) => return Err(error),
+            }
+        }
+        if idle {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+}
+
+/// An outbound proxy; the request lines that it saw, and its port.
+fn proxy() -> (Arc<Mutex<Vec<String>>>, u16) {
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let lines = seen.clone();
+    let port = listen(move |mut client| {
+        let mut head = Vec::new();
+        let mut byte = [0];
+        while !head.ends_with(b"\r\n\r\n") {
+            if client.read(&mut byte).unwrap_or(0) == 0 {
+                return;
+            }
+            head.push(byte[0]);
+        }
+        let head = String::from_utf8(head).unwrap();
+        let line = head.lines().next().unwrap().to_owned();
+        let target = line.split(' ').nth(1).unwrap().to_owned();
+        lines.lock().unwrap().push(line);
+        let Ok(upstream) = TcpStream::connect(&target) else {
+            let _ = client.write_all(b"HTTP/1.1 502 Bad Gateway\r\ncontent-length: 0\r\n\r\n");
+            return;
+        };
+        client.write_all(b"HTTP/1.1 200 Connection established\r\n\r\n").unwrap();
+        let (mut from, mut to) = (client.try_clone().unwrap(), upstream.try_clone().unwrap());
+        std::thread::spawn(move || {
+            let _ = io::copy(&mut from, &mut to);
+            let _ = to.shutdown(std::net::Shutdown::Both);
+        });
+        let (mut from, mut to) = (upstream, client);
+        let _ = io::copy(&mut from, &mut to);
+        let _ = to.shutdown(std::net::Shutdown::Both);
+    });
+    (seen, port)
+}
+
+fn trusted() -> String {
+    format!("extra_ca_file = {:?}", file("root.pem"))
+}
+
+#[test]
+fn an_upstream_behind_tls_answers_whole_and_streamed_on_one_connection() {
+    let upstream = Upstream::vendor();
+    let secure = terminator(upstream.port);
+    let config = Config::to_url(&format!("https://localhost:{secure}")).workers(1);
+    let gateway = Gateway::start(&config.global(&trusted()).text());
+    let mut client = gateway.connect();
+    for stream in [false, true, false] {
+        let reply = client.ask(&chat(MODEL, stream));
+        assert_eq!((reply.status, reply.complete), (200, true), "{}", reply.text());
+        assert!(reply.text().contains(MODEL));
+    }
+    let bearer = format!("Bearer {UPSTREAM_KEY}");
+    assert_eq!(upstream.last().header("authorization"), Some(bearer.as_str()));
+    assert_eq!(upstream.accepted(), 1, "the connection is kept");
+}
+
+#[test]
+fn a_long_request_and_a_long_reply_pass_through_tls() {
+    let upstream = Upstream::vendor();
+    let secure = terminator(upstream.port);
+    let config = Config::to_url(&format!("https://127.0.0.1:{secure}"));
+    let gateway = Gateway::start(&config.global(&trusted()).text());
+    let text = "x".repeat(3_000_000);
+    let body =
+        format!(r#"{{"messages":[{{"role":"user","content":"{text}"}}],"model":"{MODEL}"}}"#);
+    let reply = gateway.connect().ask(&post("/v1/chat/completions", &body));
+    assert_eq!(reply.status, 200);
+    assert_eq!(upstream.last().text(), body.replace(MODEL, "gpt-4.1-mini"));
+}
+
+#[test]
+fn a_certificate_that_nobody_vouches_for_is_refused_and_nothing_is_sent() {
+    let upstream = Upstream::vendor();
+    let secure = terminator(upstream.port);
+    let gateway = Gateway::start(&Config::to_url(&format!("https://localhost:{secure}")).text());
+    let reply = gateway.connect().ask(&chat(MODEL, false));
+    assert_eq!(reply.status, 502);
+    assert!(reply.error_message().contains("TLS"), "{}", reply.text());
+    assert_eq!(upstream.count(), 0);
+}
+
+#[test]
+fn a_certificate_for_another_name_is_refused() {
+    let upstream = Upstream::vendor();
+    let secure = terminator(upstream.port);
+    let config = Config::to_url(&format!("https://127.0.0.2:{secure}")).global(&trusted());
+    // The terminator listens on 127.0.0.1 only: reach it through a proxy that does not mind.
+    let forward = listen(move |mut client| {
+        let mut head = vec![0; 4_096];
+        let _ = client.read(&mut head);
+        let _ = client.write_all(b"HTTP/1.1 200 OK\r\n\r\n");
+        let upstream = TcpStream::connect(("127.0.0.1", secure)).unwrap();
+        let (mut from, mut to) = (client.try_clone().unwrap(), upstream.try_clone().unwrap());
+        std::thread::spawn(move || io::copy(&mut from, &mut to));
+        let _ = io::copy(&mut { upstream }, &mut { client });
+    });
+    let proxy = format!("proxy = \"http://127.0.0.1:{forward}\"");
+    let gateway = Gateway::start(&config.global(&proxy).text());
+    let reply = gateway.connect().ask(&chat(MODEL, false));
+    assert_eq!(reply.status, 502);
+    assert!(reply.error_message().contains("TLS"), "{}", reply.text());
+    assert_eq!(upstream.count(), 0);
+}
+
+#[test]
+fn calls_go_through_the_proxy_with_connect_plain_and_secure() {
+    let upstream = Upstream::vendor();
+    let secure = terminator(upstream.port);
+    for (scheme, port) in [("http", upstream.port), ("https", secure)] {
+        let (seen, proxy) = proxy();
+        let config = Config::to_url(&format!("{scheme}://127.0.0.1:{port}")).workers(1);
+        let config =
+            config.global(&trusted()).global(&format!("proxy = \"http://127.0.0.1:{proxy}\""));
+        let gateway = Gateway::start(&config.text());
+        let mut client = gateway.connect();
+        for _ in 0..3 {
+            let reply = client.ask(&chat(MODEL, false));
+            assert_eq!(reply.status, 200, "{scheme}: {}", reply.text());
+        }
+        let lines = seen.lock().unwrap().clone();
+        assert_eq!(lines, [format!("CONNECT 127.0.0.1:{port} HTTP/1.1")], "one tunnel, kept");
+    }
+}
+
+#[test]
+fn a_provider_may_go_past_the_proxy() {
+    let upstream = Upstream::vendor();
+    let (seen, proxy) = proxy();
+    let config = Config::to(&upstream).global(&format!("proxy = \"http://127.0.0.1:{proxy}\""));
+    let gateway = Gateway::start(&config.setting("proxy = \"direct\"").text());
+    assert_eq!(gateway.connect().ask(&chat(MODEL, false)).status, 200);
+    assert!(seen.lock().unwrap().is_empty());
+}
+
+#[test]
+fn a_proxy_that_does_not_let_us_through_is_a_502() {
+    let (_, proxy) = proxy();
+    let config = Config::to_url("http://127.0.0.1:1");
+    let config = config.global(&format!("proxy = \"http://127.0.0.1:{proxy}\""));
+    let gateway = Gateway::start(&config.text());
+    let reply = gateway.connect().ask(&chat(MODEL, false));
+    assert_eq!(reply.status, 502);
+    assert!(reply.error_message().contains("upstream"), "{}", reply.text());
+}
