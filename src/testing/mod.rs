@@ -2,8 +2,11 @@
 //! input, naive oracles, and the fuzz entry points.
 //!
 //! Each entry point takes the fuzzer's bytes, asserts laws and panics when one does not hold. The
-//! same functions run in `cargo test` over seeded mutations of sound inputs.
+//! same functions run in `cargo test` over seeded mutations of sound inputs and over the corpora of
+//! `fuzz/`.
 
+#[cfg(test)]
+mod corpus;
 pub mod documents;
 pub mod fuzz_config;
 pub mod fuzz_http;

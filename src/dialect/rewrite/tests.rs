@@ -225,6 +225,7 @@ fn usage_stays_where_it_belongs() {
         "data: {\"a\":1,\ndata: \"b\":2\ndata: ,\ndata: \"usage\":null}\n\n",
         "data: {\"usage\":null\ndata: ,\"b\":2}\n\n",
         "data: {\"usage\":null,\"usage\":null,\"b\":2}\n\n",
+        "data: {\"choices\":[{}],\"choices\":[],\"usage\":{}}\n\n",
     ] {
         check_hidden(kept, kept);
     }
