@@ -28,8 +28,10 @@ pub enum Count {
     Accepted,
     /// Connections refused since there were too many.
     ConnectionsRefused,
-    /// Requests whose head was read.
+    /// Requests begun: those whose head was read, and those whose head was none.
     Requests,
+    /// Requests ended, however they did. Once nothing is under way, as many as begun.
+    Ended,
     /// Requests that we refused ourselves.
     Refused,
     /// Attempts at upstreams.
@@ -55,10 +57,11 @@ const GAUGES: [(Gauge, &str, &str); 6] = [
     (Gauge::HeldBytes, "gproxy_held_bytes", "Bytes of bodies and events held."),
 ];
 
-const COUNTS: [(Count, &str, &str); 10] = [
+const COUNTS: [(Count, &str, &str); 11] = [
     (Count::Accepted, "gproxy_connections_accepted_total", "Connections accepted."),
     (Count::ConnectionsRefused, "gproxy_connections_refused_total", "Connections over the limit."),
-    (Count::Requests, "gproxy_requests_total", "Requests whose head was read."),
+    (Count::Requests, "gproxy_requests_total", "Requests begun."),
+    (Count::Ended, "gproxy_requests_ended_total", "Requests ended."),
     (Count::Refused, "gproxy_requests_refused_total", "Requests refused by the gateway."),
     (Count::Attempts, "gproxy_attempts_total", "Attempts at upstreams."),
     (Count::AttemptsFailed, "gproxy_attempts_failed_total", "Attempts without a usable reply."),

@@ -26,7 +26,7 @@ use crate::dialect::endpoint::{Endpoint, ModelPlace};
 use crate::dialect::path::{self, PathError, Route};
 use crate::dialect::refusal::Refusal;
 use crate::failure::Failure;
-use crate::metrics::{Count, Gauge, Metrics};
+use crate::metrics::{Gauge, Metrics};
 use crate::route::plan::{self, RouteError, Target};
 use crate::route::snapshot::{Provider, Snapshot};
 use crate::wire::head::Head;
@@ -221,7 +221,6 @@ pub fn serve<D: Downstream, U: Upstream>(
         }
     };
     let _in_flight = core.metrics.clone().hold(Gauge::RequestsInFlight, 1);
-    core.metrics.count(Count::Requests);
     let mut note = Note::begin(core, snapshot.clone(), head.method(), path::split(head.target()).0);
     note.allow_origin = admin::allowed_origin(&snapshot, &head);
     let family = path::family(head.target(), &|name| head.headers.has(name));

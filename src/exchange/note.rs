@@ -2,9 +2,10 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::Core;
+use crate::metrics::{Count, Metrics};
 use crate::route::snapshot::Snapshot;
 
 /// The id of one exchange: 24 hexadecimal digits, of which the first 14 are the process's.
@@ -68,17 +69,21 @@ pub struct Note {
     pub called_at: Option<Instant>,
     /// When the upstream's head was there.
     pub answered_at: Option<Instant>,
+    /// Time spent on the body of a reply before its head was sent down.
+    pub waited: Duration,
     /// The last instant that the exchange looked at the clock.
     pub ended_at: Instant,
     method: Box<str>,
     path: Box<str>,
     snapshot: Arc<Snapshot>,
+    metrics: Arc<Metrics>,
 }
 
 impl Note {
     /// Begins a note. `path` carries no query: a key may stand in it.
     pub fn begin(core: &Core, snapshot: Arc<Snapshot>, method: &str, path: &str) -> Note {
         let now = core.now();
+        core.metrics.count(Count::Requests);
         Note {
             id: core.next_id(),
             user: None,
@@ -95,10 +100,12 @@ impl Note {
             begun: now,
             called_at: None,
             answered_at: None,
+            waited: Duration::ZERO,
             ended_at: now,
             method: method.into(),
             path: path.into(),
             snapshot,
+            metrics: core.metrics.clone(),
         }
     }
 
@@ -107,14 +114,15 @@ impl Note {
         let all = now.saturating_duration_since(self.begun);
         let upstream = match (self.called_at, self.answered_at) {
             (Some(called), Some(answered)) => answered.saturating_duration_since(called),
-            _ => std::time::Duration::ZERO,
+            _ => Duration::ZERO,
         };
-        all.saturating_sub(upstream).as_micros() as u64
+        all.saturating_sub(upstream + self.waited).as_micros() as u64
     }
 }
 
 impl Drop for Note {
     fn drop(&mut self) {
+        self.metrics.count(Count::Ended);
         let user = self.user.map_or("", |user| &self.snapshot.users[user].name);
         let provider = self.provider.map_or("", |at| &self.snapshot.providers[at].name);
         let total_ms = self.ended_at.saturating_duration_since(self.begun).as_millis();

@@ -54,6 +54,18 @@ struct Relay<'a, D: Downstream, R: Reply> {
     input: Vec<u8>,
     // `CHUNK_LINE_MAX` bytes of room, then what may leave.
     out: Vec<u8>,
+    // The reply went down whole, or not at all.
+    ends_well: bool,
+}
+
+/// A body that ends with the connection looks whole when the connection is closed. However else the
+/// relay ends, by a panic too, the connection is reset.
+impl<D: Downstream, R: Reply> Drop for Relay<'_, D, R> {
+    fn drop(&mut self) {
+        if self.framing == Framing::UntilClose && !self.ends_well {
+            self.session.down.abort();
+        }
+    }
 }
 
 /// Passes a reply on, from its head to its end.
@@ -67,7 +79,6 @@ pub(super) fn relay<D: Downstream, R: Reply>(
     note: &mut Note,
 ) -> Result<(), Ended> {
     let status = reply.status();
-    note.status = status;
     let mut input = session.lend();
     input.resize(limits::RELAY_BYTES, 0);
     let mut out = Vec::with_capacity(OUT_BYTES);
@@ -90,9 +101,11 @@ pub(super) fn relay<D: Downstream, R: Reply>(
         framing: Framing::Chunked,
         input,
         out,
+        ends_well: false,
         note,
     };
     let result = relay.run(head);
+    relay.ends_well = matches!(result, Ok(()) | Err(Ended::Refused(_)));
     let input = std::mem::take(&mut relay.input);
     relay.session.take_back(input);
     result
@@ -115,7 +128,9 @@ fn rewriter<R: Reply>(reply: &R, plan: &Plan<'_>, event_bytes_max: usize) -> (Re
     match kind {
         _ if reply.status() >= 400 || encoded => (Rewriter::identity(), false),
         Kind::EventStream => (Rewriter::stream(plan.endpoint, change, event_bytes_max), true),
-        Kind::Json if change.model.is_some() => (Rewriter::whole(plan.endpoint, change), true),
+        Kind::Json if change.model.is_some() && !plan.endpoint.reply_model.is_empty() => {
+            (Rewriter::whole(plan.endpoint, change), true)
+        }
         Kind::Json | Kind::Other => (Rewriter::identity(), false),
     }
 }
@@ -156,15 +171,21 @@ impl<D: Downstream, R: Reply> Relay<'_, D, R> {
 
     /// Reads the reply as long as it is small and something in it changes. Whether it ended.
     fn hold_what_is_small(&mut self) -> Result<bool, Ended> {
-        if self.rewriter.is_stream() || !self.changes {
+        if self.rewriter.is_stream() || self.is_array_of_chunks() || !self.changes {
             return Ok(false);
         }
-        while self.out.len() < limits::REPLY_HELD_BYTES_MAX {
-            if self.read().map_err(Broken::refused)? {
-                return Ok(true);
-            }
+        let begun = self.core.now();
+        let mut ended = Ok(false);
+        while self.out.len() < limits::REPLY_HELD_BYTES_MAX && matches!(ended, Ok(false)) {
+            ended = self.read();
         }
-        Ok(false)
+        self.note.waited += self.core.now().saturating_duration_since(begun);
+        ended.map_err(Broken::refused)
+    }
+
+    /// Gemini's other form of a stream: one JSON array, whose elements leave as they come.
+    fn is_array_of_chunks(&self) -> bool {
+        self.plan.endpoint.tail == "streamGenerateContent" && self.reply.status() < 400
     }
 
     fn frame(&self, ended: bool) -> Framing {
@@ -182,6 +203,7 @@ impl<D: Downstream, R: Reply> Relay<'_, D, R> {
         bytes.clear();
         self.write_head(head, &mut bytes);
         if self.framing == Framing::Bodiless {
+            self.note.status = self.reply.status();
             return self.session.send(&bytes).map(|()| true);
         }
         let mut ended = ended;
@@ -192,6 +214,7 @@ impl<D: Downstream, R: Reply> Relay<'_, D, R> {
         let start = self.frame_out(ended);
         bytes.extend_from_slice(&self.out[start..]);
         self.out.truncate(CHUNK_LINE_MAX);
+        self.note.status = self.reply.status();
         let sent = self.session.send(&bytes);
         if bytes.capacity() <= limits::RELAY_BYTES {
             self.session.scratch = bytes;
@@ -319,15 +342,13 @@ impl<D: Downstream, R: Reply> Relay<'_, D, R> {
         };
         self.session.close_after();
         if self.rewriter.is_stream() {
-            self.out.truncate(CHUNK_LINE_MAX);
+            // Behind the events that came whole with the break: what a stream leaves in `out` is
+            // never half an event.
             self.out.extend_from_slice(&refusal.event(self.plan.endpoint));
             let start = self.frame_out(false);
             if self.session.send(&self.out[start..]).is_err() {
                 return Ended::Gone;
             }
-        }
-        if self.framing == Framing::UntilClose {
-            self.session.down.abort();
         }
         Ended::Cut
     }
