@@ -16,4 +16,6 @@ pub mod fuzz_sse;
 pub mod mutate;
 pub mod naive;
 pub mod prng;
+#[cfg(test)]
+mod simulation;
 pub mod splits;

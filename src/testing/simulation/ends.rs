@@ -1,0 +1,485 @@
+//! Both ends of the path and its clock, in memory.
+//!
+//! The caller's end has bytes to send, places where it stalls, ends or breaks, and a place from
+//! which on it reads no more. The provider's end asks an author for each call's outcome. Time only
+//! passes where something waits, so a stall of ten minutes costs nothing.
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::panic::resume_unwind;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use crate::exchange::{Call, Clock, Core, Downstream, Reply, Stop, Upstream};
+use crate::failure::{Cause, Failure};
+use crate::limits;
+use crate::metrics::{Gauge, Held};
+use crate::testing::prng::Prng;
+
+/// A clock that moves when it is told to, a little at each look, and once by a leap.
+#[derive(Clone)]
+pub(super) struct SimClock(Arc<Time>);
+
+struct Time {
+    base: Instant,
+    now_us: AtomicU64,
+    looks_to_leap: AtomicI64,
+    leap_us: AtomicU64,
+}
+
+impl SimClock {
+    pub(super) fn new() -> SimClock {
+        SimClock(Arc::new(Time {
+            base: Instant::now(),
+            now_us: AtomicU64::new(0),
+            looks_to_leap: AtomicI64::new(-1),
+            leap_us: AtomicU64::new(0),
+        }))
+    }
+
+    /// The look of that number finds that much time gone, as after a machine's sleep.
+    pub(super) fn leap(&self, looks: i64, leap: Duration) {
+        self.0.looks_to_leap.store(looks, Ordering::Relaxed);
+        self.0.leap_us.store(leap.as_micros() as u64, Ordering::Relaxed);
+    }
+
+    pub(super) fn advance_us(&self, us: u64) {
+        self.0.now_us.fetch_add(us, Ordering::Relaxed);
+    }
+
+    pub(super) fn advance_ms(&self, ms: u64) {
+        self.advance_us(ms * 1_000);
+    }
+
+    /// Milliseconds since the beginning.
+    pub(super) fn now_ms(&self) -> u64 {
+        self.0.now_us.load(Ordering::Relaxed) / 1_000
+    }
+
+    fn at(&self) -> Instant {
+        self.0.base + Duration::from_micros(self.0.now_us.load(Ordering::Relaxed))
+    }
+
+    fn advance_to(&self, until: Instant) {
+        self.advance_us(until.saturating_duration_since(self.at()).as_micros() as u64);
+    }
+}
+
+impl Clock for SimClock {
+    fn now(&self) -> Instant {
+        self.advance_us(1);
+        if self.0.looks_to_leap.fetch_sub(1, Ordering::Relaxed) == 0 {
+            self.advance_us(self.0.leap_us.load(Ordering::Relaxed));
+        }
+        self.at()
+    }
+}
+
+/// What a caller does at a place in its bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fault {
+    /// Pauses for so many milliseconds.
+    Stall(u64),
+    /// Sends nothing more and stays.
+    Silence,
+    /// Resets the connection.
+    Reset,
+    /// Ends its side.
+    Close,
+    /// Waits for `100 Continue`, for ever.
+    AwaitContinue,
+}
+
+/// A moment in which the gateway waits for more of a reply.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Wait {
+    /// Which call it is, from 0.
+    pub(super) call: usize,
+    /// Bytes of the reply's body that have come.
+    pub(super) came: usize,
+    /// Bytes that have gone downstream, of all answers.
+    pub(super) went: usize,
+}
+
+/// What `Expect: 100-continue` waits for.
+pub(super) const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
+
+/// The caller's end of one connection.
+pub(super) struct Wire {
+    /// All that the caller will send.
+    pub(super) input: Vec<u8>,
+    /// How much of it the caller has sent so far; a fault may stand before that.
+    pub(super) released: usize,
+    /// In the order of their places.
+    pub(super) faults: VecDeque<(usize, Fault)>,
+    /// After the last byte.
+    pub(super) end: Fault,
+    /// Bytes of one read, at most; without a bound, as many as fit.
+    pub(super) piece_max: usize,
+    /// Writing fails behind that many bytes.
+    pub(super) write_stop: Option<(usize, Stop)>,
+    /// All that came back.
+    pub(super) out: Vec<u8>,
+    /// The gateway ended its side.
+    pub(super) shut: bool,
+    /// The gateway will reset the connection.
+    pub(super) aborted: bool,
+    /// A write failed.
+    pub(super) write_failed: Option<Stop>,
+    /// The caller has gone.
+    pub(super) gone: bool,
+    /// Each time that a reply made the gateway wait.
+    pub(super) waits: Vec<Wait>,
+    at: usize,
+    prng: Prng,
+}
+
+impl Wire {
+    /// A caller that sends all at once, stays, and reads everything.
+    pub(super) fn new(input: &[u8], seed: u64) -> Wire {
+        Wire {
+            input: input.to_vec(),
+            released: input.len(),
+            faults: VecDeque::new(),
+            end: Fault::Silence,
+            piece_max: usize::MAX,
+            write_stop: None,
+            out: Vec::new(),
+            shut: false,
+            aborted: false,
+            write_failed: None,
+            gone: false,
+            waits: Vec::new(),
+            at: 0,
+            prng: Prng::new(seed),
+        }
+    }
+
+    /// Bytes that the gateway has taken.
+    pub(super) fn taken(&self) -> usize {
+        self.at
+    }
+
+    fn read(&mut self, buf: &mut [u8], until: Instant, clock: &SimClock) -> Result<usize, Stop> {
+        assert!(!buf.is_empty(), "a read without room looks like an end");
+        loop {
+            if self.gone {
+                return Err(Stop::Gone);
+            }
+            if clock.at() >= until {
+                return Err(Stop::TimedOut);
+            }
+            let fault = self.faults.front().copied();
+            let stop_at = fault.map_or(self.input.len(), |(place, _)| place).min(self.released);
+            if self.at < stop_at {
+                clock.advance_us(self.prng.below(20) as u64);
+                let room = buf.len().min(stop_at - self.at);
+                let count = piece(room, self.piece_max, &mut self.prng);
+                buf[..count].copy_from_slice(&self.input[self.at..self.at + count]);
+                self.at += count;
+                return Ok(count);
+            }
+            match fault {
+                Some((place, fault)) if place <= self.at => self.meet(fault, until, clock)?,
+                _ if self.at < self.input.len() => self.silence(until, clock)?,
+                _ => match self.end {
+                    Fault::Close => return Ok(0),
+                    Fault::Reset => self.gone = true,
+                    Fault::Stall(_) | Fault::Silence | Fault::AwaitContinue => {
+                        self.silence(until, clock)?;
+                    }
+                },
+            }
+            if matches!(self.faults.front(), Some((place, Fault::Close)) if *place == self.at) {
+                return Ok(0);
+            }
+        }
+    }
+
+    fn silence(&mut self, until: Instant, clock: &SimClock) -> Result<(), Stop> {
+        clock.advance_to(until);
+        Err(Stop::TimedOut)
+    }
+
+    /// Does what stands at this place, and passes it when it is over.
+    fn meet(&mut self, fault: Fault, until: Instant, clock: &SimClock) -> Result<(), Stop> {
+        match fault {
+            Fault::Close => return Ok(()),
+            Fault::Reset => self.gone = true,
+            Fault::Silence => self.silence(until, clock)?,
+            Fault::AwaitContinue if !self.out.ends_with(CONTINUE) => self.silence(until, clock)?,
+            Fault::AwaitContinue => drop(self.faults.pop_front()),
+            Fault::Stall(ms) => {
+                let patience = until.saturating_duration_since(clock.at()).as_millis() as u64;
+                if ms > patience {
+                    self.faults[0].1 = Fault::Stall(ms - patience);
+                    self.silence(until, clock)?;
+                }
+                clock.advance_ms(ms);
+                self.faults.pop_front();
+            }
+        }
+        Ok(())
+    }
+
+    fn write(&mut self, bytes: &[u8], clock: &SimClock) -> Result<(), Stop> {
+        assert!(!self.shut, "wrote after the end");
+        assert!(!bytes.is_empty(), "a write of nothing is a system call of nothing");
+        if let Some(stop) = self.write_failed {
+            return Err(stop);
+        }
+        let room = match self.write_stop {
+            _ if self.gone => 0,
+            Some((place, _)) => place.saturating_sub(self.out.len()),
+            None => bytes.len(),
+        };
+        if bytes.len() <= room {
+            self.out.extend_from_slice(bytes);
+            return Ok(());
+        }
+        self.out.extend_from_slice(&bytes[..room]);
+        let stop = self.write_stop.map_or(Stop::Gone, |(_, stop)| stop);
+        match stop {
+            Stop::Gone => self.gone = true,
+            Stop::TimedOut => clock.advance_ms(limits::WRITE_PAUSE_MS_MAX),
+        }
+        self.write_failed = Some(stop);
+        Err(stop)
+    }
+}
+
+/// The bytes of one read: all that fit, or a few.
+fn piece(room: usize, piece_max: usize, prng: &mut Prng) -> usize {
+    if piece_max == usize::MAX { room } else { 1 + prng.below(room.min(piece_max)) }
+}
+
+/// A caller, as the path sees it.
+#[derive(Clone)]
+pub(super) struct SimDownstream {
+    pub(super) wire: Rc<RefCell<Wire>>,
+    pub(super) clock: SimClock,
+}
+
+impl Downstream for SimDownstream {
+    fn read(&mut self, buf: &mut [u8], until: Instant) -> Result<usize, Stop> {
+        self.wire.borrow_mut().read(buf, until, &self.clock)
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> Result<(), Stop> {
+        self.wire.borrow_mut().write(bytes, &self.clock)
+    }
+
+    fn shut_write(&mut self) {
+        self.wire.borrow_mut().shut = true;
+    }
+
+    fn abort(&mut self) {
+        self.wire.borrow_mut().aborted = true;
+    }
+}
+
+/// One call, as the provider saw it.
+pub(super) struct Seen {
+    pub(super) provider: String,
+    pub(super) method: String,
+    pub(super) url: String,
+    pub(super) headers: Vec<(String, String)>,
+    pub(super) body: Vec<u8>,
+    /// Bytes that had gone downstream before.
+    pub(super) out_before: usize,
+}
+
+impl Seen {
+    /// The first value of a header.
+    pub(super) fn header(&self, name: &str) -> Option<&str> {
+        let found = self.headers.iter().find(|(other, _)| other == name);
+        found.map(|(_, value)| value.as_str())
+    }
+}
+
+/// What comes of a call.
+pub(super) enum Outcome {
+    Fail(Failure),
+    Answer(Script),
+    Panic,
+}
+
+/// A reply, and how its body comes.
+#[derive(Clone)]
+pub(super) struct Script {
+    pub(super) status: u16,
+    pub(super) headers: Vec<(String, String)>,
+    /// The declared length.
+    pub(super) length: Option<u64>,
+    pub(super) body: Vec<u8>,
+    pub(super) end: End,
+    /// Bytes of one read, at most.
+    pub(super) piece_max: usize,
+    /// The gateway waits for the first piece.
+    pub(super) waits_first: bool,
+    /// Of so many further pieces, one makes the gateway wait; 0: none does.
+    pub(super) waits_one_in: usize,
+    /// How long each wait takes.
+    pub(super) wait_ms: u64,
+}
+
+/// How a reply's body ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum End {
+    /// With its last byte.
+    Proper,
+    /// After that many bytes.
+    Fails(usize, Failure),
+    /// The same, by a panic.
+    Panics(usize),
+}
+
+impl Script {
+    /// A reply that comes whole and at once.
+    pub(super) fn new(status: u16, content_type: &str, body: &[u8]) -> Script {
+        Script {
+            status,
+            headers: vec![("content-type".into(), content_type.into())],
+            length: None,
+            body: body.to_vec(),
+            end: End::Proper,
+            piece_max: usize::MAX,
+            waits_first: false,
+            waits_one_in: 0,
+            wait_ms: 0,
+        }
+    }
+
+    /// The same, with its length declared.
+    pub(super) fn sized(self) -> Script {
+        Script { length: Some(self.body.len() as u64), ..self }
+    }
+}
+
+/// What a scripted panic throws, so that it is told from a real one.
+pub(super) struct Injected;
+
+/// Decides what comes of each call.
+pub(super) type Author = Box<dyn FnMut(&Seen, &Core) -> Outcome>;
+
+/// The provider's end.
+pub(super) struct SimUpstream {
+    pub(super) core: Arc<Core>,
+    pub(super) wire: Rc<RefCell<Wire>>,
+    pub(super) clock: SimClock,
+    pub(super) seen: Rc<RefCell<Vec<Seen>>>,
+    pub(super) author: Author,
+    pub(super) prng: Prng,
+}
+
+impl Upstream for SimUpstream {
+    type Reply = SimReply;
+
+    fn call(&mut self, call: &Call<'_>) -> Result<SimReply, Failure> {
+        let guard = self.core.metrics.clone().hold(Gauge::UpstreamInFlight, 1);
+        let mut headers = Vec::new();
+        call.headers.each(&mut |name, value| {
+            headers.push((name.to_owned(), String::from_utf8_lossy(value).into_owned()));
+        });
+        let seen = Seen {
+            provider: call.provider.name.clone(),
+            method: call.method.to_owned(),
+            url: call.url.to_owned(),
+            headers,
+            body: call.body.to_vec(),
+            out_before: self.wire.borrow().out.len(),
+        };
+        let outcome = (self.author)(&seen, &self.core);
+        self.seen.borrow_mut().push(seen);
+        self.clock.advance_ms(self.prng.below(3) as u64);
+        match outcome {
+            Outcome::Panic => resume_unwind(Box::new(Injected)),
+            Outcome::Fail(failure) => Err(self.met(failure)),
+            Outcome::Answer(script) => Ok(SimReply {
+                is_ready: !script.waits_first,
+                script,
+                call: self.seen.borrow().len() - 1,
+                at: 0,
+                wire: self.wire.clone(),
+                clock: self.clock.clone(),
+                prng: Prng::new(self.prng.next_u64()),
+                _guard: guard,
+            }),
+        }
+    }
+}
+
+impl SimUpstream {
+    fn met(&self, failure: Failure) -> Failure {
+        meet(failure, &self.wire, &self.clock)
+    }
+}
+
+/// A failure takes its time, and one that says that the caller has gone is right.
+fn meet(failure: Failure, wire: &RefCell<Wire>, clock: &SimClock) -> Failure {
+    clock.advance_ms(failure.after_ms);
+    if failure.cause == Cause::DownstreamGone {
+        wire.borrow_mut().gone = true;
+    }
+    failure
+}
+
+/// A reply whose body follows its script.
+pub(super) struct SimReply {
+    script: Script,
+    call: usize,
+    at: usize,
+    is_ready: bool,
+    wire: Rc<RefCell<Wire>>,
+    clock: SimClock,
+    prng: Prng,
+    _guard: Held,
+}
+
+impl Reply for SimReply {
+    fn status(&self) -> u16 {
+        self.script.status
+    }
+
+    fn headers(&self) -> impl Iterator<Item = (&str, &[u8])> {
+        self.script.headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes()))
+    }
+
+    fn length(&self) -> Option<u64> {
+        self.script.length
+    }
+
+    fn is_ready(&self) -> bool {
+        self.is_ready
+    }
+
+    fn read(&mut self, buf: &mut [u8]) -> Result<usize, Failure> {
+        assert!(!buf.is_empty(), "a read without room looks like an end");
+        if !self.is_ready {
+            let mut wire = self.wire.borrow_mut();
+            let went = wire.out.len();
+            wire.waits.push(Wait { call: self.call, came: self.at, went });
+            self.clock.advance_ms(self.script.wait_ms);
+        }
+        let waits_one_in = self.script.waits_one_in;
+        self.is_ready = waits_one_in == 0 || !self.prng.one_in(waits_one_in);
+        let stop = match self.script.end {
+            End::Proper => self.script.body.len(),
+            End::Fails(after, _) | End::Panics(after) => after,
+        };
+        if self.at == stop {
+            return match self.script.end {
+                End::Proper => Ok(0),
+                End::Fails(_, failure) => Err(meet(failure, &self.wire, &self.clock)),
+                End::Panics(_) => resume_unwind(Box::new(Injected)),
+            };
+        }
+        let room = buf.len().min(stop - self.at);
+        let count = piece(room, self.script.piece_max, &mut self.prng);
+        buf[..count].copy_from_slice(&self.script.body[self.at..self.at + count]);
+        self.at += count;
+        Ok(count)
+    }
+}
