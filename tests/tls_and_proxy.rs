@@ -3,6 +3,9 @@
 //! The scripted upstream stays plain; a terminator in front of it speaks TLS with a certificate whose
 //! root only `extra_ca_file` makes known, and a proxy in front of it answers CONNECT.
 
+// Helpers outside `#[test]` functions may unwrap too: this whole file is a test.
+#![allow(clippy::unwrap_used)]
+
 mod support;
 
 use std::io::{self, ErrorKind, Read, Write};

@@ -16,6 +16,8 @@ pub mod fuzz_sse;
 pub mod mutate;
 pub mod naive;
 pub mod prng;
+// `pick` lends what it picked; the star says that a copy is taken.
 #[cfg(test)]
+#[allow(clippy::explicit_auto_deref)]
 mod simulation;
 pub mod splits;
