@@ -59,8 +59,6 @@ one() {
     return 1
 }
 
-build=${CARGO_TARGET_DIR:-$(dirname "$0")}/${CARGO_TARGET_DIR:+fuzz-}target
-cd "$(dirname "$0")"
 if [ "${1:-}" = --one ]; then
     one "$2" "$3"
     exit
@@ -68,6 +66,13 @@ fi
 case ${1:-} in '' | *[!0-9]*) fail "usage: fuzz/run.sh SECONDS [TARGET...]" ;; esac
 seconds=$1
 shift
+
+# Beside what the product's own compiler and flags build, not among it.
+build=${CARGO_TARGET_DIR:+$CARGO_TARGET_DIR/fuzz}
+build=${build:-$(dirname "$0")/target}
+mkdir -p "$build"
+build=$(cd "$build" && pwd)
+cd "$(dirname "$0")"
 if [ $# -eq 0 ]; then
     for source in fuzz_targets/*.rs; do
         target=$(basename "$source" .rs)
@@ -91,7 +96,6 @@ else
 fi
 
 host=$(rustc "+$toolchain" -vV | sed -n 's/^host: //p')
-build=${CARGO_TARGET_DIR:-$PWD/target}
 cargo "+$toolchain" fuzz build --target "$host" --target-dir "$build" || fail "no build"
 export FUZZ_BINARIES="$build/$host/release"
 
