@@ -28,7 +28,7 @@ const CLASS_TRIES_MAX: usize = 512;
 /// Reads and writes of one socket after which its coroutine gives way.
 const OPERATIONS_MAX: u32 = 256;
 /// Coroutine stacks that `may` keeps for reuse.
-const STACK_POOL: usize = 64;
+const STACK_POOL: usize = 16;
 
 static WORKERS: AtomicUsize = AtomicUsize::new(0);
 
