@@ -1,7 +1,7 @@
 //! Upstreams behind TLS, and behind an outbound proxy.
 //!
-//! The scripted upstream stays plain; a terminator in front of it speaks TLS with a certificate whose
-//! root only `extra_ca_file` makes known, and a proxy in front of it answers CONNECT.
+//! The scripted upstream stays plain; a terminator in front of it speaks TLS with a certificate
+//! whose root only `extra_ca_file` makes known, and a proxy in front of it answers CONNECT.
 
 // Helpers outside `#[test]` functions may unwrap too: this whole file is a test.
 #![allow(clippy::unwrap_used)]

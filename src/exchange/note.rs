@@ -134,9 +134,9 @@ impl Drop for Note {
         };
         log::info!(
             target: "gproxy::request",
-            "id={} user={user:?} provider={provider:?} endpoint={} model_asked={:?} model_served={:?} \
-             method={:?} path={:?} status={} end={} attempts={} bytes_in={} bytes_out={} \
-             first_byte_ms={first_ms} total_ms={total_ms}",
+            "id={} user={user:?} provider={provider:?} endpoint={} model_asked={:?} \
+             model_served={:?} method={:?} path={:?} status={} end={} attempts={} \
+             bytes_in={} bytes_out={} first_byte_ms={first_ms} total_ms={total_ms}",
             self.id,
             self.endpoint,
             self.model_asked,

@@ -7,7 +7,8 @@
 //! 2. What has to come of each request is built beside it from tables of its own, never computed
 //!    from its bytes. Replies are written twice at once, as the upstream has them and as the caller
 //!    must see them.
-//! 3. After the run the laws are checked (`laws.rs`): what came back parses, by a reader that shares
+//! 3. After the run the laws are checked (`laws.rs`): what came back parses, by a reader that
+//! shares
 //!    nothing with ours, as the answers in their order, or ends in a clean break; every answer is
 //!    the one that was due and holds nothing of another; the upstream saw what it had to see and
 //!    nothing else; nothing is left over.

@@ -10,9 +10,9 @@
 //! What differs from run to run is replaced by `<id>` and `<us>`.
 //!
 //! An `.upstream` file holds one block for each call, separated by a line `# then`. A block begins
-//! with directives: `# fails <phase> <cause>` instead of a reply, with `# reused` when the connection
-//! was; `# breaks <cause>` behind the body; `# crlf` when its lines end so; `# slow` when each piece
-//! keeps the gateway waiting.
+//! with directives: `# fails <phase> <cause>` instead of a reply, with `# reused` when the
+//! connection was; `# breaks <cause>` behind the body; `# crlf` when its lines end so; `# slow`
+//! when each piece keeps the gateway waiting.
 
 use std::fs;
 use std::path::{Path, PathBuf};

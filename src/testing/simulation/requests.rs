@@ -1,7 +1,7 @@
 //! Requests by chance, each with what has to come of it.
 //!
-//! The answer to "what has to come of it" is built beside the request, from tables of its own; it is
-//! never computed from the bytes.
+//! The answer to "what has to come of it" is built beside the request, from tables of its own; it
+//! is never computed from the bytes.
 
 use serde_json::{Value, json};
 

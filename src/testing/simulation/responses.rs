@@ -1,5 +1,5 @@
-//! What came back on a connection, read as a client reads it: slowly, strictly, and by a parser that
-//! shares nothing with the product's.
+//! What came back on a connection, read as a client reads it: slowly, strictly, and by a parser
+//! that shares nothing with the product's.
 
 /// One response.
 #[derive(Debug)]
