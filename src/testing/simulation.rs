@@ -8,10 +8,9 @@
 //!    from its bytes. Replies are written twice at once, as the upstream has them and as the caller
 //!    must see them.
 //! 3. After the run the laws are checked (`laws.rs`): what came back parses, by a reader that
-//! shares
-//!    nothing with ours, as the answers in their order, or ends in a clean break; every answer is
-//!    the one that was due and holds nothing of another; the upstream saw what it had to see and
-//!    nothing else; nothing is left over.
+//!    shares nothing with ours, as the answers in their order, or ends in a clean break; every
+//!    answer is the one that was due and holds nothing of another; the upstream saw what it had to
+//!    see and nothing else; nothing is left over.
 //! 4. A failing seed is printed. `SIMULATION_SEED=n cargo test simulation::seeds` runs it alone and
 //!    prints what was sent and what came back; `SIMULATION_SEEDS=n` runs so many.
 //!
