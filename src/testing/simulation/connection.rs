@@ -127,9 +127,10 @@ provider_name = "beta"
 model_pattern = "claude-*"
 "#;
 
-/// The same gateway after a reload that takes every key away.
+/// The same gateway after a reload that takes every key away, and room for events too.
 pub(super) fn config_without_keys() -> String {
     let (limits, _) = CONFIG.split_once("[[providers]]").expect("limits come first");
+    let limits = limits.replace("event_bytes_max = 6000", "event_bytes_max = 4096");
     format!("{limits}[[users]]\nname = \"nobody\"\n")
 }
 

@@ -164,6 +164,8 @@ fn check_fields(answers: &[Response]) {
         }
         assert!(answer.field("access-control-allow-origin").is_none(), "CORS is off");
         assert!(answer.continues <= 1);
+        let has_length = answer.field("content-length").is_some();
+        assert!(answer.status != 204 || !has_length, "no content has no length");
     }
 }
 

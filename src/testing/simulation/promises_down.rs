@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use super::connection::{
-    ADA, CONFIG, Connection, HELD_BYTES_MAX, Step, answer, chat, config_without_keys, connect,
-    in_turn, post, post_with, snapshot,
+    ADA, CONFIG, Connection, HELD_BYTES_MAX, Step, answer, chat, chat_stream, config_without_keys,
+    connect, in_turn, post, post_with, snapshot,
 };
 use super::ends::{CONTINUE, Fault, Outcome, Script, Wire};
 use super::responses::{self, Response};
@@ -178,14 +178,16 @@ fn while_draining_every_answer_is_the_last() {
 
 #[test]
 fn an_exchange_keeps_the_tables_with_which_it_began() {
-    let author: super::ends::Author = Box::new(|_, core| {
+    let event = format!("data: {{\"model\":\"gpt-x\",\"a\":\"{}\"}}\n\n", "x".repeat(5_000));
+    let expected = event.replace("gpt-x", "alpha/gpt-x");
+    let author: super::ends::Author = Box::new(move |_, core| {
         core.swap(snapshot(&config_without_keys()));
-        ok()
+        Outcome::Answer(Script::new(200, "text/event-stream", event.as_bytes()))
     });
-    let mut connection = connect(&chat().repeat(2), author);
+    let mut connection = connect(&chat_stream().repeat(2), author);
     assert_eq!(connection.run(), [Step::Again, Step::Again, Step::Park]);
     assert_eq!(statuses(&connection), [200, 401]);
-    assert_eq!(connection.answers()[0].body, b"{\"model\":\"alpha/gpt-x\"}");
+    assert_eq!(connection.answers()[0].body, expected.as_bytes());
 }
 
 /// Ends of waiting, in milliseconds, with the second that a caller has to read its last answer.
