@@ -44,14 +44,21 @@ one() {
     log=scratch/$target.log
     mkdir -p "scratch/$target" "artifacts/$target"
     words=$(dictionary "$target")
-    finding=none
+    code=0
     "$FUZZ_BINARIES/$target" "scratch/$target" "corpus/$target" \
         -artifact_prefix="artifacts/$target/" ${words:+"-dict=dictionaries/$words.dict"} \
         -max_len=4096 -max_total_time="$seconds" -timeout=10 -rss_limit_mb=2048 \
-        -print_final_stats=1 >"$log" 2>&1 || finding=FOUND
+        -print_final_stats=1 >"$log" 2>&1 || code=$?
+    case $code in
+        0) finding=none ;;
+        72) finding=interrupted ;;
+        *) finding=FOUND ;;
+    esac
     row "$target" "$(last number_of_executed_units)" "$(last average_exec_per_sec)" \
         "$(last cov)" "$(last corp)" "$finding"
-    [ "$finding" = FOUND ] || return 0
+    # xargs starts nothing more after 255.
+    [ $code != 72 ] || return 255
+    [ $code != 0 ] || return 0
     [ "$target" = canary ] || {
         grep -m 1 -A 3 -E 'panicked at|ERROR: ' "$log" || tail "$log"
         sed -n "s|.*Test unit written to |fuzz: the input is fuzz/|p" "$log"
