@@ -38,6 +38,10 @@ const FILES_TICKS: u64 = 5;
 /// A worker keeps the connections whose descriptor is of its class while it is at most this much
 /// busier than the least busy one: a move costs a system call.
 const CLASS_SLACK: usize = 2;
+/// After work, memory is given back once a second brings no more requests than this, but at most
+/// every so many ticks.
+const QUIET_REQUESTS_MAX: u64 = 100;
+const RELEASE_TICKS: u64 = 5;
 const LISTENER: u64 = u64::MAX;
 
 const TOO_MANY: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\n\
@@ -114,6 +118,7 @@ impl Listener {
         let mut events = Vec::with_capacity(EVENTS_MAX);
         let mut tick_at = Instant::now() + TICK;
         let mut ticks = 0_u64;
+        let mut idleness = Idleness::default();
         let mut resume_at: Option<Instant> = None;
         while !self.stopping.load(Ordering::SeqCst) {
             let wake_at = resume_at.map_or(tick_at, |at| at.min(tick_at));
@@ -139,6 +144,9 @@ impl Listener {
                 tick_at = now + TICK;
                 ticks += 1;
                 self.sweep(now);
+                if idleness.tick(self.core.metrics.counted(Count::Requests), ticks) {
+                    self.release_memory();
+                }
                 if ticks.is_multiple_of(FILES_TICKS) {
                     resolver::load();
                 }
@@ -260,6 +268,16 @@ impl Listener {
         self.agents.iter().for_each(|agents| agents.sweep());
     }
 
+    /// Every thread that serves gives back what it has freed.
+    fn release_memory(&self) {
+        worker::release_memory();
+        for worker in 0..self.loads.len() {
+            if let Err(error) = worker::spawn_on(worker, worker::release_memory) {
+                log::error!(target: "gproxy::listener", "cannot start a coroutine: {error}");
+            }
+        }
+    }
+
     /// The least busy worker, or the descriptor's own when that is about as free.
     fn choose(&self, fd: &OwnedFd) -> usize {
         let load = |worker: usize| self.loads[worker].load(Ordering::Relaxed);
@@ -281,6 +299,28 @@ impl Listener {
         if let Err(error) = spawned {
             log::error!(target: "gproxy::listener", "cannot start a coroutine: {error}");
         }
+    }
+}
+
+/// Tells when a busy time is over.
+#[derive(Default)]
+struct Idleness {
+    // Requests so far, at the last tick and at the last release.
+    seen: u64,
+    released: u64,
+    released_tick: u64,
+}
+
+impl Idleness {
+    /// Whether it is time to give memory back, `requests` after the beginning.
+    fn tick(&mut self, requests: u64, ticks: u64) -> bool {
+        let quiet = requests - std::mem::replace(&mut self.seen, requests) <= QUIET_REQUESTS_MAX;
+        let due = ticks >= self.released_tick + RELEASE_TICKS;
+        if !quiet || !due || requests == self.released {
+            return false;
+        }
+        (self.released, self.released_tick) = (requests, ticks);
+        true
     }
 }
 
@@ -331,5 +371,27 @@ fn converse(listener: &Arc<Listener>, connection: Connection, worker: usize) {
     drop(up);
     if let Some(fd) = session.down.into_sock().release() {
         listener.park(Connection { fd, since: Instant::now(), _open, parked: None });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_goes_back_once_after_work_and_not_in_its_midst() {
+        let mut idleness = Idleness::default();
+        let mut ticks = 0;
+        let mut tick = |requests| {
+            ticks += 1;
+            idleness.tick(requests, ticks)
+        };
+        let busy = [0, 1_000, 2_000, 3_000, 4_000, 5_000, 6_000];
+        assert!(busy.into_iter().all(|requests| !tick(requests)));
+        assert!(tick(6_000));
+        assert!((0..20).all(|_| !tick(6_000)));
+        // A trickle counts as quiet, and is served at its own pace.
+        let released = (1..=20).filter(|by| tick(6_000 + by)).count();
+        assert_eq!(released, 4);
     }
 }

@@ -12,7 +12,8 @@ use ureq::Error;
 
 use crate::failure::{Cause, Phase};
 use crate::io::transport::{
-    Buffers, ConnectionDetails, Connector, Either, NextTimeout, Room, Transport, TransportAdapter,
+    Buffers, ConnectionDetails, Connector, Either, Idler, NextTimeout, Room, Transport,
+    TransportAdapter,
 };
 use crate::io::watch::Watch;
 
@@ -141,6 +142,12 @@ impl Transport for Secure {
 
     fn is_tls(&self) -> bool {
         true
+    }
+}
+
+impl Idler for Secure {
+    fn shed(&mut self) {
+        self.buffers.shed();
     }
 }
 

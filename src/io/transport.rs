@@ -30,6 +30,8 @@ use crate::limits;
 const OUTPUT_BYTES: usize = 4 * 1024;
 /// Room for the rest of a request that did not.
 const OUTPUT_BYTES_MORE: usize = 64 * 1024;
+/// A pooled connection keeps its buffers for so long: a busy one is spared two allocations.
+const SHED_AFTER: Duration = Duration::from_secs(1);
 /// A write happens when less than this is left.
 const OUTPUT_LOW: usize = 1024;
 
@@ -48,12 +50,39 @@ struct Origin {
 
 struct Idle {
     since: Instant,
-    transport: Box<dyn Transport>,
+    // Its buffers were given back.
+    is_bare: bool,
+    transport: Box<dyn Idler>,
+}
+
+/// A connection that can wait in the pool.
+pub trait Idler: Transport {
+    /// Gives back the buffers, which come again when they are needed. Nothing may be in them.
+    fn shed(&mut self);
+}
+
+/// A tunnel through a proxy: what is inside ureq stays there.
+impl Idler for Box<dyn Transport> {
+    fn shed(&mut self) {}
+}
+
+/// The beginning of a chain of connectors.
+impl Idler for () {
+    fn shed(&mut self) {}
+}
+
+impl<A: Idler, B: Idler> Idler for Either<A, B> {
+    fn shed(&mut self) {
+        match self {
+            Either::A(transport) => transport.shed(),
+            Either::B(transport) => transport.shed(),
+        }
+    }
 }
 
 impl Pool {
     /// Takes the most recently used connection that is still open and silent.
-    fn take(&self, secure: bool, authority: &Authority) -> Option<Box<dyn Transport>> {
+    fn take(&self, secure: bool, authority: &Authority) -> Option<Box<dyn Idler>> {
         loop {
             let mut idle = {
                 let mut origins = self.origins.lock();
@@ -69,8 +98,8 @@ impl Pool {
         }
     }
 
-    fn put(&self, secure: bool, authority: Authority, transport: Box<dyn Transport>) {
-        let idle = Idle { since: Instant::now(), transport };
+    fn put(&self, secure: bool, authority: Authority, transport: Box<dyn Idler>) {
+        let idle = Idle { since: Instant::now(), is_bare: false, transport };
         let mut origins = self.origins.lock();
         let at = origins
             .iter()
@@ -90,7 +119,8 @@ impl Pool {
         drop(oldest);
     }
 
-    /// Closes what has been idle for too long. Called now and then from the listener's thread.
+    /// Closes what has been idle for too long, and takes the buffers of what has been idle for a
+    /// while. Called now and then from the listener's thread.
     pub fn sweep(&self) {
         let max = Duration::from_millis(limits::POOL_IDLE_MS_MAX);
         let mut old = Vec::new();
@@ -98,6 +128,11 @@ impl Pool {
         for origin in origins.iter_mut() {
             let keep = origin.idle.partition_point(|idle| idle.since.elapsed() >= max);
             old.extend(origin.idle.drain(..keep));
+            let is_ripe = |idle: &&mut Idle| idle.since.elapsed() >= SHED_AFTER && !idle.is_bare;
+            for idle in origin.idle.iter_mut().filter(is_ripe) {
+                idle.transport.shed();
+                idle.is_bare = true;
+            }
         }
         origins.retain(|origin| !origin.idle.is_empty());
         drop(origins);
@@ -115,7 +150,7 @@ impl Pool {
     }
 }
 
-type Fresh = Box<dyn Connector<(), Out = Box<dyn Transport>>>;
+type Fresh = Box<dyn Connector<(), Out = Box<dyn Idler>>>;
 
 /// The connector that an agent of ours uses: the pool first, then a new connection.
 pub struct Pooling {
@@ -175,7 +210,7 @@ impl fmt::Debug for Pooling {
 /// A connection that returns to the pool when ureq, having read the body to its end, offers it to
 /// its own (empty) pool and drops it.
 pub struct Pooled {
-    transport: Option<Box<dyn Transport>>,
+    transport: Option<Box<dyn Idler>>,
     home: Weak<Pool>,
     secure: bool,
     authority: Option<Authority>,
@@ -185,7 +220,7 @@ pub struct Pooled {
 }
 
 impl Pooled {
-    fn unshared(transport: Box<dyn Transport>) -> Pooled {
+    fn unshared(transport: Box<dyn Idler>) -> Pooled {
         Pooled {
             transport: Some(transport),
             home: Weak::new(),
@@ -196,7 +231,7 @@ impl Pooled {
     }
 
     fn shared(
-        transport: Box<dyn Transport>,
+        transport: Box<dyn Idler>,
         pool: &Arc<Pool>,
         secure: bool,
         authority: &Authority,
@@ -210,7 +245,7 @@ impl Pooled {
         }
     }
 
-    fn transport(&mut self) -> &mut Box<dyn Transport> {
+    fn transport(&mut self) -> &mut Box<dyn Idler> {
         self.transport.as_mut().expect("taken only by drop")
     }
 }
@@ -261,15 +296,15 @@ impl fmt::Debug for Pooled {
 #[derive(Debug)]
 struct Boxing;
 
-impl<In: Transport> Connector<In> for Boxing {
-    type Out = Box<dyn Transport>;
+impl<In: Idler> Connector<In> for Boxing {
+    type Out = Box<dyn Idler>;
 
     fn connect(
         &self,
         _: &ConnectionDetails<'_>,
         chained: Option<In>,
-    ) -> Result<Option<Box<dyn Transport>>, Error> {
-        Ok(chained.map(|transport| Box::new(transport) as Box<dyn Transport>))
+    ) -> Result<Option<Box<dyn Idler>>, Error> {
+        Ok(chained.map(|transport| Box::new(transport) as Box<dyn Idler>))
     }
 }
 
@@ -411,6 +446,12 @@ impl Transport for Plain {
     }
 }
 
+impl Idler for Plain {
+    fn shed(&mut self) {
+        self.buffers.shed();
+    }
+}
+
 impl fmt::Debug for Plain {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Plain")
@@ -422,7 +463,8 @@ pub fn stopped(_: Cause) -> Error {
     Error::Io(io::ErrorKind::Interrupted.into())
 }
 
-/// Buffers that exist only while they hold something: an idle connection keeps none.
+/// Buffers that come when they are needed, and go when a connection has been idle for a while;
+/// those beneath TLS go as soon as they are empty, since TLS has its own.
 #[derive(Default)]
 pub struct Room {
     input: Vec<u8>,
@@ -441,9 +483,17 @@ impl Room {
         Room { reports, ..Room::default() }
     }
 
-    /// Gives back the room that a long request took.
+    /// Gives back room that the next request may not need.
     pub fn release_output(&mut self) {
-        if self.queued == 0 && self.output.len() > OUTPUT_BYTES {
+        if self.queued == 0 && (self.output.len() > OUTPUT_BYTES || !self.reports) {
+            self.output = Vec::new();
+        }
+    }
+
+    /// Gives back all room while nothing is in it.
+    pub fn shed(&mut self) {
+        if self.start == self.end && self.queued == 0 {
+            self.input = Vec::new();
             self.output = Vec::new();
         }
     }
@@ -492,6 +542,9 @@ impl Buffers for Room {
         if self.start == self.end {
             self.start = 0;
             self.end = 0;
+            if !self.reports {
+                self.input = Vec::new();
+            }
         }
         if let Some(watch) = self.watch.as_ref().and_then(Weak::upgrade) {
             watch.buffered(self.end - self.start);

@@ -65,6 +65,17 @@ pub fn spawn_on(worker: usize, work: impl FnOnce() + Send + 'static) -> io::Resu
     Ok(())
 }
 
+/// Gives memory that this thread has freed back to the system. The allocator keeps it otherwise
+/// until the thread allocates again, which a worker without work never does.
+pub fn release_memory() {
+    // SAFETY: the call takes nothing and may come from any thread at any time; it is a foreign
+    // function, and so unsafe to the compiler.
+    #[allow(unsafe_code)]
+    unsafe {
+        libmimalloc_sys::mi_collect(true);
+    };
+}
+
 /// The class of a descriptor: the worker that polls it.
 pub fn class_of(fd: &impl AsRawFd) -> usize {
     fd.as_raw_fd() as usize % workers()
