@@ -1,9 +1,14 @@
-//! Our own pages: health, readiness, version, metrics, and what browsers ask before they call.
+//! Our own pages: health, readiness, version, metrics, lists of models, and what browsers ask
+//! before they call.
 
+use crate::dialect::Family;
 use crate::dialect::headers;
+use crate::dialect::models;
 use crate::dialect::path::{self, PathError};
 use crate::dialect::refusal::Refusal;
 use crate::metrics::Metrics;
+use crate::route::listing;
+use crate::route::plan::RouteError;
 use crate::route::snapshot::Snapshot;
 use crate::wire::head::Head;
 
@@ -61,6 +66,40 @@ pub fn page(
 fn text(name: &'static str, body: String) -> Page {
     let content_type = "text/plain; charset=utf-8";
     Page { name, status: 200, content_type, body: body.into_bytes(), fields: Vec::new() }
+}
+
+/// The list of models that the user may call, or one of them, if the request asks for it.
+pub fn models(
+    snapshot: &Snapshot,
+    user: usize,
+    family: Family,
+    head: &Head,
+) -> Option<Result<Page, Refusal>> {
+    let is_provider = |name: &str| snapshot.provider_named(name).is_some();
+    let listing = match models::parse(head.method(), head.target(), family, &is_provider)? {
+        Ok(listing) => listing,
+        Err(error) => return Some(Err(error.into())),
+    };
+    let scope = listing.scope.as_deref().and_then(|name| snapshot.provider_named(name));
+    let (name, body) = match &listing.id {
+        None => {
+            let page = listing.page(&listing::entries(snapshot, user, scope));
+            ("models.list", page.map_err(Refusal::from))
+        }
+        Some(id) => {
+            let entry = listing::find(snapshot, user, scope, id);
+            let missing = || Refusal::from(RouteError::NoSuchModel).about_model(id);
+            ("models.get", entry.map(|entry| listing.one(&entry)).ok_or_else(missing))
+        }
+    };
+    let page = |body| Page {
+        name,
+        status: 200,
+        content_type: "application/json",
+        body,
+        fields: Vec::new(),
+    };
+    Some(body.map(page))
 }
 
 /// The user whose key the request carries, in a header or in the query.

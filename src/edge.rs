@@ -5,6 +5,7 @@
 //! text names an upstream's address, a credential or a key.
 
 use crate::dialect::ask::AskError;
+use crate::dialect::models::ListError;
 use crate::dialect::path::PathError;
 use crate::dialect::refusal::{Code, Refusal};
 use crate::dialect::rewrite::StreamError;
@@ -127,6 +128,17 @@ impl From<RouteError> for Refusal {
                 ),
             ),
         }
+    }
+}
+
+impl From<ListError> for Refusal {
+    fn from(error: ListError) -> Refusal {
+        let message = match error {
+            ListError::PageSize => "the page's size must be a number from 1 to 1000",
+            ListError::Cursor => "the page begins at a model that is not in the list",
+            ListError::TwoCursors => "`after_id` and `before_id` exclude each other",
+        };
+        Refusal::new(Code::BadRequest, message)
     }
 }
 

@@ -1,6 +1,6 @@
 //! `[[providers]]`, `[[models]]` and `[[model_aliases]]`.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use super::NOT_YET;
 use super::address::Use;
@@ -129,7 +129,7 @@ fn read_provider(
         base_url: known_channel.base_url.unwrap_or_default().to_owned(),
         destinations: [const { None }; Dialect::ALL.len()],
         credentials: credentials.into_iter().flatten().collect(),
-        models: HashMap::new(),
+        models: BTreeMap::new(),
         include_usage: true,
         forward_headers: Vec::new(),
         timeouts: defaults.timeouts,
@@ -365,10 +365,10 @@ pub(super) fn read_models(
             provider_name.as_ref().and_then(|name| declared(report, names, "provider", name));
         let model_id = table.required(report, "model_id");
         let enabled = table.flag(report, "enabled", true);
-        table.text(report, "display_name");
-        for key in ["max_input_tokens", "max_output_tokens"] {
-            table.number(report, key, 1..=1_000_000_000);
-        }
+        let display_name = table.text(report, "display_name").map(|name| name.value.to_owned());
+        let mut tokens = |key| Some(table.number(report, key, 1..=1_000_000_000)?.value);
+        let max_input_tokens = tokens("max_input_tokens");
+        let max_output_tokens = tokens("max_output_tokens");
         if read_prices(&mut table, report) {
             priced.get_or_insert_with(|| table.place.clone());
         }
@@ -378,7 +378,8 @@ pub(super) fn read_models(
             // One name for the pair: a provider's name holds no slash.
             let pair = format!("{}/{value}", providers[provider].name);
             declare(report, &mut seen, &pair, &place, 0);
-            providers[provider].models.insert(value.to_owned(), Model { enabled });
+            let model = Model { enabled, display_name, max_input_tokens, max_output_tokens };
+            providers[provider].models.insert(value.to_owned(), model);
         }
         table.finish(report);
     }

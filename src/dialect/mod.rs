@@ -6,6 +6,7 @@ pub mod ask;
 pub mod echo;
 pub mod endpoint;
 pub mod headers;
+pub mod models;
 pub mod path;
 pub mod refusal;
 pub mod rewrite;

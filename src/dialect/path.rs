@@ -236,7 +236,7 @@ fn check_method(method: &str) -> Result<(), PathError> {
 }
 
 /// The first segment that is not empty, raw, and what follows it.
-fn segment(path: &str) -> Option<(&str, &str)> {
+pub(super) fn segment(path: &str) -> Option<(&str, &str)> {
     let path = path.trim_start_matches('/');
     if path.is_empty() {
         return None;
@@ -245,7 +245,7 @@ fn segment(path: &str) -> Option<(&str, &str)> {
 }
 
 /// Passes over version segments, of which a mended base URL may have several; the last one counts.
-fn skip_versions(mut path: &str) -> Result<(Option<&'static str>, &str), PathError> {
+pub(super) fn skip_versions(mut path: &str) -> Result<(Option<&'static str>, &str), PathError> {
     let mut version = None;
     while let Some((first, below)) = segment(path) {
         let first = decode(first)?;
@@ -268,7 +268,7 @@ fn is_tail(mut path: &str, tail: &str) -> Result<bool, PathError> {
 }
 
 /// `{publisher}/models/{id}`. Google is no prefix: that is where Vertex keeps its own models.
-fn split_publisher(path: &str) -> Result<(Option<Cow<'_, str>>, &str), PathError> {
+pub(super) fn split_publisher(path: &str) -> Result<(Option<Cow<'_, str>>, &str), PathError> {
     let (publisher, below) = segment(path).ok_or(PathError::NotFound)?;
     let (models, id) = segment(below).ok_or(PathError::NotFound)?;
     if decode(models)? != "models" {
@@ -283,7 +283,7 @@ fn split_publisher(path: &str) -> Result<(Option<Cow<'_, str>>, &str), PathError
 
 /// A model's id and its verb, decoded. Doubled slashes are mended before, so that only those that
 /// were written plainly are.
-fn decode_id(raw: &str) -> Result<Cow<'_, str>, PathError> {
+pub(super) fn decode_id(raw: &str) -> Result<Cow<'_, str>, PathError> {
     let raw = raw.trim_matches('/');
     if !raw.contains("//") {
         return decode(raw);
@@ -341,6 +341,11 @@ fn normal<'t>(
     (model, collection)
 }
 
+/// A model's id without the collection that clients write in front of it.
+pub(super) fn normal_id(id: Cow<'_, str>) -> Cow<'_, str> {
+    normal(id, None, Collection::Models).0
+}
+
 fn without_front(text: Cow<'_, str>, len: usize) -> Cow<'_, str> {
     match text {
         Cow::Borrowed(text) => Cow::Borrowed(&text[len..]),
@@ -351,7 +356,7 @@ fn without_front(text: Cow<'_, str>, len: usize) -> Cow<'_, str> {
     }
 }
 
-fn check_model(model: &str) -> Result<(), PathError> {
+pub(super) fn check_model(model: &str) -> Result<(), PathError> {
     if model.is_empty() || model.ends_with('/') {
         return Err(PathError::ModelEmpty);
     }
@@ -369,7 +374,7 @@ fn check_parts(text: &str) -> Result<(), PathError> {
 }
 
 /// What is refused in every path, whether we serve it or not.
-fn check(path: &str) -> Result<(), PathError> {
+pub(super) fn check(path: &str) -> Result<(), PathError> {
     if path.contains('#') {
         return Err(PathError::Character);
     }
@@ -391,7 +396,7 @@ fn has_stray_slash(path: &str) -> bool {
 }
 
 /// Percent-decodes, once.
-fn decode(raw: &str) -> Result<Cow<'_, str>, PathError> {
+pub(super) fn decode(raw: &str) -> Result<Cow<'_, str>, PathError> {
     if !raw.contains('%') {
         return Ok(Cow::Borrowed(raw));
     }
@@ -448,6 +453,12 @@ fn parameters(query: &str) -> impl Iterator<Item = (Cow<'_, str>, &str)> {
         let (name, value) = parameter.split_once('=').unwrap_or((parameter, ""));
         (decode(name).unwrap_or(Cow::Borrowed(name)), value)
     })
+}
+
+/// The decoded value of a parameter; `None`: it is not there, or cannot be decoded.
+pub(super) fn parameter<'t>(query: &'t str, wanted: &str) -> Option<Cow<'t, str>> {
+    let (_, value) = parameters(query).find(|(name, _)| name == wanted)?;
+    decode(value).ok()
 }
 
 /// Google reads a key under both names.

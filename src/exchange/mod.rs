@@ -249,6 +249,9 @@ fn answer<D: Downstream, U: Upstream>(
     if core.metrics.level(Gauge::RequestsInFlight) > snapshot.limits.in_flight_max as i64 {
         return Err(Refusal::overloaded().into());
     }
+    if let Some(page) = admin::models(snapshot, user, session.family(), head) {
+        return session.send_page(core, head, page?, note);
+    }
     let is_provider = |name: &str| snapshot.provider_named(name).is_some();
     let route = path::parse(head.method(), head.target(), &is_provider)?;
     note.endpoint = route.endpoint.name;

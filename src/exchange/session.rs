@@ -308,6 +308,11 @@ impl<D: Downstream> Session<D> {
         self.family = family;
     }
 
+    /// The same.
+    pub fn family(&self) -> Family {
+        self.family
+    }
+
     /// After a panic: tells the downstream if it can still be told.
     pub fn apologise(&mut self, core: &Core) {
         if self.committed {

@@ -5,6 +5,7 @@
 
 pub mod channel;
 pub mod glob;
+pub mod listing;
 pub mod plan;
 pub mod retry;
 pub mod snapshot;

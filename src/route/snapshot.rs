@@ -3,7 +3,7 @@
 //! Built by the configuration, swapped whole, never changed. An index into `providers` or `users`
 //! is valid for the snapshot that gave it and for no other.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 
 use crate::dialect::Dialect;
@@ -79,7 +79,7 @@ pub struct Provider {
     /// What to present upstream; may be empty.
     pub credentials: Vec<Credential>,
     /// Declared models by id. Others may be called too.
-    pub models: HashMap<String, Model>,
+    pub models: BTreeMap<String, Model>,
     /// OpenAI-style streams are asked for usage.
     pub include_usage: bool,
     /// Headers of the client that go up although they are dropped otherwise, in lower case.
@@ -106,6 +106,12 @@ pub struct Credential {
 pub struct Model {
     /// A disabled model does not exist for callers.
     pub enabled: bool,
+    /// Name for people, in lists.
+    pub display_name: Option<String>,
+    /// The longest prompt, in tokens.
+    pub max_input_tokens: Option<u64>,
+    /// The longest answer, in tokens.
+    pub max_output_tokens: Option<u64>,
 }
 
 /// A public name for a provider's model.

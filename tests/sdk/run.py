@@ -37,6 +37,19 @@ PROVIDERS = {
 }
 
 TABLES = f"""
+[[models]]
+provider_name = "openai-main"
+model_id = "gpt-4.1-mini"
+[[models]]
+provider_name = "anthropic-main"
+model_id = "claude-3-5-sonnet-latest"
+[[models]]
+provider_name = "vertex-main"
+model_id = "gemini-1.5-flash"
+[[models]]
+provider_name = "router"
+model_id = "meta-llama/llama-3-70b:free"
+
 [[model_aliases]]
 alias = "chat-default"
 provider_name = "openai-main"

@@ -105,4 +105,19 @@ describe("anthropic", () => {
     });
     assert.ok(quickest < 1000, `${quickest} ms`);
   });
+
+  test("models are listed page by page and retrieved", async () => {
+    const ids = (await collect(client().models.list({ limit: 2 }))).map((model) => model.id);
+    assert.deepEqual(ids, [
+      "openai-main/gpt-4.1-mini", `anthropic-main/${CLAUDE}`,
+      "vertex-main/gemini-1.5-flash", "router/meta-llama/llama-3-70b:free",
+      "chat-default", "claude-default", "gemini-default",
+    ]);
+    for (const id of ["claude-default", `anthropic-main/${CLAUDE}`]) {
+      assert.equal((await client().models.retrieve(id)).id, id);
+    }
+    const error = await thrown(() => client().models.retrieve("none"));
+    assert.ok(error instanceof Anthropic.NotFoundError);
+    assert.equal((await seen()).length, 0);
+  });
 });

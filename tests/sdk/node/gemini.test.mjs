@@ -123,5 +123,21 @@ for (const [name, genai] of [["current", current], ["previous", previous]]) {
       });
       assert.ok(quickest < 1000, `${quickest} ms`);
     });
+
+    test("models are listed page by page and got", async () => {
+      const pager = await client().models.list({ config: { pageSize: 2 } });
+      const names = (await collect(pager)).map((model) => model.name);
+      assert.deepEqual(names, [
+        "models/openai-main/gpt-4.1-mini", "models/anthropic-main/claude-3-5-sonnet-latest",
+        `models/${PREFIXED}`, "models/router/meta-llama/llama-3-70b:free",
+        "models/chat-default", "models/claude-default", "models/gemini-default",
+      ]);
+      for (const model of ["gemini-default", PREFIXED]) {
+        assert.equal((await client().models.get({ model })).name, `models/${model}`);
+      }
+      const error = await thrown(() => client().models.get({ model: "none" }));
+      assert.equal(error.status, 404);
+      assert.equal((await seen()).length, 0);
+    });
   });
 }

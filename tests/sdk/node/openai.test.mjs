@@ -155,5 +155,22 @@ for (const [name, OpenAI] of [["current", Current], ["previous", Previous]]) {
       });
       assert.ok(quickest < 1000, `${quickest} ms`);
     });
+
+    test("models are listed and retrieved", async () => {
+      const ids = (await collect(client().models.list())).map((model) => model.id);
+      assert.deepEqual(ids, [
+        `openai-main/${MINI}`, "anthropic-main/claude-3-5-sonnet-latest",
+        "vertex-main/gemini-1.5-flash", `router/${LLAMA}`,
+        "chat-default", "claude-default", "gemini-default",
+      ]);
+      const alices = await collect(client("/v1", ALICE_KEY).models.list());
+      assert.deepEqual(alices.map((model) => model.id), [`openai-main/${MINI}`]);
+      for (const id of ["chat-default", `openai-main/${MINI}`, `router/${LLAMA}`]) {
+        assert.equal((await client().models.retrieve(id)).id, id);
+      }
+      const error = await thrown(() => client("/v1", ALICE_KEY).models.retrieve("chat-default"));
+      assert.ok(error instanceof OpenAI.NotFoundError);
+      assert.equal((await seen()).length, 0);
+    });
   });
 }

@@ -157,3 +157,28 @@ def test_leaving_a_stream_is_seen_by_the_upstream_within_a_second(upstream):
         return upstream.hung_up_at() - left
 
     assert quickest(3, leave) < 1.0
+
+
+def test_models_are_listed_page_by_page(upstream):
+    page = client().models.list(limit=2)
+    assert (len(page.data), page.has_more) == (2, True)
+    ids = [model.id for model in client().models.list(limit=2)]
+    assert ids == [
+        "openai-main/gpt-4.1-mini", "anthropic-main/claude-3-5-sonnet-latest",
+        "vertex-main/gemini-1.5-flash", "router/meta-llama/llama-3-70b:free",
+        "chat-default", "claude-default", "gemini-default",
+    ]
+    scoped = [model.id for model in client("/anthropic-main").models.list()]
+    assert scoped == ["claude-3-5-sonnet-latest", "claude-default"]
+    assert upstream.seen() == []
+
+
+@pytest.mark.parametrize("base,model", [
+    ("", "claude-default"), ("", "anthropic-main/claude-3-5-sonnet-latest"),
+    ("", "router/meta-llama/llama-3-70b:free"), ("/anthropic-main", "claude-3-5-sonnet-latest"),
+])
+def test_a_model_is_retrieved(base, model):
+    found = client(base).models.retrieve(model)
+    assert (found.id, found.type, found.display_name) == (model, "model", model)
+    with pytest.raises(anthropic.NotFoundError):
+        client(base).models.retrieve("none")

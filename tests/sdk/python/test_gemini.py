@@ -157,3 +157,29 @@ def test_leaving_a_stream_is_seen_by_the_upstream_within_a_second(upstream):
         return upstream.hung_up_at() - left
 
     assert quickest(3, measure) < 1.0
+
+
+def test_models_are_listed_page_by_page(upstream):
+    one, scoped = client(), client("/vertex-main")
+    pager = one.models.list(config={"page_size": 2})
+    assert len(pager) == 2
+    assert [model.name for model in pager] == [
+        "models/openai-main/gpt-4.1-mini", "models/anthropic-main/claude-3-5-sonnet-latest",
+        "models/vertex-main/gemini-1.5-flash", "models/router/meta-llama/llama-3-70b:free",
+        "models/chat-default", "models/claude-default", "models/gemini-default",
+    ]
+    assert [model.name for model in scoped.models.list()] == ["models/gemini-1.5-flash", "models/gemini-default"]
+    assert upstream.seen() == []
+
+
+@pytest.mark.parametrize("base,model", [
+    ("", "gemini-default"), ("", PREFIXED), ("", "models/" + PREFIXED),
+    ("", "router/meta-llama/llama-3-70b:free"), ("/vertex-main", FLASH),
+])
+def test_a_model_is_got(base, model):
+    one = client(base)
+    found = one.models.get(model=model)
+    assert found.name == "models/" + model.removeprefix("models/")
+    with pytest.raises(errors.ClientError) as caught:
+        one.models.get(model="none")
+    assert (caught.value.code, caught.value.status) == (404, "NOT_FOUND")

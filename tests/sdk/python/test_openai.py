@@ -269,3 +269,36 @@ def test_giving_up_on_a_silent_upstream_is_seen_by_it_within_a_second(upstream):
         return upstream.hung_up_at() - time.time()
 
     assert quickest(3, leave) < 1.0
+
+
+LISTED = [
+    "openai-main/" + MINI, "anthropic-main/claude-3-5-sonnet-latest",
+    "vertex-main/gemini-1.5-flash", "router/" + LLAMA,
+    "chat-default", "claude-default", "gemini-default",
+]
+
+
+@pytest.mark.parametrize("base,key,expected", [
+    ("/v1", ADMIN_KEY, LISTED),
+    ("", ADMIN_KEY, LISTED),
+    ("/openai-main/v1", ADMIN_KEY, [MINI, "chat-default"]),
+    ("/v1", ALICE_KEY, ["openai-main/" + MINI]),
+])
+def test_models_are_listed(upstream, base, key, expected):
+    assert [model.id for model in client(base, key).models.list()] == expected
+    assert upstream.seen() == []
+
+
+@pytest.mark.parametrize("base,model", [
+    ("/v1", "chat-default"), ("/v1", "openai-main/" + MINI), ("/v1", "router/" + LLAMA),
+    ("/openai-main/v1", MINI), ("/router/v1", LLAMA),
+])
+def test_a_model_is_retrieved(base, model):
+    found = client(base).models.retrieve(model)
+    assert (found.id, found.object) == (model, "model")
+
+
+def test_a_model_that_may_not_be_called_does_not_exist():
+    with pytest.raises(openai.NotFoundError) as caught:
+        client(key=ALICE_KEY).models.retrieve("chat-default")
+    assert caught.value.code == "model_not_found"
