@@ -12,6 +12,7 @@ use crate::dialect::rewrite::StreamError;
 use crate::failure::{Cause, Failure, Phase};
 use crate::route::plan::RouteError;
 use crate::wire::WireError;
+use crate::wire::multipart::FormError;
 
 /// After an error of the grammar nothing on the connection can be trusted.
 impl From<WireError> for Refusal {
@@ -89,10 +90,15 @@ impl From<PathError> for Refusal {
 impl From<AskError> for Refusal {
     fn from(error: AskError) -> Refusal {
         let message = match error {
+            AskError::Empty => "the body is empty; this path needs JSON",
             AskError::NotJson => "the body is not JSON",
             AskError::NotAnObject => "the body is not a JSON object",
             AskError::Truncated => "the body ends inside its JSON",
             AskError::TooDeep => "the body's JSON is nested too deeply",
+            AskError::BodyNotTaken => "this method takes no body here",
+            AskError::ModelTooFar => {
+                "the form's field `model` comes too late; put it before the file"
+            }
             AskError::ModelMissing => "the body has no `model`",
             AskError::ModelTwice => "the body names a model twice",
             AskError::ModelNotText => "the model's name is not a string",
@@ -108,6 +114,19 @@ impl From<AskError> for Refusal {
     }
 }
 
+impl From<FormError> for Refusal {
+    fn from(error: FormError) -> Refusal {
+        let message = match error {
+            FormError::Boundary => {
+                "this path needs a body of the type multipart/form-data with a boundary"
+            }
+            FormError::PartHead => "the head of a part of the form is malformed or too long",
+            FormError::ModelTwice => "the form names a model twice",
+        };
+        Refusal { close: true, ..Refusal::new(Code::BadRequest, message) }
+    }
+}
+
 impl From<RouteError> for Refusal {
     fn from(error: RouteError) -> Refusal {
         match error {
@@ -120,6 +139,19 @@ impl From<RouteError> for Refusal {
             RouteError::Forbidden => {
                 Refusal::new(Code::Forbidden, "forbidden: model not permitted for this user")
             }
+            RouteError::ForbiddenFiles => Refusal::new(
+                Code::Forbidden,
+                "forbidden: files of this provider are not permitted for this user",
+            ),
+            RouteError::ForbiddenProvider => Refusal::new(
+                Code::Forbidden,
+                "forbidden: model not named, and not every model of this provider is permitted \
+                 for this user",
+            ),
+            RouteError::NoSuchProvider => Refusal::new(
+                Code::ProviderPrefix,
+                "there is no provider of the name in `x-gproxy-provider`",
+            ),
             RouteError::DialectNotSpoken(spoken) => Refusal::new(
                 Code::DialectNotSpoken,
                 format!(

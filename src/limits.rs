@@ -37,6 +37,8 @@ pub const REPLY_HELD_BYTES_MAX: usize = 64 * 1024;
 pub const EVENT_KEPT_BYTES_MAX: usize = 16 * 1024;
 /// Read and write buffer of a relayed reply.
 pub const RELAY_BYTES: usize = 8 * 1024;
+/// A body without a model up to this size is held whole; a longer one passes as it comes.
+pub const NAMELESS_HELD_BYTES_MAX: u64 = 256 * 1024;
 /// An unread request body up to this size is drained so that the connection can be kept.
 pub const DRAIN_BYTES_MAX: usize = 64 * 1024;
 

@@ -12,6 +12,7 @@ use gproxy::config::{self, Loaded};
 use gproxy::dialect::Family;
 use gproxy::dialect::endpoint::{ENDPOINTS, ModelPlace};
 use gproxy::dialect::refusal::{Code, Refusal};
+use gproxy::dialect::resource::RESOURCES;
 use gproxy::metrics::Metrics;
 use gproxy::route::channel::CHANNELS;
 use serde_json::Value;
@@ -340,7 +341,7 @@ fn the_configuration_that_is_shown_loads_and_its_values_are_the_defaults() {
         assert_eq!(shown.passthrough, bare.passthrough);
         assert_eq!(shown.echo, bare.echo);
     }
-    let unused = ["prices", "file_permissions", "rate_limits", "quotas"];
+    let unused = ["prices", "rate_limits", "quotas"];
     for warning in &warnings {
         assert!(unused.iter().any(|key| warning.contains(key)), "{warning}");
     }
@@ -379,10 +380,16 @@ fn every_row_of_the_readmes_tables_is_true_and_none_is_missing() {
     }
     for endpoint in ENDPOINTS {
         let path = match endpoint.model {
-            ModelPlace::Body => format!("/v1/{}", endpoint.tail),
             ModelPlace::Path => format!("/v1beta/models/{{model}}:{}", endpoint.tail),
+            _ => format!("/v1/{}", endpoint.tail),
         };
         row(&format!("| `{}` | `{path}` | `{}` |", endpoint.name, endpoint.dialect.name()));
+    }
+    for resource in RESOURCES {
+        let tail = resource.endpoint.tail;
+        let first = tail.split("/*").next().expect("a split has a first part");
+        let paths = ["v1", "v1beta"].map(|version| format!("`/{version}/{first}"));
+        assert!(paths.iter().any(|path| text.contains(path)), "no path `{tail}`");
     }
     for channel in CHANNELS {
         let row = row(&format!("| `{}` |", channel.name));

@@ -11,9 +11,11 @@ use super::arguments::{Arguments, Question};
 use super::{EXIT_MISTAKE, EXIT_WELL, Terminal, load};
 use crate::dialect::ask::{self, Ask};
 use crate::dialect::endpoint::ModelPlace;
-use crate::dialect::path::{self, Route};
+use crate::dialect::path::{self, PathError, Route};
 use crate::dialect::refusal::Refusal;
-use crate::route::plan::{self, Target};
+use crate::dialect::{Dialect, models, resource};
+use crate::route::listing;
+use crate::route::plan::{self, Chosen, Need, Target};
 use crate::route::snapshot::Snapshot;
 use crate::secret::Secret;
 use crate::wire::WireError;
@@ -122,16 +124,27 @@ fn decide(
     decision.fact("user", name.as_str());
 
     let is_provider = |name: &str| snapshot.provider_named(name).is_some();
-    let route = path::parse(&question.method, &question.path, &is_provider)?;
+    let route = match path::parse(&question.method, &question.path, &is_provider) {
+        Ok(route) => route,
+        Err(error) => return decide_nameless(snapshot, question, user, error, decision),
+    };
     let scope = route.scope.as_deref().and_then(|name| snapshot.provider_named(name));
     note_route(&route, decision);
 
+    if route.endpoint.model == ModelPlace::Multipart {
+        let says = "stands in the form's field `model`, which is not read here".to_owned();
+        decision.step("model", says);
+        return Ok(());
+    }
     let body = body.unwrap_or_default();
     if body.len() as u64 > snapshot.limits.body_bytes_max {
         return Err(WireError::BodyTooLong.into());
     }
     let ask = ask::scan(route.endpoint, &body)?;
     let asked = ask.model.as_deref().or(route.model.as_deref()).unwrap_or_default();
+    if asked.is_empty() {
+        return choose(snapshot, user, scope, route.endpoint.dialect, Need::Every, decision);
+    }
     let stream = if ask.stream { ", as a stream" } else { "" };
     decision.step("model", format!("{asked:?}{stream}"));
     decision.fact("model_asked", asked);
@@ -161,6 +174,58 @@ fn decide(
     decision.step("upstream", format!("{} {url}{with}", question.method));
     decision.fact("url", url);
     Ok(())
+}
+
+/// The gates of a call that names no model, or asks for the list of them.
+fn decide_nameless(
+    snapshot: &Snapshot,
+    question: &Question,
+    user: usize,
+    error: PathError,
+    decision: &mut Decision,
+) -> Result<(), Refusal> {
+    let is_provider = |name: &str| snapshot.provider_named(name).is_some();
+    let family = path::family(&question.path, &|_| false);
+    if let Some(listing) = models::parse(&question.method, &question.path, family, &is_provider) {
+        let listing = listing?;
+        let scope = listing.scope.as_deref().and_then(|name| snapshot.provider_named(name));
+        let count = listing::entries(snapshot, user, scope).len();
+        decision.step("path", format!("models: {count} may be called, and the gateway answers"));
+        decision.fact("endpoint", "models");
+        return Ok(());
+    }
+    let call = match resource::parse(&question.method, &question.path, family, &is_provider) {
+        Ok(call) => call,
+        Err(PathError::NotFound) => return Err(error.into()),
+        Err(other) => return Err(other.into()),
+    };
+    let endpoint = &call.resource.endpoint;
+    decision.step("path", format!("{} ({}), no model", endpoint.name, endpoint.dialect.name()));
+    decision.fact("endpoint", endpoint.name);
+    decision.fact("dialect", endpoint.dialect.name());
+    let scope = call.scope.as_deref().and_then(|name| snapshot.provider_named(name));
+    let need = if call.resource.is_file { Need::Files } else { Need::Any };
+    choose(snapshot, user, scope, endpoint.dialect, need, decision)
+}
+
+/// Finds the provider of a call without a model; no header names one here.
+fn choose(
+    snapshot: &Snapshot,
+    user: usize,
+    scope: Option<usize>,
+    dialect: Dialect,
+    need: Need,
+    decision: &mut Decision,
+) -> Result<(), Refusal> {
+    let name = |at: usize| snapshot.providers[at].name.as_str();
+    match plan::choose(snapshot, user, scope, None, dialect, need)? {
+        Chosen::One(provider) => {
+            decision.step("route", format!("{} and permitted", name(provider)));
+            decision.fact("provider", name(provider));
+            Ok(())
+        }
+        Chosen::Several(providers) => Err(Refusal::which_provider(providers.into_iter().map(name))),
+    }
 }
 
 /// A body that names another model than the path is found when it is rewritten.

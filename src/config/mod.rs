@@ -129,7 +129,7 @@ fn read<'t>(
     let aliases = providers::read_aliases(&mut root, report, &names);
     let mut users = users::read(&mut root, report, sources);
     users::read_permissions(&mut root, report, &mut users, &providers, &names);
-    users::read_file_permissions(&mut root, report, &users.names, &names);
+    users::read_file_permissions(&mut root, report, &mut users, &names);
     users::read_rate_limits(&mut root, report, &users.names);
     users::read_quotas(&mut root, report, &users.names, global.usage_off);
     root.finish(report);

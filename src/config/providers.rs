@@ -10,7 +10,7 @@ use super::money;
 use super::reader::Table;
 use super::sources::Sources;
 use crate::dialect::echo::EchoSettings;
-use crate::dialect::endpoint::{ENDPOINTS, ModelPlace};
+use crate::dialect::endpoint::ENDPOINTS;
 use crate::dialect::{Dialect, path};
 use crate::limits;
 use crate::route::channel::{self, CHANNELS, Channel, Dialects};
@@ -205,7 +205,7 @@ fn read_base_url(
         return true;
     }
     let Some(url) = url(report, value, &place, Use::Upstream) else { return true };
-    let bodies = ENDPOINTS.iter().filter(|endpoint| endpoint.model == ModelPlace::Body);
+    let bodies = ENDPOINTS.iter().filter(|endpoint| !endpoint.model.is_in_path());
     for tail in bodies.map(|endpoint| endpoint.tail) {
         if url.strip_suffix(tail).is_some_and(|before| before.ends_with('/')) {
             report.error(&place, format!("must end before \"/{tail}\": it is added to each call"));
@@ -264,10 +264,6 @@ fn read_settings(
     }
     provider.include_usage = settings.flag(report, "include_usage", true);
     provider.passthrough = settings.flag(report, "passthrough", false);
-    if provider.passthrough {
-        let place = settings.place_of(report, "passthrough");
-        report.warn(&place, NOT_YET);
-    }
     for At { value, place } in settings.texts(report, "forward_headers") {
         match check_header(value) {
             Ok(name) => provider.forward_headers.push(name),

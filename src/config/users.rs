@@ -66,7 +66,14 @@ pub(super) fn read(root: &mut Table<'_>, report: &mut Report<'_>, sources: &Sour
         }
         table.finish(report);
         let name = name.map_or_else(String::new, |name| name.value.to_owned());
-        all.users.push(User { name, is_admin, enabled, keys, permissions: Vec::new() });
+        all.users.push(User {
+            name,
+            is_admin,
+            enabled,
+            keys,
+            permissions: Vec::new(),
+            file_permissions: Vec::new(),
+        });
     }
     all
 }
@@ -173,15 +180,16 @@ fn read_pattern(table: &mut Table<'_>, report: &mut Report<'_>) -> Option<(Glob,
 pub(super) fn read_file_permissions(
     root: &mut Table<'_>,
     report: &mut Report<'_>,
-    names: &Names,
+    all: &mut Users,
     provider_names: &Names,
 ) {
-    let tables = root.tables(report, "file_permissions");
-    later(root, report, "file_permissions", tables.len());
-    for mut table in tables {
-        user_of(&mut table, report, names);
-        if let Some(name) = table.required(report, "provider_name") {
-            declared(report, provider_names, "provider", &name);
+    for mut table in root.tables(report, "file_permissions") {
+        let user = user_of(&mut table, report, &all.names);
+        let provider = table.required(report, "provider_name");
+        let provider =
+            provider.and_then(|name| declared(report, provider_names, "provider", &name));
+        if let (Some(user), Some(provider)) = (user, provider) {
+            all.users[user].file_permissions.push(provider);
         }
         table.finish(report);
     }

@@ -17,6 +17,12 @@ use std::ops::Range;
 /// What is missing or ambiguous in a request body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AskError {
+    /// There is a body, and the method has none.
+    BodyNotTaken,
+    /// A form names its model behind more than may be held.
+    ModelTooFar,
+    /// There is no body, or only white space.
+    Empty,
     /// The body is empty or no JSON.
     NotJson,
     /// The body is JSON, but no object.
@@ -104,9 +110,10 @@ pub fn scan(endpoint: &Endpoint, body: &[u8]) -> Result<Ask, AskError> {
     let is_space = |byte: &u8| matches!(byte, b' ' | b'\n' | b'\r' | b'\t');
     let blank = body.iter().all(is_space);
     match endpoint.model {
-        ModelPlace::Body if blank => Err(AskError::NotJson),
+        ModelPlace::Body | ModelPlace::MaybeBody if blank => Err(AskError::Empty),
         ModelPlace::Path if blank => Ok(Ask::default()),
-        ModelPlace::Body => scan_named_in_body(endpoint, body),
+        ModelPlace::Multipart | ModelPlace::Nowhere => Ok(Ask::default()),
+        ModelPlace::Body | ModelPlace::MaybeBody => scan_named_in_body(endpoint, body),
         ModelPlace::Path => scan_named_in_path(endpoint, body),
     }
 }
@@ -143,14 +150,18 @@ fn scan_named_in_body(endpoint: &Endpoint, body: &[u8]) -> Result<Ask, AskError>
     if let Some(error) = repeated {
         return Err(error);
     }
-    let model = model.ok_or(AskError::ModelMissing)?;
-    if model.kind != Kind::String {
-        return Err(AskError::ModelNotText);
-    }
+    let (name, model_at) = match model {
+        Some(model) if model.kind == Kind::String => {
+            (Some(model_name(&body[model.span.clone()])?), model.span)
+        }
+        Some(_) => return Err(AskError::ModelNotText),
+        None if endpoint.model == ModelPlace::MaybeBody => (None, 0..0),
+        None => return Err(AskError::ModelMissing),
+    };
     Ok(Ask {
-        model: Some(model_name(&body[model.span.clone()])?),
+        model: name,
         stream: stream.is_some_and(|stream| stream.kind == Kind::True),
-        model_at: model.span,
+        model_at,
         body_models: Vec::new(),
         stream_options,
         include_usage,
@@ -197,13 +208,22 @@ fn each_event(
     scanner.finish(&mut on)
 }
 
+/// The name that a field of a form holds, if it can be a model's. An empty one is none.
+pub fn plain_name(field: &[u8]) -> Result<String, AskError> {
+    let name = std::str::from_utf8(field).map_err(|_| AskError::ModelNotText)?;
+    if name.is_empty() { Ok(String::new()) } else { checked(name.to_owned()) }
+}
+
 /// The name that a literal spells, if it can be a model's.
 fn model_name(literal: &[u8]) -> Result<String, AskError> {
     // One byte of a name takes at most the six of `\u0061`.
     if literal.len() > MODEL_BYTES_MAX * 6 + 2 {
         return Err(AskError::ModelTooLong);
     }
-    let name = unescape(literal).ok_or(AskError::ModelNotText)?;
+    checked(unescape(literal).ok_or(AskError::ModelNotText)?)
+}
+
+fn checked(name: String) -> Result<String, AskError> {
     if name.is_empty() {
         return Err(AskError::ModelEmpty);
     }

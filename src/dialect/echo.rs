@@ -6,11 +6,13 @@
 
 mod anthropic;
 mod gemini;
+mod media;
 mod openai;
 mod read;
 
 use super::Dialect;
-use super::endpoint::Endpoint;
+use super::endpoint::{Endpoint, ModelPlace};
+use super::refusal::{Code, Refusal};
 use crate::limits::EVENT_BYTES_MAX;
 use crate::wire::json::escape;
 use read::Reading;
@@ -69,10 +71,23 @@ pub fn answer(
     wants_usage: bool,
     settings: &EchoSettings,
 ) -> EchoReply {
+    if endpoint.model == ModelPlace::Nowhere {
+        return media::not_kept(endpoint);
+    }
     let reply = Reply::new(endpoint, model, body, settings);
     match (endpoint.dialect, endpoint.tail) {
+        (_, "moderations") => reply.moderation(),
+        (_, "images/generations" | "images/edits" | "images/variations") => reply.image(),
+        (_, "audio/speech") => reply.speech(),
+        (_, "audio/transcriptions" | "audio/translations") => reply.transcript(),
+        (_, "responses/input_tokens") => reply.input_tokens(),
+        (_, "predict") => reply.predicted(false),
+        (_, "predictLongRunning" | "batchGenerateContent" | "asyncBatchEmbedContent") => {
+            reply.predicted(true)
+        }
         (Dialect::OpenaiChat, "completions") => reply.completion(stream, wants_usage),
         (Dialect::OpenaiChat, _) => reply.chat(stream, wants_usage),
+        (Dialect::OpenaiResponses, "responses/compact") => reply.response(false),
         (Dialect::OpenaiResponses, _) => reply.response(stream),
         (Dialect::OpenaiEmbeddings, _) => reply.embeddings(),
         (Dialect::Anthropic, "messages/count_tokens") => reply.token_count(),

@@ -33,13 +33,26 @@ pub struct Endpoint {
 pub enum ModelPlace {
     /// The top-level `model` of the JSON body.
     Body,
+    /// The same, or nowhere: the vendor has a usual one.
+    MaybeBody,
     /// The path: `models/{model}:{verb}`.
     Path,
+    /// The field `model` of a `multipart/form-data` body.
+    Multipart,
+    /// Nowhere: see `resource.rs`.
+    Nowhere,
 }
 
 const MODEL: &[Step] = &[Step::Key("model")];
 const MODEL_VERSION: &[Step] = &[Step::Key("modelVersion")];
 const NONE: &[Step] = &[];
+
+impl ModelPlace {
+    /// The path is `models/{model}:{verb}`, and not a fixed one.
+    pub fn is_in_path(self) -> bool {
+        self == ModelPlace::Path
+    }
+}
 
 /// Every endpoint.
 pub static ENDPOINTS: &[Endpoint] = &[
@@ -103,12 +116,60 @@ pub static ENDPOINTS: &[Endpoint] = &[
         event_model: NONE,
         usage_option: false,
     },
+    in_body("responses.compact", Dialect::OpenaiResponses, "responses/compact", MODEL),
+    in_body("responses.input_tokens", Dialect::OpenaiResponses, "responses/input_tokens", NONE),
+    Endpoint {
+        model: ModelPlace::MaybeBody,
+        ..in_body("moderations", Dialect::OpenaiChat, "moderations", MODEL)
+    },
+    Endpoint {
+        model: ModelPlace::MaybeBody,
+        ..in_body("images.generations", Dialect::OpenaiChat, "images/generations", NONE)
+    },
+    in_body("audio.speech", Dialect::OpenaiChat, "audio/speech", NONE),
+    in_form("images.edits", "images/edits"),
+    in_form("images.variations", "images/variations"),
+    in_form("audio.transcriptions", "audio/transcriptions"),
+    in_form("audio.translations", "audio/translations"),
     gemini("generateContent", &[], MODEL_VERSION),
     gemini("streamGenerateContent", &[], MODEL_VERSION),
     gemini("countTokens", &[&[Step::Key("generateContentRequest"), Step::Key("model")]], NONE),
     gemini("embedContent", &[&[Step::Key("model")]], NONE),
     gemini("batchEmbedContents", &[&[Step::Key("requests"), Step::Each, Step::Key("model")]], NONE),
+    gemini("predict", &[], NONE),
+    gemini("predictLongRunning", &[], NONE),
+    gemini("batchGenerateContent", &[], NONE),
+    gemini("asyncBatchEmbedContent", &[], NONE),
 ];
+
+/// A call with a JSON body that does not stream.
+const fn in_body(
+    name: &'static str,
+    dialect: Dialect,
+    tail: &'static str,
+    reply_model: &'static [Step],
+) -> Endpoint {
+    Endpoint { model: ModelPlace::Body, reply_model, ..nameless(name, dialect, tail) }
+}
+
+/// A call whose body is a form with a file in it.
+const fn in_form(name: &'static str, tail: &'static str) -> Endpoint {
+    Endpoint { model: ModelPlace::Multipart, ..nameless(name, Dialect::OpenaiChat, tail) }
+}
+
+/// A call that passes as it is and names no model.
+pub(super) const fn nameless(name: &'static str, dialect: Dialect, tail: &'static str) -> Endpoint {
+    Endpoint {
+        name,
+        dialect,
+        tail,
+        model: ModelPlace::Nowhere,
+        body_models: &[],
+        reply_model: NONE,
+        event_model: NONE,
+        usage_option: false,
+    }
+}
 
 const fn gemini(
     verb: &'static str,

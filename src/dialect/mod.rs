@@ -9,6 +9,7 @@ pub mod headers;
 pub mod models;
 pub mod path;
 pub mod refusal;
+pub mod resource;
 pub mod rewrite;
 
 /// A family of request, stream and error shapes that an upstream can speak.

@@ -9,7 +9,7 @@
 //! Nothing is allocated unless the target needs decoding or mending.
 
 use super::Family;
-use super::endpoint::{ENDPOINTS, Endpoint, ModelPlace};
+use super::endpoint::{ENDPOINTS, Endpoint};
 use crate::limits::MODEL_BYTES_MAX;
 use crate::secret::Secret;
 use crate::wire::head::absolute;
@@ -198,7 +198,7 @@ struct Place<'t> {
 /// Finds the endpoint of a path below the scope.
 fn place<'t>(method: &str, path: &'t str, scoped: bool) -> Result<Place<'t>, PathError> {
     let (version, path) = skip_versions(path)?;
-    for endpoint in ENDPOINTS.iter().filter(|endpoint| endpoint.model == ModelPlace::Body) {
+    for endpoint in ENDPOINTS.iter().filter(|endpoint| !endpoint.model.is_in_path()) {
         if is_tail(path, endpoint.tail)? {
             check_method(method)?;
             return Ok(Place { endpoint, version, model: None, collection: Collection::Models });
@@ -313,7 +313,7 @@ fn split_verb(text: Cow<'_, str>) -> Option<(Cow<'_, str>, &'static Endpoint)> {
 }
 
 fn endpoint_of_verb(verb: &str) -> Option<&'static Endpoint> {
-    ENDPOINTS.iter().find(|endpoint| endpoint.model == ModelPlace::Path && endpoint.tail == verb)
+    ENDPOINTS.iter().find(|endpoint| endpoint.model.is_in_path() && endpoint.tail == verb)
 }
 
 /// Folds the publisher in, and takes off the collection that clients write in front of a model

@@ -303,6 +303,17 @@ impl Refusal {
         Refusal::new(Code::QuotaExceeded, "quota_exceeded: the quota of this user is spent")
     }
 
+    /// The request names no model, and several providers could serve it.
+    pub fn which_provider<'n>(names: impl Iterator<Item = &'n str>) -> Refusal {
+        let names: Vec<&str> = names.collect();
+        let message = format!(
+            "provider missing: this request names no model; send the header \
+             `x-gproxy-provider` or use a scoped path (`/{{provider}}/v1/...`); these fit: {}",
+            names.join(", ")
+        );
+        Refusal::new(Code::ProviderPrefix, message)
+    }
+
     /// Something of ours broke. The same request would most likely break it again.
     pub fn internal() -> Refusal {
         Refusal {

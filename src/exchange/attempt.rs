@@ -1,7 +1,7 @@
 //! From a decision to a reply: what goes up, and the only retry loop of the program.
 
 use super::note::Note;
-use super::{Call, Core, Ended, Upstream};
+use super::{Call, Core, Ended, Source, Upstream};
 use crate::dialect::ask::{Ask, AskError};
 use crate::dialect::endpoint::{Endpoint, ModelPlace};
 use crate::dialect::headers;
@@ -50,20 +50,40 @@ impl<'a> Plan<'a> {
             route.collection,
             &route.query.rest,
         );
+        let base = Plan::plain(provider, destination, head, endpoint, target, url, turn);
         let in_stream = ask.stream && endpoint.usage_option;
         let hide_usage = in_stream && provider.include_usage && !ask.wants_usage();
+        Plan {
+            hide_usage,
+            stream: ask.stream || endpoint.tail == "streamGenerateContent",
+            alt_sse: route.query.alt_sse,
+            wants_usage: hide_usage || (in_stream && ask.wants_usage()),
+            ..base
+        }
+    }
+
+    /// A call of which nothing is read or rewritten, at this URL.
+    pub(super) fn plain(
+        provider: &'a Provider,
+        destination: &'a Destination,
+        head: &'a Head,
+        endpoint: &'static Endpoint,
+        target: &'a Target<'a>,
+        url: String,
+        turn: u64,
+    ) -> Plan<'a> {
         Plan {
             provider,
             endpoint,
             target,
             credential: pick(&provider.credentials, turn),
-            hide_usage,
+            hide_usage: false,
             destination,
             head,
             url,
-            stream: ask.stream || endpoint.tail == "streamGenerateContent",
-            alt_sse: route.query.alt_sse,
-            wants_usage: hide_usage || (in_stream && ask.wants_usage()),
+            stream: false,
+            alt_sse: false,
+            wants_usage: false,
         }
     }
 
@@ -72,7 +92,8 @@ impl<'a> Plan<'a> {
         let Target { model_asked, model_served, .. } = *self.target;
         let renamed = model_asked != model_served;
         match self.endpoint.model {
-            ModelPlace::Body => {
+            ModelPlace::Multipart | ModelPlace::Nowhere => Ok(()),
+            ModelPlace::Body | ModelPlace::MaybeBody => {
                 let served = renamed.then_some(model_served);
                 ask.rewrite(body, served, None, self.hide_usage)
             }
@@ -129,6 +150,7 @@ pub(super) fn attempt<U: Upstream>(
     up: &mut U,
     plan: &Plan<'_>,
     body: &[u8],
+    source: Option<&dyn Source>,
     note: &mut Note,
 ) -> Result<U::Reply, Ended> {
     let headers = UpHeaders {
@@ -144,6 +166,7 @@ pub(super) fn attempt<U: Upstream>(
         url: &plan.url,
         headers: &headers,
         body,
+        source,
         endpoint: plan.endpoint,
         model_served: plan.target.model_served,
         stream: plan.stream,
@@ -166,7 +189,8 @@ pub(super) fn attempt<U: Upstream>(
         if failure.cause == Cause::DownstreamGone {
             return Err(Ended::Gone);
         }
-        if !retry::may_retry(&failure, note.attempts) {
+        // What was read from a source is gone.
+        if source.is_some() || !retry::may_retry(&failure, note.attempts) {
             note.answered_at = Some(core.now());
             return Err(Ended::Refused(Refusal::from(failure)));
         }

@@ -8,6 +8,8 @@
 //! response. After it never: the stream ends with its dialect's error event, or visibly broken.
 
 mod attempt;
+mod incoming;
+mod nameless;
 mod note;
 mod relay;
 mod session;
@@ -27,11 +29,14 @@ use crate::dialect::path::{self, PathError, Route};
 use crate::dialect::refusal::Refusal;
 use crate::failure::Failure;
 use crate::metrics::{Gauge, Metrics};
-use crate::route::plan::{self, RouteError, Target};
+use crate::route::channel::Destination;
+use crate::route::plan::{self, Need, RouteError, Target};
 use crate::route::snapshot::{Provider, Snapshot};
 use crate::wire::head::Head;
+use crate::wire::multipart::FormError;
 
 pub use attempt::UpHeaders;
+pub use incoming::{Source, SourceBroken};
 pub use note::{Note, RequestId};
 pub use session::{Arrival, Session};
 
@@ -96,6 +101,8 @@ pub struct Call<'a> {
     pub headers: &'a UpHeaders<'a>,
     /// The body, with the model's name as the upstream knows it.
     pub body: &'a [u8],
+    /// A body that is not held: it is read from here, and `body` is empty.
+    pub source: Option<&'a dyn Source>,
     /// The call, for the built-in channel.
     pub endpoint: &'static Endpoint,
     /// The model that the upstream is asked for.
@@ -201,7 +208,7 @@ macro_rules! refused_by {
     };
 }
 
-refused_by!(Refusal, PathError, AskError);
+refused_by!(Refusal, PathError, AskError, FormError);
 
 /// Serves the next request of a connection. Every exit passes through the note, which records
 /// itself when it is dropped, also while a panic unwinds.
@@ -253,24 +260,33 @@ fn answer<D: Downstream, U: Upstream>(
         return session.send_page(core, head, page?, note);
     }
     let is_provider = |name: &str| snapshot.provider_named(name).is_some();
-    let route = path::parse(head.method(), head.target(), &is_provider)?;
+    let route = match path::parse(head.method(), head.target(), &is_provider) {
+        Ok(route) => route,
+        Err(error) => return nameless::answer(core, snapshot, session, up, head, note, error),
+    };
     note.endpoint = route.endpoint.name;
+    if route.endpoint.model == ModelPlace::Multipart {
+        return nameless::form(core, snapshot, session, up, head, note, &route);
+    }
     let mut body = session.read_body(core, head, &snapshot.limits)?;
     note.bytes_in = body.bytes.len() as u64;
     let ask = ask::scan(route.endpoint, &body.bytes)?;
     let asked = match route.endpoint.model {
-        ModelPlace::Body => ask.model.clone(),
         ModelPlace::Path => route.model.clone().map(Cow::into_owned),
+        _ => ask.model.clone(),
     };
     let asked = asked.unwrap_or_default();
-    let target = target(snapshot, &route, &asked, note)?;
-    let admitted = plan::admit(snapshot, user, &target, route.endpoint.dialect);
-    let destination = admitted.map_err(|error| about(error, target.model_asked))?;
+    let target = if asked.is_empty() {
+        nameless::target(snapshot, &route, head, note, Need::Every)?
+    } else {
+        target(snapshot, &route, &asked, note)?
+    };
+    let destination = admit(snapshot, user, &target, route.endpoint)?;
     let provider = &snapshot.providers[target.provider];
     let (turn, route) = (core.turn(), &route);
     let plan = attempt::Plan::new(provider, destination, head, route, &target, &ask, turn);
     plan.rewrite(&ask, &mut body.bytes)?;
-    let reply = attempt::attempt(core, up, &plan, &body.bytes, note)?;
+    let reply = attempt::attempt(core, up, &plan, &body.bytes, None, note)?;
     drop(body);
     relay::relay(core, snapshot, session, head, &plan, reply, note)
 }
@@ -288,6 +304,23 @@ fn target<'t>(
     note.provider = Some(target.provider);
     note.model_served = target.model_served.to_owned();
     Ok(target)
+}
+
+/// The last gates of a target; whether it may be called without a model was asked before.
+fn admit<'s>(
+    snapshot: &'s Snapshot,
+    user: usize,
+    target: &Target<'_>,
+    endpoint: &Endpoint,
+) -> Result<&'s Destination, Refusal> {
+    let provider = &snapshot.providers[target.provider];
+    if let (true, Some(found)) =
+        (target.model_asked.is_empty(), provider.destination(endpoint.dialect))
+    {
+        return Ok(found);
+    }
+    let admitted = plan::admit(snapshot, user, target, endpoint.dialect);
+    admitted.map_err(|error| about(error, target.model_asked))
 }
 
 fn about(error: RouteError, model: &str) -> Refusal {

@@ -170,6 +170,65 @@ impl<D: Downstream> Session<D> {
         Ok(body)
     }
 
+    /// Makes ready to read the body piece by piece, up to `bytes_max` in all.
+    pub fn open_body(&mut self, head: &Head, bytes_max: u64) -> Result<(), Refusal> {
+        let decoder = Decoder::new(head.framing, bytes_max).inspect_err(|_| self.keep = false)?;
+        self.keep = head.keep_alive;
+        self.body = Some(decoder).filter(|decoder| !decoder.is_done());
+        Ok(())
+    }
+
+    /// Whether all of an opened body was read.
+    pub fn has_read_body(&self) -> bool {
+        self.body.is_none()
+    }
+
+    /// Appends the next bytes of an opened body to `out`: about `most`, none at its end.
+    pub fn read_piece(
+        &mut self,
+        core: &Core,
+        out: &mut Vec<u8>,
+        most: usize,
+    ) -> Result<(), Refusal> {
+        let Some(mut decoder) = self.body.take() else { return Ok(()) };
+        if std::mem::take(&mut self.continue_owed) && self.start == self.end {
+            let sent = self.down.write(b"HTTP/1.1 100 Continue\r\n\r\n");
+            sent.map_err(|_| Refusal::from(WireError::Truncated))?;
+        }
+        let result = self.decode_piece(core, &mut decoder, out, most);
+        match result {
+            Ok(()) => self.body = Some(decoder).filter(|decoder| !decoder.is_done()),
+            Err(_) => self.keep = false,
+        }
+        result
+    }
+
+    fn decode_piece(
+        &mut self,
+        core: &Core,
+        decoder: &mut Decoder,
+        out: &mut Vec<u8>,
+        most: usize,
+    ) -> Result<(), Refusal> {
+        let before = out.len();
+        loop {
+            let end = self.end.min(self.start + most.max(1));
+            let used = decoder.feed(&self.buffer[self.start..end], out)?;
+            self.start += used;
+            if out.len() > before || decoder.is_done() {
+                return Ok(());
+            }
+            if self.start < self.end {
+                continue;
+            }
+            match self.fill(core.now() + ms(limits::BODY_PAUSE_MS_MAX)) {
+                Ok(0) | Err(Stop::Gone) => return Err(Refusal::from(WireError::Truncated)),
+                Err(Stop::TimedOut) => return Err(Refusal::timeout()),
+                Ok(_) => {}
+            }
+        }
+    }
+
     fn collect(
         &mut self,
         core: &Core,

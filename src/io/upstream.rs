@@ -7,11 +7,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
-use ureq::Agent;
 use ureq::http::{HeaderMap, HeaderName, HeaderValue, Request, Uri};
+use ureq::{Agent, SendBody};
 
 use crate::dialect::echo;
-use crate::exchange::{Call, Reply, Upstream};
+use crate::exchange::{Call, Reply, Source, SourceBroken, Upstream};
 use crate::failure::{Cause, Failure, Phase, Sent};
 use crate::io::resolver::Stub;
 use crate::io::transport::{Pool, Pooling};
@@ -123,8 +123,22 @@ impl Upstream for Caller {
         let agent = self.agents.through(call.provider.proxy.as_deref())?;
         let downstream = Some(self.downstream.clone());
         let watch = Watch::begin(self.worker, downstream, call.provider.timeouts);
-        let request = request(call).map_err(|()| watch.failure(Cause::Malformed))?;
-        let result = agent.run(request);
+        let malformed = |()| watch.failure(Cause::Malformed);
+        let result = match call.source {
+            Some(source) => {
+                let mut reader = Reader(source);
+                let body = SendBody::from_reader(&mut reader);
+                let mut request = request(call, body).map_err(malformed)?;
+                if let Some(length) = source.length() {
+                    request.headers_mut().insert("content-length", HeaderValue::from(length));
+                }
+                agent.run(request)
+            }
+            None if takes_body(call.method) => {
+                agent.run(request(call, call.body).map_err(malformed)?)
+            }
+            None => agent.run(request(call, ()).map_err(malformed)?),
+        };
         let response = result.map_err(|error| watch.failure(cause_of(&error)))?;
         let (parts, body) = response.into_parts();
         let framing = framing_of(&parts.headers).filter(|_| parts.status.as_u16() >= 200);
@@ -145,8 +159,22 @@ impl Upstream for Caller {
     }
 }
 
-fn request<'a>(call: &Call<'a>) -> Result<Request<&'a [u8]>, ()> {
-    let mut request = Request::new(call.body);
+/// ureq sends a body with these methods, and none with others; requests have none with others.
+fn takes_body(method: &str) -> bool {
+    matches!(method, "POST" | "PUT" | "PATCH")
+}
+
+/// A body as ureq reads it.
+struct Reader<'a>(&'a dyn Source);
+
+impl Read for Reader<'_> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        self.0.read(buf).map_err(|SourceBroken| io::ErrorKind::ConnectionAborted.into())
+    }
+}
+
+fn request<B>(call: &Call<'_>, body: B) -> Result<Request<B>, ()> {
+    let mut request = Request::new(body);
     *request.method_mut() = call.method.parse().map_err(|_| ())?;
     *request.uri_mut() = Uri::try_from(call.url).map_err(|_| ())?;
     // All values stand in one block, of which each field takes a slice.
@@ -296,6 +324,8 @@ struct Echoed {
 impl Echoed {
     fn begin(caller: &Caller, call: &Call<'_>, guard: Held) -> Result<Answer, Failure> {
         let settings = &call.provider.echo;
+        let mut scrap = [0; 4096];
+        while call.source.is_some_and(|source| source.read(&mut scrap).is_ok_and(|got| got > 0)) {}
         let reply = echo::answer(
             call.endpoint,
             call.model_served,

@@ -349,7 +349,10 @@ impl Destination {
         url.push_str(&self.base);
         url.push('/');
         match endpoint.model {
-            ModelPlace::Body => url.push_str(endpoint.tail),
+            ModelPlace::Body
+            | ModelPlace::MaybeBody
+            | ModelPlace::Multipart
+            | ModelPlace::Nowhere => url.push_str(endpoint.tail),
             ModelPlace::Path => {
                 if self.version_follows {
                     url.push_str(self.version_of(version));
@@ -372,6 +375,33 @@ impl Destination {
         url
     }
 
+    /// The address of a call that names no model. `tail` is the path below the version, as sent;
+    /// `is_upload` puts Google's `upload/` in front of the version.
+    pub fn resource_url(&self, version: &str, tail: &str, is_upload: bool, query: &str) -> String {
+        let mut url = self.base.clone();
+        if self.version_follows {
+            url.push('/');
+            url.push_str(self.version_of(version));
+        }
+        if is_upload && let Some(slash) = url.rfind('/') {
+            url.insert_str(slash, "/upload");
+        }
+        push_tail(&mut url, tail, query);
+        url
+    }
+
+    /// The address of a path that we know nothing of. A version in it takes the place of the
+    /// base's.
+    pub fn raw_url(&self, path: &str, query: &str) -> String {
+        let first = path.split('/').next().unwrap_or_default();
+        let mut url = match self.base.rsplit_once('/') {
+            Some((root, last)) if is_version(first) && is_version(last) => root.to_owned(),
+            _ => self.base.clone(),
+        };
+        push_tail(&mut url, path, query);
+        url
+    }
+
     /// The two Google hosts name the same preview version differently.
     fn version_of<'t>(&self, version: &'t str) -> &'t str {
         match (self.models, version) {
@@ -379,6 +409,15 @@ impl Destination {
             (STUDIO_MODELS, "v1beta1") => "v1beta",
             _ => version,
         }
+    }
+}
+
+fn push_tail(url: &mut String, tail: &str, query: &str) {
+    url.push('/');
+    url.push_str(tail);
+    if !query.is_empty() {
+        url.push('?');
+        url.push_str(query);
     }
 }
 

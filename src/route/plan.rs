@@ -34,6 +34,12 @@ pub enum RouteError {
     DialectNotSpoken(Dialects),
     /// The user may not call it.
     Forbidden,
+    /// The user may not touch files there.
+    ForbiddenFiles,
+    /// No model is named, and what is permitted to the user there does not cover that.
+    ForbiddenProvider,
+    /// The header names no provider.
+    NoSuchProvider,
 }
 
 /// Finds who serves the model. `scope`: the provider that the path named.
@@ -142,6 +148,68 @@ pub fn admit<'s>(
         return Err(RouteError::Forbidden);
     }
     Ok(destination)
+}
+
+/// What a call that names no model needs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Need {
+    /// `[[file_permissions]]`.
+    Files,
+    /// Some permission at the provider: the call works on what others made.
+    Any,
+    /// A permission for every model: the provider chooses which one answers.
+    Every,
+}
+
+/// Who serves a call that names no model.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Chosen {
+    /// This provider.
+    One(usize),
+    /// Several could; the caller has to say which.
+    Several(Vec<usize>),
+}
+
+/// Finds who serves a call that names no model: the provider of the scope, the one that the caller
+/// names, or the only one that speaks the dialect and is permitted.
+pub fn choose(
+    snapshot: &Snapshot,
+    user: usize,
+    scope: Option<usize>,
+    named: Option<&str>,
+    dialect: Dialect,
+    need: Need,
+) -> Result<Chosen, RouteError> {
+    let may = |provider| match need {
+        Need::Files => snapshot.permits_files(user, provider),
+        Need::Any => snapshot.permits_any(user, provider),
+        Need::Every => snapshot.permits_every(user, provider),
+    };
+    let refused = match need {
+        Need::Files => RouteError::ForbiddenFiles,
+        Need::Any | Need::Every => RouteError::ForbiddenProvider,
+    };
+    let named = match (scope, named) {
+        (None, Some(name)) => {
+            Some(snapshot.provider_named(name).ok_or(RouteError::NoSuchProvider)?)
+        }
+        (scope, _) => scope,
+    };
+    let speaks = |provider: usize| snapshot.providers[provider].destination(dialect).is_some();
+    if let Some(provider) = named {
+        if !speaks(provider) {
+            return Err(RouteError::DialectNotSpoken(snapshot.providers[provider].dialects()));
+        }
+        return if may(provider) { Ok(Chosen::One(provider)) } else { Err(refused) };
+    }
+    let enabled = |provider: &usize| snapshot.providers[*provider].enabled;
+    let all = (0..snapshot.providers.len()).filter(enabled);
+    let fitting: Vec<usize> = all.filter(|provider| speaks(*provider) && may(*provider)).collect();
+    match fitting.as_slice() {
+        [] => Err(refused),
+        [only] => Ok(Chosen::One(*only)),
+        _ => Ok(Chosen::Several(fitting)),
+    }
 }
 
 #[cfg(test)]

@@ -136,6 +136,8 @@ pub struct User {
     pub keys: Vec<KeyLabel>,
     /// What may be called; nothing else may.
     pub permissions: Vec<Permission>,
+    /// Providers whose files may be read and written.
+    pub file_permissions: Vec<usize>,
 }
 
 /// A key as people may see it.
@@ -330,6 +332,25 @@ impl Snapshot {
             permission.provider.is_none_or(|only| only == provider)
                 && permission.pattern.matches(name)
         })
+    }
+
+    /// Whether the user may call some model at the provider.
+    pub fn permits_any(&self, user: usize, provider: usize) -> bool {
+        let at = |permission: &Permission| permission.provider.is_none_or(|only| only == provider);
+        self.users[user].permissions.iter().any(at)
+    }
+
+    /// Whether the user may call every model at the provider: the pattern `*` says so.
+    pub fn permits_every(&self, user: usize, provider: usize) -> bool {
+        self.users[user].permissions.iter().any(|permission| {
+            permission.provider.is_none_or(|only| only == provider)
+                && permission.pattern.as_str() == "*"
+        })
+    }
+
+    /// Whether the user may read and write files at the provider.
+    pub fn permits_files(&self, user: usize, provider: usize) -> bool {
+        self.users[user].file_permissions.contains(&provider)
     }
 }
 

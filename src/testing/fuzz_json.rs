@@ -86,6 +86,8 @@ pub fn request(data: &[u8]) {
     assert_eq!(untouched, body, "silence is identity");
     match endpoint.model {
         ModelPlace::Body => named_in_body(endpoint, &ask, body),
+        ModelPlace::MaybeBody if ask.model.is_some() => named_in_body(endpoint, &ask, body),
+        ModelPlace::MaybeBody | ModelPlace::Multipart | ModelPlace::Nowhere => {}
         ModelPlace::Path => named_in_path(endpoint, &ask, body),
     }
 }

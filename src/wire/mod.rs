@@ -10,6 +10,7 @@ pub mod body;
 pub mod head;
 pub mod header;
 pub mod json;
+pub mod multipart;
 pub mod sse;
 
 /// Which rule of HTTP/1.1's grammar, or which limit, a downstream broke.

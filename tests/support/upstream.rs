@@ -228,6 +228,18 @@ impl Conn {
         self.shared.seen.lock().expect("no holder of this lock panics").push(seen.clone());
     }
 
+    /// Reads so many bytes and keeps none; how many came.
+    pub fn discard(&mut self, length: usize) -> usize {
+        let mut read = 0;
+        loop {
+            read += self.held.len();
+            self.held.clear();
+            if read >= length || !matches!(self.read_some(), Ok(1..)) {
+                return read;
+            }
+        }
+    }
+
     fn chunked_body(&mut self) -> Option<Vec<u8>> {
         let mut body = Vec::new();
         loop {

@@ -98,7 +98,7 @@ fn a_gate_that_is_shut_ends_the_story() {
         assert_eq!((found, told.steps.len()), (Some(status), steps), "{path} {body}");
         assert!(text(&told).contains(&format!("refused     {status}: ")), "{}", text(&told));
     }
-    let told = decision("sk-alice", "GET", chat, "");
+    let told = decision("sk-alice", "PUT", chat, "");
     assert_eq!(told.refusal.map(|refusal| refusal.status), Some(405));
 }
 

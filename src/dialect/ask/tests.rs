@@ -138,7 +138,10 @@ fn measures_a_name_by_its_decoded_bytes() {
 #[test]
 fn refuses_what_is_no_object() {
     for name in ["chat.completions", "responses", "embeddings", "messages"] {
-        for body in ["", " \n", "model=a", "{'model':'a'}", "{\"model\":\"a\",}", "\u{feff}{}"] {
+        for body in ["", " \n"] {
+            check_error(name, body, AskError::Empty);
+        }
+        for body in ["model=a", "{'model':'a'}", "{\"model\":\"a\",}", "\u{feff}{}"] {
             check_error(name, body, AskError::NotJson);
         }
         for body in ["[]", "\"model\"", "7", "null", "[{\"model\":\"a\"}]"] {

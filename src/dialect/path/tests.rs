@@ -1,4 +1,5 @@
 use super::*;
+use crate::dialect::endpoint::ModelPlace;
 
 const PROVIDERS: [&str; 5] = ["openai-main", "anthropic-main", "vertex-main", "router", "chat"];
 
@@ -28,16 +29,16 @@ fn refused(target: &str, error: PathError) {
 fn every_endpoint_is_reached_in_both_modes() {
     for endpoint in ENDPOINTS {
         match endpoint.model {
-            ModelPlace::Body => {
-                leads(&format!("/v1/{}", endpoint.tail), "-", endpoint.name, "-");
-                let scoped = format!("/router/v1/{}", endpoint.tail);
-                leads(&scoped, "router", endpoint.name, "-");
-            }
             ModelPlace::Path => {
                 let target = format!("/v1beta/models/vertex-main/g-1.5:{}", endpoint.tail);
                 leads(&target, "-", endpoint.name, "vertex-main/g-1.5");
                 let scoped = format!("/vertex-main/v1beta/models/g-1.5:{}", endpoint.tail);
                 leads(&scoped, "vertex-main", endpoint.name, "g-1.5");
+            }
+            _ => {
+                leads(&format!("/v1/{}", endpoint.tail), "-", endpoint.name, "-");
+                let scoped = format!("/router/v1/{}", endpoint.tail);
+                leads(&scoped, "router", endpoint.name, "-");
             }
         }
     }
@@ -215,7 +216,7 @@ fn reserved_words_never_name_a_provider() {
     // The table above has a provider `chat`, which no configuration would let in.
     leads("/chat/completions", "-", "chat.completions", "-");
     refused("/chat/v1/chat/completions", PathError::NotFound);
-    for endpoint in ENDPOINTS.iter().filter(|endpoint| endpoint.model == ModelPlace::Body) {
+    for endpoint in ENDPOINTS.iter().filter(|endpoint| !endpoint.model.is_in_path()) {
         let first = endpoint.tail.split('/').next().expect("a tail has a segment");
         assert!(RESERVED.contains(&first), "{first}");
     }

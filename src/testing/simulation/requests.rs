@@ -635,7 +635,7 @@ fn lost(number: usize, prng: &mut Prng) -> Sent {
         ("POST", "/v1/chat/completion", 404),
         ("POST", "/nobody/v1/chat/completions", 404),
         ("POST", "/off/v1/chat/completions", 404),
-        ("GET", "/v1/chat/completions", 405),
+        ("PUT", "/v1/chat/completions", 405),
         ("HEAD", "/v1/messages", 405),
         ("DELETE", "/alpha/v1/embeddings", 405),
         ("POST", "/v1/%2e%2e/chat/completions", 400),

@@ -1,0 +1,238 @@
+//! Calls that name no model: files, batches, stored answers and their like, as a table.
+//!
+//! They pass as they are: nothing in them is read or rewritten. A row says where a call lives and
+//! what guards it; in a pattern, `*` stands for one segment, an id of the vendor's.
+
+#[cfg(test)]
+mod tests;
+
+use super::endpoint::{Endpoint, nameless};
+use super::path::{self, PathError, Query};
+use super::{Dialect, Family};
+use std::borrow::Cow;
+
+/// One address of a vendor's, and what may be done there.
+#[derive(Debug)]
+pub struct Resource {
+    /// How it passes. Its tail is a pattern.
+    pub endpoint: Endpoint,
+    /// Methods of this row, with commas between them.
+    pub methods: &'static str,
+    /// The `Allow` of a 405: all methods of the address, those of other tables too.
+    pub allow: &'static str,
+    /// Files: `[[file_permissions]]` guard it, and its bodies may be as long as an upload.
+    pub is_file: bool,
+}
+
+const OPENAI: Dialect = Dialect::OpenaiChat;
+const RESPONSES: Dialect = Dialect::OpenaiResponses;
+const ANTHROPIC: Dialect = Dialect::Anthropic;
+const GEMINI: Dialect = Dialect::Gemini;
+
+const fn row(
+    name: &'static str,
+    dialect: Dialect,
+    tail: &'static str,
+    methods: &'static str,
+) -> Resource {
+    let endpoint = nameless(name, dialect, tail);
+    Resource { endpoint, methods, allow: methods, is_file: false }
+}
+
+const fn file(
+    name: &'static str,
+    dialect: Dialect,
+    tail: &'static str,
+    methods: &'static str,
+) -> Resource {
+    Resource { is_file: true, ..row(name, dialect, tail, methods) }
+}
+
+/// Every resource.
+pub static RESOURCES: &[Resource] = &[
+    // https://platform.openai.com/docs/api-reference
+    Resource {
+        allow: "GET, POST",
+        ..row("chat.completions.list", OPENAI, "chat/completions", "GET")
+    },
+    row("chat.completions.stored", OPENAI, "chat/completions/*", "GET, POST, DELETE"),
+    row("chat.completions.messages", OPENAI, "chat/completions/*/messages", "GET"),
+    row("responses.stored", RESPONSES, "responses/*", "GET, DELETE"),
+    row("responses.cancel", RESPONSES, "responses/*/cancel", "POST"),
+    row("responses.input_items", RESPONSES, "responses/*/input_items", "GET"),
+    row("conversations", RESPONSES, "conversations", "POST"),
+    row("conversations.stored", RESPONSES, "conversations/*", "GET, POST, DELETE"),
+    row("conversations.items", RESPONSES, "conversations/*/items", "GET, POST"),
+    row("conversations.item", RESPONSES, "conversations/*/items/*", "GET, DELETE"),
+    file("files", OPENAI, "files", "GET, POST"),
+    file("files.stored", OPENAI, "files/*", "GET, DELETE"),
+    file("files.content", OPENAI, "files/*/content", "GET"),
+    file("uploads", OPENAI, "uploads", "POST"),
+    file("uploads.parts", OPENAI, "uploads/*/parts", "POST"),
+    file("uploads.complete", OPENAI, "uploads/*/complete", "POST"),
+    file("uploads.cancel", OPENAI, "uploads/*/cancel", "POST"),
+    row("batches", OPENAI, "batches", "GET, POST"),
+    row("batches.stored", OPENAI, "batches/*", "GET"),
+    row("batches.cancel", OPENAI, "batches/*/cancel", "POST"),
+    row("fine_tuning.jobs", OPENAI, "fine_tuning/jobs", "GET, POST"),
+    row("fine_tuning.job", OPENAI, "fine_tuning/jobs/*", "GET"),
+    row("fine_tuning.cancel", OPENAI, "fine_tuning/jobs/*/cancel", "POST"),
+    row("fine_tuning.pause", OPENAI, "fine_tuning/jobs/*/pause", "POST"),
+    row("fine_tuning.resume", OPENAI, "fine_tuning/jobs/*/resume", "POST"),
+    row("fine_tuning.events", OPENAI, "fine_tuning/jobs/*/events", "GET"),
+    row("fine_tuning.checkpoints", OPENAI, "fine_tuning/jobs/*/checkpoints", "GET"),
+    row("vector_stores", OPENAI, "vector_stores", "GET, POST"),
+    row("vector_stores.stored", OPENAI, "vector_stores/*", "GET, POST, DELETE"),
+    row("vector_stores.search", OPENAI, "vector_stores/*/search", "POST"),
+    row("vector_stores.files", OPENAI, "vector_stores/*/files", "GET, POST"),
+    row("vector_stores.file", OPENAI, "vector_stores/*/files/*", "GET, POST, DELETE"),
+    row("vector_stores.content", OPENAI, "vector_stores/*/files/*/content", "GET"),
+    row("vector_stores.batches", OPENAI, "vector_stores/*/file_batches", "POST"),
+    row("vector_stores.batch", OPENAI, "vector_stores/*/file_batches/*", "GET"),
+    row("vector_stores.batch_cancel", OPENAI, "vector_stores/*/file_batches/*/cancel", "POST"),
+    row("vector_stores.batch_files", OPENAI, "vector_stores/*/file_batches/*/files", "GET"),
+    row("realtime.client_secrets", OPENAI, "realtime/client_secrets", "POST"),
+    // https://docs.anthropic.com/en/api
+    row("messages.batches", ANTHROPIC, "messages/batches", "GET, POST"),
+    row("messages.batch", ANTHROPIC, "messages/batches/*", "GET, DELETE"),
+    row("messages.batch_cancel", ANTHROPIC, "messages/batches/*/cancel", "POST"),
+    row("messages.batch_results", ANTHROPIC, "messages/batches/*/results", "GET"),
+    file("anthropic.files", ANTHROPIC, "files", "GET, POST"),
+    file("anthropic.file", ANTHROPIC, "files/*", "GET, DELETE"),
+    file("anthropic.file_content", ANTHROPIC, "files/*/content", "GET"),
+    // https://ai.google.dev/api
+    file("gemini.files", GEMINI, "files", "GET, POST"),
+    file("gemini.file", GEMINI, "files/*", "GET, DELETE"),
+    row("gemini.cached_contents", GEMINI, "cachedContents", "GET, POST"),
+    row("gemini.cached_content", GEMINI, "cachedContents/*", "GET, PATCH, DELETE"),
+    row("gemini.tuned_models", GEMINI, "tunedModels", "GET"),
+    row("gemini.tuned_model", GEMINI, "tunedModels/*", "GET, DELETE"),
+    row("gemini.batches", GEMINI, "batches", "GET"),
+    row("gemini.batch", GEMINI, "batches/*", "GET, DELETE"),
+    row("gemini.operation", GEMINI, "operations/*", "GET"),
+    row("gemini.model_operation", GEMINI, "models/*/operations/*", "GET"),
+];
+
+/// What a provider with `passthrough` is asked for as it stands.
+pub static PASSTHROUGH: Resource = row("passthrough", OPENAI, "", "");
+
+/// A call that names no model.
+#[derive(Debug)]
+pub struct Call<'t> {
+    /// The provider that the path names; `None` in aggregated mode.
+    pub scope: Option<Cow<'t, str>>,
+    /// The row of the table.
+    pub resource: &'static Resource,
+    /// The version as sent, else the family's usual one.
+    pub version: &'static str,
+    /// `upload/` stood in front of the version: Google's way to send the bytes of a file.
+    pub is_upload: bool,
+    /// The path below the version, as sent, without slashes at its ends or doubled ones.
+    pub tail: String,
+    /// The query, less what was meant for us.
+    pub query: Query<'t>,
+}
+
+/// Finds the resource of a target. `family` is the caller's: two vendors keep files at one address.
+pub fn parse<'t>(
+    method: &str,
+    target: &'t str,
+    family: Family,
+    is_provider: &dyn Fn(&str) -> bool,
+) -> Result<Call<'t>, PathError> {
+    let (path, query) = path::split(target);
+    path::check(path)?;
+    let (scope, below) = scope_of(path, is_provider)?;
+    let (is_upload, below) = match path::segment(below) {
+        Some(("upload", rest)) => (true, rest),
+        _ => (false, below),
+    };
+    let (version, below) = path::skip_versions(below)?;
+    let tail = joined(below);
+    let resource = find(&tail, family, is_upload)?.ok_or(PathError::NotFound)?;
+    if !resource.methods.split(", ").any(|allowed| allowed == method) {
+        return Err(PathError::MethodNotAllowed(resource.allow));
+    }
+    let version = version.unwrap_or(match resource.endpoint.dialect.family() {
+        Family::Gemini => "v1beta",
+        Family::Openai | Family::Anthropic => "v1",
+    });
+    Ok(Call { scope, resource, version, is_upload, tail, query: Query::parse(query) })
+}
+
+/// Everything below a provider's scope, whatever it is; `None` outside of one. The tail holds the
+/// version too.
+pub fn raw<'t>(target: &'t str, is_provider: &dyn Fn(&str) -> bool) -> Option<Call<'t>> {
+    let (path, query) = path::split(target);
+    path::check(path).ok()?;
+    let (scope, below) = scope_of(path, is_provider).ok()?;
+    Some(Call {
+        scope: Some(scope?),
+        resource: &PASSTHROUGH,
+        version: "",
+        is_upload: false,
+        tail: below.trim_start_matches('/').to_owned(),
+        query: Query::parse(query),
+    })
+}
+
+/// The provider that a path begins with, and the rest.
+fn scope_of<'t>(
+    path: &'t str,
+    is_provider: &dyn Fn(&str) -> bool,
+) -> Result<(Option<Cow<'t, str>>, &'t str), PathError> {
+    let (first, below) = path::segment(path).ok_or(PathError::NotFound)?;
+    let first = path::decode(first)?;
+    let is_scope = !path::RESERVED.contains(&&*first) && is_provider(&first);
+    Ok(if is_scope { (Some(first), below) } else { (None, path) })
+}
+
+/// The segments of a path with one slash between them.
+fn joined(path: &str) -> String {
+    let mut tail = String::with_capacity(path.len());
+    for segment in path.split('/').filter(|segment| !segment.is_empty()) {
+        if !tail.is_empty() {
+            tail.push('/');
+        }
+        tail.push_str(segment);
+    }
+    tail
+}
+
+fn find(
+    tail: &str,
+    family: Family,
+    is_upload: bool,
+) -> Result<Option<&'static Resource>, PathError> {
+    let mut other = None;
+    for resource in RESOURCES {
+        let Endpoint { dialect, tail: pattern, .. } = resource.endpoint;
+        // Only Google sends the bytes of its files to another address.
+        let fits = !is_upload || (dialect == GEMINI && resource.is_file);
+        if !fits || !matches(tail, pattern)? {
+            continue;
+        }
+        if is_upload || dialect.family() == family {
+            return Ok(Some(resource));
+        }
+        other = other.or(Some(resource));
+    }
+    Ok(other)
+}
+
+/// Whether a path is one of the pattern. What stands in the place of an id holds no slash.
+fn matches(tail: &str, pattern: &str) -> Result<bool, PathError> {
+    let (mut segments, mut parts) = (tail.split('/'), pattern.split('/'));
+    loop {
+        match (segments.next(), parts.next()) {
+            (None, None) => return Ok(true),
+            (Some(segment), Some("*")) => {
+                if path::decode(segment)?.contains('/') {
+                    return Err(PathError::EncodedSlash);
+                }
+            }
+            (Some(segment), Some(part)) if path::decode(segment)? == part => {}
+            _ => return Ok(false),
+        }
+    }
+}

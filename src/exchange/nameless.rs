@@ -1,0 +1,250 @@
+//! Requests that name no model, or name it in a form: provider, permission, and a body that passes.
+//!
+//! Such a body is not held unless it is small. A form is read as far as its model, which is
+//! restored in place; the rest follows piece by piece.
+
+use super::attempt::{self, Plan};
+use super::incoming::Incoming;
+use super::note::Note;
+use super::relay;
+use super::session::Session;
+use super::{Core, Downstream, Ended, Upstream};
+use crate::dialect::Dialect;
+use crate::dialect::ask::{self, AskError};
+use crate::dialect::path::{PathError, Route};
+use crate::dialect::refusal::Refusal;
+use crate::dialect::resource::{self, Call};
+use crate::limits;
+use crate::metrics::Gauge;
+use crate::route::channel::Destination;
+use crate::route::plan::{self, Chosen, Need, RouteError, Target};
+use crate::route::snapshot::{Provider, Snapshot};
+use crate::wire::head::{Framing, Head};
+use crate::wire::multipart::{self, Scanner};
+
+/// Headers in which a caller names the provider, the older name last.
+const PROVIDER_FIELDS: [&str; 2] = ["x-gproxy-provider", "x-provider"];
+
+/// Answers what names no model at all. `error`: why it is no endpoint either.
+pub(super) fn answer<D: Downstream, U: Upstream>(
+    core: &Core,
+    snapshot: &Snapshot,
+    session: &mut Session<D>,
+    up: &mut U,
+    head: &Head,
+    note: &mut Note,
+    error: PathError,
+) -> Result<(), Ended> {
+    let is_provider = |name: &str| snapshot.provider_named(name).is_some();
+    let family = session.family();
+    let call = match resource::parse(head.method(), head.target(), family, &is_provider) {
+        Ok(call) => call,
+        Err(refused) => passthrough(snapshot, head, refused, error)?,
+    };
+    let endpoint = &call.resource.endpoint;
+    note.endpoint = endpoint.name;
+    let is_raw = std::ptr::eq(call.resource, &resource::PASSTHROUGH);
+    let need = match call.resource.is_file {
+        true => Need::Files,
+        false if is_raw => Need::Every,
+        false => Need::Any,
+    };
+    let scope = call.scope.as_deref().and_then(|name| snapshot.provider_named(name));
+    let dialect = if is_raw { raw_dialect(snapshot, scope) } else { endpoint.dialect };
+    let provider = provider(snapshot, scope, head, note, dialect, need)?;
+    let target = unnamed(provider);
+    let provider = &snapshot.providers[provider];
+    let destination = spoken(provider, dialect).map_err(Refusal::from)?;
+    if head.framing != Framing::None && !matches!(head.method(), "POST" | "PUT" | "PATCH") {
+        return Err(AskError::BodyNotTaken.into());
+    }
+    let url = url_of(&call, destination, is_raw);
+    let plan = Plan::plain(provider, destination, head, endpoint, &target, url, core.turn());
+    let bytes_max = match call.resource.is_file {
+        true => snapshot.limits.upload_bytes_max,
+        false => snapshot.limits.body_bytes_max,
+    };
+    if is_small(head) {
+        let body = session.read_body(core, head, &snapshot.limits)?;
+        note.bytes_in = body.bytes.len() as u64;
+        let reply = attempt::attempt(core, up, &plan, &body.bytes, None, note)?;
+        drop(body);
+        return relay::relay(core, snapshot, session, head, &plan, reply, note);
+    }
+    session.open_body(head, bytes_max)?;
+    let incoming = Incoming::new(core, session, Vec::new(), length_of(head), None);
+    let reply = send(core, up, &plan, incoming, note)?;
+    relay::relay(core, snapshot, session, head, &plan, reply, note)
+}
+
+/// Answers a form that names its model in a field.
+pub(super) fn form<D: Downstream, U: Upstream>(
+    core: &Core,
+    snapshot: &Snapshot,
+    session: &mut Session<D>,
+    up: &mut U,
+    head: &Head,
+    note: &mut Note,
+    route: &Route<'_>,
+) -> Result<(), Ended> {
+    let content_type = head.headers.get("content-type").unwrap_or_default();
+    let mut scanner = Scanner::new(multipart::boundary(content_type)?);
+    session.open_body(head, snapshot.limits.upload_bytes_max)?;
+    let mut held = core.metrics.clone().hold(Gauge::HeldBytes, 0);
+    let mut begun = Vec::new();
+    while scanner.model().is_none() && !session.has_read_body() {
+        let from = begun.len();
+        session.read_piece(core, &mut begun, limits::RELAY_BYTES)?;
+        scanner.feed(&begun[from..])?;
+        held.grow(begun.capacity() as i64 - held.by());
+        if begun.len() as u64 > snapshot.limits.body_bytes_max {
+            return Err(AskError::ModelTooFar.into());
+        }
+        if core.metrics.level(Gauge::HeldBytes) > snapshot.limits.held_bytes_max as i64 {
+            return Err(Refusal::overloaded().into());
+        }
+    }
+    let place = scanner.model().map(|range| range.start as usize..range.end as usize);
+    let asked = match &place {
+        Some(place) => ask::plain_name(&begun[place.clone()])?,
+        None => String::new(),
+    };
+    let target = if asked.is_empty() {
+        target(snapshot, route, head, note, Need::Every)?
+    } else {
+        super::target(snapshot, route, &asked, note)?
+    };
+    let user = note.user.unwrap_or_default();
+    let destination = super::admit(snapshot, user, &target, route.endpoint)?;
+    let mut length = length_of(head);
+    if let Some(place) = place {
+        let served = target.model_served.as_bytes();
+        length = length.map(|length| length - place.len() as u64 + served.len() as u64);
+        begun.splice(place, served.iter().copied());
+    }
+    let provider = &snapshot.providers[target.provider];
+    let query = &route.query.rest;
+    let url = destination.url(
+        route.endpoint,
+        route.version,
+        target.model_served,
+        route.collection,
+        query,
+    );
+    let plan = Plan::plain(provider, destination, head, route.endpoint, &target, url, core.turn());
+    let incoming = Incoming::new(core, session, begun, length, Some(scanner));
+    let reply = send(core, up, &plan, incoming, note)?;
+    drop(held);
+    relay::relay(core, snapshot, session, head, &plan, reply, note)
+}
+
+/// The target of a request in whose body the model is optional and absent.
+pub(super) fn target(
+    snapshot: &Snapshot,
+    route: &Route<'_>,
+    head: &Head,
+    note: &mut Note,
+    need: Need,
+) -> Result<Target<'static>, Refusal> {
+    let scope = route.scope.as_deref().and_then(|name| snapshot.provider_named(name));
+    provider(snapshot, scope, head, note, route.endpoint.dialect, need).map(unnamed)
+}
+
+/// Sends a body as it comes in. What is wrong with it counts for more than what the upstream made
+/// of its half.
+fn send<D: Downstream, U: Upstream>(
+    core: &Core,
+    up: &mut U,
+    plan: &Plan<'_>,
+    incoming: Incoming<'_, D>,
+    note: &mut Note,
+) -> Result<U::Reply, Ended> {
+    let result = attempt::attempt(core, up, plan, &[], Some(&incoming), note);
+    let (bytes, broken) = incoming.outcome();
+    note.bytes_in = bytes;
+    match broken {
+        Some(refusal) => Err(refusal.into()),
+        None => result,
+    }
+}
+
+/// The provider of a request that names no model.
+fn provider(
+    snapshot: &Snapshot,
+    scope: Option<usize>,
+    head: &Head,
+    note: &mut Note,
+    dialect: Dialect,
+    need: Need,
+) -> Result<usize, Refusal> {
+    let field = PROVIDER_FIELDS.into_iter().find_map(|name| head.headers.get(name));
+    let named = field.map(|value| std::str::from_utf8(value.trim_ascii()).unwrap_or_default());
+    let user = note.user.unwrap_or_default();
+    let provider = match plan::choose(snapshot, user, scope, named, dialect, need)? {
+        Chosen::One(provider) => provider,
+        Chosen::Several(providers) => {
+            let names = providers.iter().map(|at| snapshot.providers[*at].name.as_str());
+            return Err(Refusal::which_provider(names));
+        }
+    };
+    note.provider = Some(provider);
+    Ok(provider)
+}
+
+/// A path that no table has, for a provider that takes everything.
+fn passthrough<'h>(
+    snapshot: &Snapshot,
+    head: &'h Head,
+    refused: PathError,
+    error: PathError,
+) -> Result<Call<'h>, PathError> {
+    let is_open = |name: &str| {
+        let provider = snapshot.provider_named(name).map(|at| &snapshot.providers[at]);
+        provider.is_some_and(|provider| provider.passthrough)
+    };
+    let is_unknown = matches!(refused, PathError::NotFound | PathError::EncodedSlash);
+    match resource::raw(head.target(), &is_open).filter(|_| is_unknown) {
+        Some(call) => Ok(call),
+        None if refused == PathError::NotFound => Err(error),
+        None => Err(refused),
+    }
+}
+
+/// A dialect that the provider of the scope speaks.
+fn raw_dialect(snapshot: &Snapshot, scope: Option<usize>) -> Dialect {
+    let spoken = scope.and_then(|at| snapshot.providers[at].dialects().iter().next());
+    spoken.unwrap_or(resource::PASSTHROUGH.endpoint.dialect)
+}
+
+fn spoken(provider: &Provider, dialect: Dialect) -> Result<&Destination, RouteError> {
+    let spoken = || RouteError::DialectNotSpoken(provider.dialects());
+    provider.destination(dialect).ok_or_else(spoken)
+}
+
+fn url_of(call: &Call<'_>, destination: &Destination, is_raw: bool) -> String {
+    let query = &call.query.rest;
+    match is_raw {
+        true => destination.raw_url(&call.tail, query),
+        false => destination.resource_url(call.version, &call.tail, call.is_upload, query),
+    }
+}
+
+fn unnamed(provider: usize) -> Target<'static> {
+    Target { provider, model_asked: "", model_served: "", renamed: false, permission_name: "" }
+}
+
+/// The body is held whole, so that a stale connection costs nothing.
+fn is_small(head: &Head) -> bool {
+    match head.framing {
+        Framing::None => true,
+        Framing::Length(length) => length <= limits::NAMELESS_HELD_BYTES_MAX,
+        Framing::Chunked => false,
+    }
+}
+
+fn length_of(head: &Head) -> Option<u64> {
+    match head.framing {
+        Framing::Length(length) => Some(length),
+        Framing::None | Framing::Chunked => None,
+    }
+}

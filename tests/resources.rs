@@ -1,0 +1,326 @@
+//! Calls that name no model, or name it in a form: who serves them, who may make them, and bodies
+//! that pass without being held.
+
+mod support;
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::time::Duration;
+
+use support::config::{ALICE_KEY, UPSTREAM_KEY};
+use support::upstream::Seen;
+use support::{ADMIN_KEY, Config, Gateway, Reply, Upstream, request};
+
+const FILES: &str = "[[file_permissions]]\nuser_name = \"admin\"\nprovider_name = \"openai-main\"\n\
+    [[file_permissions]]\nuser_name = \"admin\"\nprovider_name = \"router\"\n\
+    [[file_permissions]]\nuser_name = \"admin\"\nprovider_name = \"vertex-main\"\n";
+
+/// An upstream that says what it was asked for.
+fn telling() -> Upstream {
+    Upstream::answering(|conn, seen| {
+        let body = format!(
+            "{{\"method\":\"{}\",\"target\":\"{}\",\"bytes\":{}}}",
+            seen.method,
+            seen.target,
+            seen.body.len()
+        );
+        conn.whole_with(200, "content-type: application/json\r\nx-request-id: up-1\r\n", body);
+    })
+}
+
+fn start(upstream: &Upstream, tail: &str) -> Gateway {
+    Gateway::start(&Config::to(upstream).tail(FILES).tail(tail).text())
+}
+
+fn ask(gateway: &Gateway, method: &str, target: &str, more: &[(&str, &str)], body: &[u8]) -> Reply {
+    let bearer = format!("Bearer {ADMIN_KEY}");
+    let mut fields = vec![("authorization", bearer.as_str())];
+    fields.extend(more);
+    gateway.connect().ask(&request(method, target, &fields, body))
+}
+
+#[test]
+fn calls_without_a_model_reach_the_provider_of_their_scope_as_they_are() {
+    let upstream = telling();
+    let gateway = start(&upstream, "");
+    let rows = [
+        ("GET", "/openai-main/v1/files?limit=2", "/v1/files?limit=2"),
+        ("GET", "/openai-main/files/file-1/content", "/v1/files/file-1/content"),
+        ("DELETE", "/openai-main/v1/files/file-1", "/v1/files/file-1"),
+        (
+            "GET",
+            "/openai-main/v1/responses/resp_1?include%5B%5D=a",
+            "/v1/responses/resp_1?include%5B%5D=a",
+        ),
+        ("GET", "/openai-main/v1//batches/", "/v1/batches"),
+        (
+            "GET",
+            "/openai-main/v1/chat/completions/c-1/messages",
+            "/v1/chat/completions/c-1/messages",
+        ),
+        (
+            "GET",
+            "/openai-main/v1/vector_stores/vs_1/files/f%20x",
+            "/v1/vector_stores/vs_1/files/f%20x",
+        ),
+        (
+            "GET",
+            "/anthropic-main/v1/messages/batches/b_1/results",
+            "/v1/messages/batches/b_1/results",
+        ),
+        ("GET", "/vertex-main/v1beta/files/abc", "/v1beta/files/abc"),
+        ("GET", "/vertex-main/v1beta/cachedContents", "/v1beta/cachedContents"),
+    ];
+    for (method, target, expected) in rows {
+        let reply = ask(&gateway, method, target, &[], b"");
+        assert_eq!(reply.status, 200, "{target}: {}", reply.text());
+        assert_eq!(reply.json()["method"], method, "{target}");
+        assert_eq!(reply.json()["target"], expected, "{target}");
+        assert_eq!(reply.header("x-request-id"), Some("up-1"));
+        let last = upstream.last();
+        assert!(last.header("content-length").is_none(), "{target}");
+        let header = |name| last.header(name).unwrap_or_default().to_owned();
+        let keys = header("authorization") + &header("x-api-key") + &header("x-goog-api-key");
+        assert_eq!(keys.trim_start_matches("Bearer "), UPSTREAM_KEY, "{target}");
+    }
+    let body = br#"{"input_file_id":"f","endpoint":"/v1/responses","model":"untouched"}"#;
+    let reply = ask(&gateway, "POST", "/openai-main/v1/batches", &[], body);
+    assert_eq!(reply.status, 200);
+    assert_eq!(upstream.last().body, body);
+}
+
+#[test]
+fn aggregated_calls_take_the_provider_that_is_named_or_the_only_one_that_fits() {
+    let upstream = telling();
+    let gateway = start(&upstream, "");
+    let reply = ask(&gateway, "GET", "/v1/files", &[], b"");
+    assert_eq!(reply.status, 400);
+    let message = reply.error_message();
+    assert!(message.contains("x-gproxy-provider"), "{message}");
+    assert!(message.ends_with("these fit: openai-main, router"), "{message}");
+    for name in ["x-gproxy-provider", "X-Provider"] {
+        let reply = ask(&gateway, "GET", "/v1/files", &[(name, "openai-main")], b"");
+        assert_eq!(reply.status, 200, "{}", reply.text());
+        assert!(upstream.last().header(name).is_none());
+    }
+    let reply = ask(&gateway, "GET", "/v1/files", &[("x-gproxy-provider", "nobody")], b"");
+    assert_eq!(reply.status, 400);
+    let reply = ask(&gateway, "GET", "/v1/files", &[("x-gproxy-provider", "vertex-main")], b"");
+    assert_eq!(reply.status, 400, "it does not speak that dialect");
+
+    // Alice has a permission at one provider only.
+    let alice = format!("Bearer {ALICE_KEY}");
+    let get = request("GET", "/v1/batches", &[("authorization", &alice)], b"");
+    assert_eq!(gateway.connect().ask(&get).status, 200);
+}
+
+#[test]
+fn what_is_not_permitted_is_refused_in_the_callers_dialect() {
+    let upstream = telling();
+    let gateway = start(&upstream, "");
+    let alice = format!("Bearer {ALICE_KEY}");
+    let rows = [
+        // No file permission; no permission at the provider; not every model.
+        ("GET", "/openai-main/v1/files", "forbidden: files"),
+        ("GET", "/router/v1/batches", "forbidden: model"),
+        ("GET", "/openai-main/v1/unknown/path", ""),
+        ("POST", "/openai-main/v1/moderations", "forbidden: model"),
+    ];
+    for (method, target, message) in rows {
+        let body: &[u8] = if method == "POST" { b"{\"input\":\"a\"}" } else { b"" };
+        let bytes = request(method, target, &[("authorization", &alice)], body);
+        let reply = gateway.connect().ask(&bytes);
+        let expected = if message.is_empty() { 404 } else { 403 };
+        assert_eq!(reply.status, expected, "{target}: {}", reply.text());
+        assert!(reply.error_message().starts_with(message), "{target}: {}", reply.text());
+    }
+    let reply = ask(&gateway, "PUT", "/openai-main/v1/files", &[], b"");
+    assert_eq!((reply.status, reply.header("allow")), (405, Some("GET, POST")));
+    let reply = ask(&gateway, "GET", "/openai-main/v1/files/a%2Fb", &[], b"");
+    assert_eq!(reply.status, 400);
+    assert_eq!(upstream.count(), 0);
+}
+
+#[test]
+fn unknown_paths_pass_where_the_provider_lets_them_and_nowhere_else() {
+    let upstream = telling();
+    let gateway = Gateway::start(&Config::to(&upstream).setting("passthrough = true").text());
+    let rows = [
+        ("GET", "/openai-main/v1/evals/e%2F1?x=%20", "/v1/evals/e%2F1?x=%20"),
+        ("PATCH", "/openai-main/v2/things", "/v2/things"),
+        ("GET", "/openai-main/organization/costs", "/v1/organization/costs"),
+    ];
+    for (method, target, expected) in rows {
+        let reply = ask(&gateway, method, target, &[], if method == "PATCH" { b"{}" } else { b"" });
+        assert_eq!(reply.status, 200, "{target}: {}", reply.text());
+        assert_eq!(reply.json()["target"], expected, "{target}");
+    }
+    assert_eq!(ask(&gateway, "GET", "/v1/evals", &[], b"").status, 404, "aggregated");
+    assert_eq!(ask(&gateway, "GET", "/openai-main/v1/../x", &[], b"").status, 400);
+    let alice = format!("Bearer {ALICE_KEY}");
+    let get = request("GET", "/openai-main/v1/evals", &[("authorization", &alice)], b"");
+    assert_eq!(gateway.connect().ask(&get).status, 403, "not every model is permitted");
+}
+
+fn form(model: &str, file: &[u8]) -> Vec<u8> {
+    let mut form = b"--bOuNd\r\nContent-Disposition: form-data; name=\"file\"; \
+        filename=\"a.wav\"\r\nContent-Type: audio/wav\r\n\r\n"
+        .to_vec();
+    form.extend(file);
+    let field = "\r\n--bOuNd\r\nContent-Disposition: form-data; name=\"model\"\r\n\r\n";
+    form.extend(format!("{field}{model}\r\n--bOuNd--\r\n").bytes());
+    form
+}
+
+const FORM: (&str, &str) = ("content-type", "multipart/form-data; boundary=\"bOuNd\"");
+
+#[test]
+fn the_model_of_a_form_is_found_behind_its_file_and_renamed() {
+    let upstream = telling();
+    let gateway = start(&upstream, "");
+    let file: Vec<u8> = (0..300_000_u32).flat_map(|number| number.to_le_bytes()).collect();
+    let rows = [
+        ("/v1/audio/transcriptions", "openai-main/whisper-1", "whisper-1"),
+        ("/openai-main/v1/audio/translations", "whisper-1", "whisper-1"),
+        ("/v1/images/edits", "chat-default", "gpt-4.1-mini"),
+    ];
+    for (target, asked, served) in rows {
+        let reply = ask(&gateway, "POST", target, &[FORM], &form(asked, &file));
+        assert_eq!(reply.status, 200, "{target}: {}", reply.text());
+        let seen: Seen = upstream.last();
+        assert!(seen.body == form(served, &file), "{target}: the form came through");
+        assert_eq!(seen.header("content-length"), Some(seen.body.len().to_string().as_str()));
+        assert_eq!(seen.header("content-type"), Some(FORM.1));
+    }
+    let second = "--bOuNd\r\nContent-Disposition: form-data; name=model\r\n\r\nb\r\n--bOuNd--";
+    let twice = String::from_utf8(form("openai-main/a", b"x")).unwrap();
+    let twice = twice.replace("--bOuNd--", second);
+    let before = upstream.count();
+    let reply = ask(&gateway, "POST", "/v1/images/edits", &[FORM], twice.as_bytes());
+    assert_eq!(reply.status, 400, "{}", reply.text());
+    assert_eq!(upstream.count(), before, "the upstream must not take a form with two models");
+    let json = [("content-type", "application/json")];
+    assert_eq!(ask(&gateway, "POST", "/v1/images/edits", &json, b"{}").status, 400);
+    let none = form("", b"x");
+    let reply = ask(&gateway, "POST", "/openai-main/v1/images/edits", &[FORM], &none);
+    assert_eq!(reply.status, 200, "the vendor has a usual model: {}", reply.text());
+}
+
+fn resident_kib(gateway: &Gateway) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", gateway.pid()));
+    let status = status.expect("the gateway is alive");
+    let line = status.lines().find(|line| line.starts_with("VmHWM:")).expect("a peak");
+    let number = line.split_whitespace().nth(1).expect("a number");
+    number.parse().expect("a number")
+}
+
+#[test]
+fn a_file_of_any_size_passes_both_ways_in_bounded_memory() {
+    let megabytes = support::size(100, 500);
+    let upstream = Upstream::scripted(move |conn| {
+        while let Some(seen) = conn.request_head() {
+            if seen.method == "POST" {
+                let length: usize = seen.header("content-length").unwrap().parse().unwrap();
+                let read = conn.discard(length);
+                conn.whole(200, format!("{{\"bytes\":{read}}}"));
+            } else {
+                let length = megabytes << 20;
+                let head = format!(
+                    "HTTP/1.1 200 OK\r\ncontent-type: application/octet-stream\r\n\
+                    content-length: {length}\r\n\r\n"
+                );
+                conn.raw(head);
+                let piece = vec![7_u8; 1 << 16];
+                for _ in 0..length / piece.len() {
+                    if !conn.raw(&piece) {
+                        return;
+                    }
+                }
+            }
+        }
+    });
+    let gateway = start(&upstream, "");
+    let before = resident_kib(&gateway);
+    let length = megabytes << 20;
+    let mut stream = TcpStream::connect(("127.0.0.1", gateway.port)).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+    let head = format!(
+        "POST /openai-main/v1/files HTTP/1.1\r\nhost: g\r\nauthorization: Bearer {ADMIN_KEY}\r\n\
+         content-type: multipart/form-data; boundary=b\r\ncontent-length: {length}\r\n\r\n"
+    );
+    stream.write_all(head.as_bytes()).unwrap();
+    let piece = vec![b'x'; 1 << 16];
+    for _ in 0..length / piece.len() {
+        stream.write_all(&piece).unwrap();
+    }
+    let mut reply = vec![0; 4096];
+    let count = stream.read(&mut reply).unwrap();
+    let reply = String::from_utf8_lossy(&reply[..count]).into_owned();
+    assert!(reply.starts_with("HTTP/1.1 200"), "{reply}");
+    assert!(reply.contains(&format!("{{\"bytes\":{length}}}")), "{reply}");
+
+    let get = format!(
+        "GET /openai-main/v1/files/f/content HTTP/1.1\r\nhost: g\r\nconnection: close\r\n\
+         authorization: Bearer {ADMIN_KEY}\r\n\r\n"
+    );
+    let mut stream = TcpStream::connect(("127.0.0.1", gateway.port)).unwrap();
+    stream.write_all(get.as_bytes()).unwrap();
+    let (mut total, mut sevens, mut buffer) = (0, 0, vec![0; 1 << 16]);
+    loop {
+        match stream.read(&mut buffer).unwrap() {
+            0 => break,
+            count => {
+                total += count;
+                sevens += buffer[..count].iter().filter(|byte| **byte == 7).count();
+            }
+        }
+    }
+    assert_eq!(sevens, length, "of {total} bytes");
+    let grown = resident_kib(&gateway).saturating_sub(before);
+    assert!(grown < 16 * 1024, "{grown} KiB more at the peak");
+}
+
+#[test]
+fn an_upload_that_breaks_off_or_is_too_long_ends_its_upstream_request() {
+    let upstream = telling();
+    let config = Config::to(&upstream).tail(FILES).limit("upload_bytes_max = 1048576");
+    let gateway = Gateway::start(&config.text());
+    let long = vec![b'x'; (1 << 20) + 1];
+    let reply = ask(&gateway, "POST", "/openai-main/v1/files", &[FORM], &long);
+    assert_eq!(reply.status, 413, "{}", reply.text());
+    let mut client = gateway.connect();
+    client.send(
+        format!(
+            "POST /openai-main/v1/files HTTP/1.1\r\nhost: g\r\nauthorization: Bearer {ADMIN_KEY}\
+             \r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\nzz\r\n"
+        )
+        .as_bytes(),
+    );
+    let reply = client.reply().unwrap();
+    assert_eq!(reply.status, 400, "{}", reply.text());
+    let mut client = gateway.connect();
+    client.send(
+        &request(
+            "POST",
+            "/openai-main/v1/files",
+            &[("authorization", &format!("Bearer {ADMIN_KEY}")), ("content-type", "text/plain")],
+            &vec![b'y'; 600_000],
+        )[..500_000],
+    );
+    client.close_write();
+    assert_eq!(client.reply().unwrap().status, 400);
+    support::wait_for("the upstream's connections to end", || {
+        (gateway.gauge("gproxy_upstream_in_flight") == 0.0).then_some(())
+    });
+    // A whole body in chunks goes up in chunks.
+    let mut client = gateway.connect();
+    client.send(
+        format!(
+            "POST /openai-main/v1/files HTTP/1.1\r\nhost: g\r\nauthorization: Bearer {ADMIN_KEY}\
+             \r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n"
+        )
+        .as_bytes(),
+    );
+    assert_eq!(client.reply().unwrap().json()["bytes"], 5);
+    assert_eq!(upstream.last().header("transfer-encoding"), Some("chunked"));
+}
