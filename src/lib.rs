@@ -12,6 +12,7 @@ pub mod io;
 pub mod limits;
 pub mod logging;
 pub mod metrics;
+pub mod money;
 pub mod route;
 pub mod secret;
 pub mod serve;

@@ -26,7 +26,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("logging", &[]),
     ("serve", &["config", "exchange", "io", "logging"]),
 ];
-const LEAVES: &[&str] = &["limits", "secret", "failure", "metrics"];
+const LEAVES: &[&str] = &["limits", "secret", "failure", "metrics", "money"];
 
 /// Names that belong to some files only.
 const FENCED: &[(&str, &[&str])] = &[

@@ -8,7 +8,6 @@
 mod address;
 mod error;
 mod global;
-mod money;
 mod providers;
 mod reader;
 mod sources;

@@ -6,14 +6,16 @@ use super::NOT_YET;
 use super::address::Use;
 use super::error::{At, Place, Report, hint, shown};
 use super::global::{attempt_timeouts, choice, url};
-use super::money;
 use super::reader::Table;
 use super::sources::Sources;
 use crate::dialect::echo::EchoSettings;
 use crate::dialect::endpoint::ENDPOINTS;
 use crate::dialect::{Dialect, path};
 use crate::limits;
+use crate::money;
 use crate::route::channel::{self, CHANNELS, Channel, Dialects};
+use crate::route::glob::Glob;
+use crate::route::price::{PriceRow, Tier};
 use crate::route::snapshot::{Alias, Credential, Model, Provider, Timeouts};
 
 /// What a provider inherits.
@@ -130,6 +132,7 @@ fn read_provider(
         destinations: [const { None }; Dialect::ALL.len()],
         credentials: credentials.into_iter().flatten().collect(),
         models: BTreeMap::new(),
+        price_patterns: Vec::new(),
         include_usage: true,
         forward_headers: Vec::new(),
         timeouts: defaults.timeouts,
@@ -354,7 +357,6 @@ pub(super) fn read_models(
     names: &Names,
 ) {
     let mut seen = Names::new();
-    let mut priced = None;
     for mut table in root.tables(report, "models") {
         let provider_name = table.required(report, "provider_name");
         let provider =
@@ -365,22 +367,33 @@ pub(super) fn read_models(
         let mut tokens = |key| Some(table.number(report, key, 1..=1_000_000_000)?.value);
         let max_input_tokens = tokens("max_input_tokens");
         let max_output_tokens = tokens("max_output_tokens");
-        if read_prices(&mut table, report) {
-            priced.get_or_insert_with(|| table.place.clone());
-        }
+        let price = read_prices(&mut table, report);
         if let (Some(provider), Some(At { value, place })) = (provider, model_id)
             && check_model_name(report, value, &place)
         {
             // One name for the pair: a provider's name holds no slash.
             let pair = format!("{}/{value}", providers[provider].name);
             declare(report, &mut seen, &pair, &place, 0);
-            let model = Model { enabled, display_name, max_input_tokens, max_output_tokens };
-            providers[provider].models.insert(value.to_owned(), model);
+            let provider = &mut providers[provider];
+            match (Glob::parse(value), price) {
+                // A row for prices alone; the longest pattern that fits counts.
+                (Ok(pattern), Some(price)) if value == "default" || value.contains(['*', '?']) => {
+                    let pattern = if value == "default" { Glob::any() } else { pattern };
+                    let is_shorter = |(other, _): &(Glob, PriceRow)| {
+                        other.as_str().len() < pattern.as_str().len()
+                    };
+                    let rows = &mut provider.price_patterns;
+                    let at = rows.iter().position(is_shorter).unwrap_or(rows.len());
+                    rows.insert(at, (pattern, price));
+                }
+                (_, price) => {
+                    let model =
+                        Model { enabled, display_name, max_input_tokens, max_output_tokens, price };
+                    provider.models.insert(value.to_owned(), model);
+                }
+            }
         }
         table.finish(report);
-    }
-    if let Some(place) = priced {
-        report.warn(&place, format_args!("prices: {NOT_YET}"));
     }
 }
 
@@ -404,8 +417,8 @@ pub(super) fn check_model_name(report: &mut Report<'_>, name: &str, place: &Plac
     fits
 }
 
-/// Whether there are any.
-fn read_prices(table: &mut Table<'_>, report: &mut Report<'_>) -> bool {
+/// The prices of a row; `None`: there are none.
+fn read_prices(table: &mut Table<'_>, report: &mut Report<'_>) -> Option<PriceRow> {
     const CALLS: [&str; 4] = [
         "price_each_call",
         "flex_price_each_call",
@@ -414,45 +427,49 @@ fn read_prices(table: &mut Table<'_>, report: &mut Report<'_>) -> bool {
     ];
     const TIERS: [&str; 4] =
         ["price_tiers", "flex_price_tiers", "scale_price_tiers", "priority_price_tiers"];
-    const OTHERS: [&str; 4] = [
-        "price_each_image",
-        "price_each_tool_call",
-        "price_input_audio_tokens",
-        "price_output_audio_tokens",
-    ];
-    let mut found = false;
-    for key in CALLS.into_iter().chain(OTHERS) {
-        found |= table.money(report, key, money::DOLLARS_MAX).is_some();
+    let mut money = |key| Some(table.money(report, key, money::DOLLARS_MAX)?.value);
+    let mut row = PriceRow {
+        each_tool_call: money("price_each_tool_call"),
+        input_audio: money("price_input_audio_tokens"),
+        output_audio: money("price_output_audio_tokens"),
+        ..PriceRow::default()
+    };
+    let image = table.money(report, "price_each_image", money::DOLLARS_MAX);
+    if let Some(At { place, .. }) = image {
+        report.warn(&place, NOT_YET);
     }
-    for key in TIERS {
-        found |= read_tiers(table, report, key);
+    for (at, (call, tiers)) in CALLS.into_iter().zip(TIERS).enumerate() {
+        row.modes[at].each_call =
+            table.money(report, call, money::DOLLARS_MAX).map(|price| price.value);
+        row.modes[at].tiers = read_tiers(table, report, tiers);
     }
-    found
+    (!row.is_empty()).then_some(row)
 }
 
-fn read_tiers(table: &mut Table<'_>, report: &mut Report<'_>, key: &'static str) -> bool {
+fn read_tiers(table: &mut Table<'_>, report: &mut Report<'_>, key: &'static str) -> Vec<Tier> {
     let mut previous: Option<u64> = None;
-    let tiers = table.tables(report, key);
-    let found = !tiers.is_empty();
-    for mut tier in tiers {
+    let mut tiers = Vec::new();
+    for mut tier in table.tables(report, key) {
         let bound = tier.number(report, "input_tokens_up_to", 0..=1_000_000_000_000);
-        for key in [
-            "price_input_tokens",
-            "price_output_tokens",
-            "price_cache_read_input_tokens",
-            "price_cache_creation_input_tokens",
-            "price_cache_creation_input_tokens_5min",
-            "price_cache_creation_input_tokens_1h",
-            "price_input_audio_tokens",
-            "price_output_audio_tokens",
-            "price_each_image",
-            "price_each_tool_call",
-        ] {
-            tier.money(report, key, money::DOLLARS_MAX);
+        let bound = bound.map_or(0, |bound| bound.value);
+        let mut money = |key| Some(tier.money(report, key, money::DOLLARS_MAX)?.value);
+        let unsplit = money("price_cache_creation_input_tokens");
+        tiers.push(Tier {
+            input_tokens_up_to: bound,
+            input: money("price_input_tokens"),
+            output: money("price_output_tokens"),
+            cache_read: money("price_cache_read_input_tokens"),
+            cache_write_5min: money("price_cache_creation_input_tokens_5min").or(unsplit),
+            cache_write_1h: money("price_cache_creation_input_tokens_1h").or(unsplit),
+            input_audio: money("price_input_audio_tokens"),
+            output_audio: money("price_output_audio_tokens"),
+            each_tool_call: money("price_each_tool_call"),
+        });
+        if let Some(At { place, .. }) = tier.money(report, "price_each_image", money::DOLLARS_MAX) {
+            report.warn(&place, NOT_YET);
         }
         // 0 has no bound, so it comes last.
-        let reach = bound.as_ref().map_or(0, |bound| bound.value);
-        let reach = if reach == 0 { u64::MAX } else { reach };
+        let reach = if bound == 0 { u64::MAX } else { bound };
         if previous.is_some_and(|previous| reach <= previous) {
             let place = tier.place_of(report, "input_tokens_up_to");
             report.error(&place, "tiers must be in ascending order; 0 (no bound) is the last one");
@@ -460,7 +477,7 @@ fn read_tiers(table: &mut Table<'_>, report: &mut Report<'_>, key: &'static str)
         previous = Some(reach);
         tier.finish(report);
     }
-    found
+    tiers
 }
 
 pub(super) fn read_aliases(

@@ -10,7 +10,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::error::{At, Place, Report, hint, shown};
-use super::money;
+use crate::money;
 
 /// One table of the file, while it is read.
 pub(super) struct Table<'t> {

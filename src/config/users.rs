@@ -3,10 +3,10 @@
 use super::NOT_YET;
 use super::error::{At, Place, Report, shown};
 use super::global::choice;
-use super::money;
 use super::providers::{Names, declare, declared};
 use super::reader::Table;
 use super::sources::Sources;
+use crate::money;
 use crate::route::glob::Glob;
 use crate::route::snapshot::{KeyLabel, Permission, Provider, User};
 use crate::secret::{Digest, Secret};

@@ -11,6 +11,7 @@ pub mod path;
 pub mod refusal;
 pub mod resource;
 pub mod rewrite;
+pub mod usage;
 
 /// A family of request, stream and error shapes that an upstream can speak.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

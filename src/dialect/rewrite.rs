@@ -14,6 +14,7 @@
 mod tests;
 
 use super::endpoint::{Endpoint, Step};
+use super::usage::Tap;
 use crate::limits::EVENT_KEPT_BYTES_MAX;
 use crate::wire::json::{self, Event, Kind, STEPS_MAX, Scanner, Watch};
 use crate::wire::sse::{self, Splitter};
@@ -38,6 +39,8 @@ pub struct Change {
 /// Rewrites one reply. Has no `Debug`: what it holds is somebody's completion.
 pub struct Rewriter {
     mode: Mode,
+    /// Reads the usage of what is no stream; a stream has its own.
+    tap: Option<Box<Tap>>,
 }
 
 enum Mode {
@@ -49,7 +52,7 @@ enum Mode {
 impl Rewriter {
     /// Passes every byte: binary replies, types unknown to us.
     pub fn identity() -> Rewriter {
-        Rewriter { mode: Mode::Identity }
+        Rewriter { mode: Mode::Identity, tap: None }
     }
 
     /// For a JSON reply: one document, or an array of them (Gemini's other form of a stream).
@@ -58,17 +61,38 @@ impl Rewriter {
             return Rewriter::identity();
         };
         let mode = Mode::Whole(Box::new(Whole::new(endpoint.reply_model, &name)));
-        Rewriter { mode }
+        Rewriter { mode, tap: None }
     }
 
     /// For a `text/event-stream` reply.
     pub fn stream(endpoint: &'static Endpoint, change: Change, event_bytes_max: usize) -> Rewriter {
         let mode = Mode::Stream(Box::new(Stream::new(endpoint, change, event_bytes_max)));
-        Rewriter { mode }
+        Rewriter { mode, tap: None }
+    }
+
+    /// Reads usage too, of the reply as the upstream wrote it.
+    pub fn with_tap(mut self, endpoint: &Endpoint) -> Rewriter {
+        let tap = Some(Box::new(Tap::new(endpoint)));
+        match &mut self.mode {
+            Mode::Stream(stream) => stream.tap = tap,
+            Mode::Identity | Mode::Whole(_) => self.tap = tap,
+        }
+        self
+    }
+
+    /// What reads usage, if anything does.
+    pub fn tap(&self) -> Option<&Tap> {
+        match &self.mode {
+            Mode::Stream(stream) => stream.tap.as_deref(),
+            Mode::Identity | Mode::Whole(_) => self.tap.as_deref(),
+        }
     }
 
     /// Reads all of `input` and appends to `out` what may leave now. An error stays.
     pub fn feed(&mut self, input: &[u8], out: &mut Vec<u8>) -> Result<(), StreamError> {
+        if let Some(tap) = &mut self.tap {
+            tap.feed(input);
+        }
         match &mut self.mode {
             Mode::Identity => out.extend_from_slice(input),
             Mode::Whole(whole) => whole.feed(input, out),
@@ -168,6 +192,7 @@ struct Stream {
     failed: bool,
     /// `None`: nothing has to change.
     editor: Option<Editor>,
+    tap: Option<Box<Tap>>,
 }
 
 impl Stream {
@@ -178,6 +203,7 @@ impl Stream {
             event_bytes_max,
             failed: false,
             editor: Editor::new(endpoint.event_model, change),
+            tap: None,
         }
     }
 
@@ -190,7 +216,7 @@ impl Stream {
             let (piece, tail) = rest.split_at(length);
             self.check_room(piece.len())?;
             if self.held.is_empty() {
-                pass(&mut self.editor, piece, out);
+                pass(&mut self.tap, &mut self.editor, piece, out);
             } else {
                 self.held.extend_from_slice(piece);
                 self.release(out);
@@ -213,7 +239,7 @@ impl Stream {
 
     /// Hands out what is held, as one piece.
     fn release(&mut self, out: &mut Vec<u8>) {
-        pass(&mut self.editor, &self.held, out);
+        pass(&mut self.tap, &mut self.editor, &self.held, out);
         self.held.clear();
         if self.held.capacity() > EVENT_KEPT_BYTES_MAX {
             self.held = Vec::new();
@@ -228,7 +254,10 @@ impl Stream {
 }
 
 /// Hands out one piece.
-fn pass(editor: &mut Option<Editor>, piece: &[u8], out: &mut Vec<u8>) {
+fn pass(tap: &mut Option<Box<Tap>>, editor: &mut Option<Editor>, piece: &[u8], out: &mut Vec<u8>) {
+    if let Some(tap) = tap {
+        tap.piece(piece);
+    }
     match editor {
         None => out.extend_from_slice(piece),
         Some(editor) => editor.pass(piece, out),

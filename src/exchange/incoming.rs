@@ -5,7 +5,7 @@
 
 use std::cell::RefCell;
 
-use super::session::Session;
+use super::session::{Body, Session};
 use super::{Core, Downstream};
 use crate::dialect::refusal::Refusal;
 use crate::wire::multipart::Scanner;
@@ -21,6 +21,14 @@ pub trait Source {
 /// The body cannot be had whole; why is told downstream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SourceBroken;
+
+/// A request's body, as it goes up.
+pub(super) enum Load {
+    /// Whole.
+    Held(Body),
+    /// While it comes in: what was read of it, the length of all of it, and what watches a form.
+    Coming { begun: Vec<u8>, length: Option<u64>, form: Option<Scanner> },
+}
 
 /// The body of the present request: what was read of it before, then what comes.
 pub(super) struct Incoming<'a, D: Downstream>(RefCell<State<'a, D>>);

@@ -36,6 +36,7 @@ use crate::wire::head::Head;
 use crate::wire::multipart::FormError;
 
 pub use attempt::UpHeaders;
+use incoming::{Incoming, Load};
 pub use incoming::{Source, SourceBroken};
 pub use note::{Note, RequestId};
 pub use session::{Arrival, Session};
@@ -286,9 +287,40 @@ fn answer<D: Downstream, U: Upstream>(
     let (turn, route) = (core.turn(), &route);
     let plan = attempt::Plan::new(provider, destination, head, route, &target, &ask, turn);
     plan.rewrite(&ask, &mut body.bytes)?;
-    let reply = attempt::attempt(core, up, &plan, &body.bytes, None, note)?;
-    drop(body);
-    relay::relay(core, snapshot, session, head, &plan, reply, note)
+    carry(core, snapshot, session, up, head, &plan, Load::Held(body), note)
+}
+
+/// The way up and the way down: the last part of every request that has an upstream.
+#[allow(clippy::too_many_arguments)]
+fn carry<D: Downstream, U: Upstream>(
+    core: &Core,
+    snapshot: &Snapshot,
+    session: &mut Session<D>,
+    up: &mut U,
+    head: &Head,
+    plan: &attempt::Plan<'_>,
+    load: Load,
+    note: &mut Note,
+) -> Result<(), Ended> {
+    let (held, incoming) = match load {
+        Load::Held(body) => (Some(body), None),
+        Load::Coming { begun, length, form } => {
+            (None, Some(Incoming::new(core, session, begun, length, form)))
+        }
+    };
+    let bytes = held.as_ref().map_or(&[][..], |body| &body.bytes);
+    let source = incoming.as_ref().map(|incoming| incoming as &dyn Source);
+    let result = attempt::attempt(core, up, plan, bytes, source, note);
+    drop(held);
+    if let Some(incoming) = incoming {
+        let (bytes, broken) = incoming.outcome();
+        note.bytes_in = bytes;
+        // What is wrong with it counts for more than what the upstream made of its half.
+        if let Some(refusal) = broken {
+            return Err(refusal.into());
+        }
+    }
+    relay::relay(core, snapshot, session, head, plan, result?, note)
 }
 
 /// Finds who serves the model.

@@ -3,10 +3,9 @@
 //! Such a body is not held unless it is small. A form is read as far as its model, which is
 //! restored in place; the rest follows piece by piece.
 
-use super::attempt::{self, Plan};
-use super::incoming::Incoming;
+use super::attempt::Plan;
+use super::incoming::Load;
 use super::note::Note;
-use super::relay;
 use super::session::Session;
 use super::{Core, Downstream, Ended, Upstream};
 use crate::dialect::Dialect;
@@ -26,6 +25,9 @@ use crate::wire::multipart::{self, Scanner};
 const PROVIDER_FIELDS: [&str; 2] = ["x-gproxy-provider", "x-provider"];
 
 /// Answers what names no model at all. `error`: why it is no endpoint either.
+///
+/// Its frame stays out of its caller's, which every open stream keeps on its stack.
+#[inline(never)]
 pub(super) fn answer<D: Downstream, U: Upstream>(
     core: &Core,
     snapshot: &Snapshot,
@@ -64,20 +66,19 @@ pub(super) fn answer<D: Downstream, U: Upstream>(
         true => snapshot.limits.upload_bytes_max,
         false => snapshot.limits.body_bytes_max,
     };
-    if is_small(head) {
+    let load = if is_small(head) {
         let body = session.read_body(core, head, &snapshot.limits)?;
         note.bytes_in = body.bytes.len() as u64;
-        let reply = attempt::attempt(core, up, &plan, &body.bytes, None, note)?;
-        drop(body);
-        return relay::relay(core, snapshot, session, head, &plan, reply, note);
-    }
-    session.open_body(head, bytes_max)?;
-    let incoming = Incoming::new(core, session, Vec::new(), length_of(head), None);
-    let reply = send(core, up, &plan, incoming, note)?;
-    relay::relay(core, snapshot, session, head, &plan, reply, note)
+        Load::Held(body)
+    } else {
+        session.open_body(head, bytes_max)?;
+        Load::Coming { begun: Vec::new(), length: length_of(head), form: None }
+    };
+    super::carry(core, snapshot, session, up, head, &plan, load, note)
 }
 
-/// Answers a form that names its model in a field.
+/// Answers a form that names its model in a field. Its frame, too, stays out of its caller's.
+#[inline(never)]
 pub(super) fn form<D: Downstream, U: Upstream>(
     core: &Core,
     snapshot: &Snapshot,
@@ -132,10 +133,8 @@ pub(super) fn form<D: Downstream, U: Upstream>(
         query,
     );
     let plan = Plan::plain(provider, destination, head, route.endpoint, &target, url, core.turn());
-    let incoming = Incoming::new(core, session, begun, length, Some(scanner));
-    let reply = send(core, up, &plan, incoming, note)?;
-    drop(held);
-    relay::relay(core, snapshot, session, head, &plan, reply, note)
+    let load = Load::Coming { begun, length, form: Some(scanner) };
+    super::carry(core, snapshot, session, up, head, &plan, load, note)
 }
 
 /// The target of a request in whose body the model is optional and absent.
@@ -148,24 +147,6 @@ pub(super) fn target(
 ) -> Result<Target<'static>, Refusal> {
     let scope = route.scope.as_deref().and_then(|name| snapshot.provider_named(name));
     provider(snapshot, scope, head, note, route.endpoint.dialect, need).map(unnamed)
-}
-
-/// Sends a body as it comes in. What is wrong with it counts for more than what the upstream made
-/// of its half.
-fn send<D: Downstream, U: Upstream>(
-    core: &Core,
-    up: &mut U,
-    plan: &Plan<'_>,
-    incoming: Incoming<'_, D>,
-    note: &mut Note,
-) -> Result<U::Reply, Ended> {
-    let result = attempt::attempt(core, up, plan, &[], Some(&incoming), note);
-    let (bytes, broken) = incoming.outcome();
-    note.bytes_in = bytes;
-    match broken {
-        Some(refusal) => Err(refusal.into()),
-        None => result,
-    }
 }
 
 /// The provider of a request that names no model.

@@ -123,21 +123,11 @@ impl Upstream for Caller {
         let agent = self.agents.through(call.provider.proxy.as_deref())?;
         let downstream = Some(self.downstream.clone());
         let watch = Watch::begin(self.worker, downstream, call.provider.timeouts);
-        let malformed = |()| watch.failure(Cause::Malformed);
-        let result = match call.source {
-            Some(source) => {
-                let mut reader = Reader(source);
-                let body = SendBody::from_reader(&mut reader);
-                let mut request = request(call, body).map_err(malformed)?;
-                if let Some(length) = source.length() {
-                    request.headers_mut().insert("content-length", HeaderValue::from(length));
-                }
-                agent.run(request)
-            }
-            None if takes_body(call.method) => {
-                agent.run(request(call, call.body).map_err(malformed)?)
-            }
-            None => agent.run(request(call, ()).map_err(malformed)?),
+        let result = if call.source.is_none() && takes_body(call.method) {
+            let request = request(call, call.body);
+            agent.run(request.map_err(|()| watch.failure(Cause::Malformed))?)
+        } else {
+            run_other(&agent, call).map_err(|()| watch.failure(Cause::Malformed))?
         };
         let response = result.map_err(|error| watch.failure(cause_of(&error)))?;
         let (parts, body) = response.into_parts();
@@ -158,6 +148,21 @@ impl Upstream for Caller {
         Ok(Answer { status, headers: parts.headers, length, body, _guard: guard })
     }
 }
+
+/// A call with a body that is not held, or with none. Apart, so that the usual call stays small.
+#[inline(never)]
+fn run_other(agent: &Agent, call: &Call<'_>) -> Result<RunResult, ()> {
+    let Some(source) = call.source else { return Ok(agent.run(request(call, ())?)) };
+    let mut reader = Reader(source);
+    let mut request = request(call, SendBody::from_reader(&mut reader))?;
+    if let Some(length) = source.length() {
+        request.headers_mut().insert("content-length", HeaderValue::from(length));
+    }
+    Ok(agent.run(request))
+}
+
+/// What ureq makes of a request.
+type RunResult = Result<ureq::http::Response<ureq::Body>, ureq::Error>;
 
 /// ureq sends a body with these methods, and none with others; requests have none with others.
 fn takes_body(method: &str) -> bool {

@@ -61,6 +61,11 @@ impl Glob {
         }
     }
 
+    /// Fits every name.
+    pub fn any() -> Glob {
+        Glob("*".into())
+    }
+
     /// Whether the whole name fits the pattern.
     ///
     /// Only the last `*` is ever reconsidered, so the time is at most the product of both lengths,

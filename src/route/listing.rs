@@ -16,7 +16,9 @@ pub fn entries(snapshot: &Snapshot, user: usize, scope: Option<usize>) -> Vec<En
             continue;
         }
         for (id, model) in provider.models.iter().filter(|(_, model)| model.enabled) {
-            if snapshot.permits(user, at, id) {
+            // A row of that name gives an alias its price; the alias itself follows below.
+            let is_alias = snapshot.alias_named(id).is_some_and(|alias| alias.provider == at);
+            if !is_alias && snapshot.permits(user, at, id) {
                 let name = match scope {
                     Some(_) => Cow::Borrowed(id.as_str()),
                     None => Cow::Owned(format!("{}/{id}", provider.name)),

@@ -7,5 +7,6 @@ pub mod channel;
 pub mod glob;
 pub mod listing;
 pub mod plan;
+pub mod price;
 pub mod retry;
 pub mod snapshot;

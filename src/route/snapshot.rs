@@ -10,6 +10,7 @@ use crate::dialect::Dialect;
 use crate::dialect::echo::EchoSettings;
 use crate::route::channel::{self, Channel, Destination, Dialects};
 use crate::route::glob::Glob;
+use crate::route::price::PriceRow;
 use crate::secret::{Digest, Secret};
 
 /// Everything that a decision depends on.
@@ -80,6 +81,8 @@ pub struct Provider {
     pub credentials: Vec<Credential>,
     /// Declared models by id. Others may be called too.
     pub models: BTreeMap<String, Model>,
+    /// What models cost that have no price of their own, the longest pattern first.
+    pub price_patterns: Vec<(Glob, PriceRow)>,
     /// OpenAI-style streams are asked for usage.
     pub include_usage: bool,
     /// Headers of the client that go up although they are dropped otherwise, in lower case.
@@ -112,6 +115,8 @@ pub struct Model {
     pub max_input_tokens: Option<u64>,
     /// The longest answer, in tokens.
     pub max_output_tokens: Option<u64>,
+    /// What it costs.
+    pub price: Option<PriceRow>,
 }
 
 /// A public name for a provider's model.
@@ -257,6 +262,16 @@ impl Provider {
     /// The dialects that it speaks.
     pub fn dialects(&self) -> Dialects {
         Dialect::ALL.into_iter().filter(|dialect| self.destination(*dialect).is_some()).collect()
+    }
+
+    /// The prices of a model: those of the name that was asked for, of the model that serves, of
+    /// the longest pattern.
+    pub fn price(&self, asked: &str, served: &str) -> Option<&PriceRow> {
+        let own = |name| self.models.get(name).and_then(|model| model.price.as_ref());
+        own(asked).or_else(|| own(served)).or_else(|| {
+            let (_, row) = self.price_patterns.iter().find(|(at, _)| at.matches(served))?;
+            Some(row)
+        })
     }
 
     /// Whether it answers by itself, without an upstream.

@@ -1,15 +1,27 @@
-//! Amounts of money: decimal text to picodollars (10^-12 USD), exactly.
+//! Amounts of money: picodollars (10^-12 USD) in an `i64`, to and from decimal text, exactly.
 //!
-//! No floating point is involved: `0.1` in the file is one tenth.
+//! No floating point is involved: `0.1` is one tenth.
 
 /// Picodollars in a dollar.
-pub(super) const DOLLAR: i64 = 1_000_000_000_000;
+pub const DOLLAR: i64 = 1_000_000_000_000;
 /// The largest amount that an `i64` of picodollars is trusted with.
-pub(super) const DOLLARS_MAX: i64 = 9_000_000;
+pub const DOLLARS_MAX: i64 = 9_000_000;
 const DECIMALS: i32 = 12;
 
+/// An amount as decimal text: no exponent, no zeros at the end.
+pub fn text(amount: i64) -> String {
+    let sign = if amount < 0 { "-" } else { "" };
+    let amount = amount.unsigned_abs();
+    let dollar = DOLLAR.unsigned_abs();
+    let decimals = format!("{:012}", amount % dollar);
+    match decimals.trim_end_matches('0') {
+        "" => format!("{sign}{}", amount / dollar),
+        decimals => format!("{sign}{}.{decimals}", amount / dollar),
+    }
+}
+
 /// Reads `12`, `0.40` or `1.5e-7`.
-pub(super) fn parse(text: &str, dollars_max: i64) -> Result<i64, String> {
+pub fn parse(text: &str, dollars_max: i64) -> Result<i64, String> {
     let Some((digits, exponent)) = split(text) else {
         return Err("must be an amount in USD such as \"0.40\", not negative".to_owned());
     };
@@ -72,7 +84,16 @@ mod tests {
         ];
         for (text, expected) in rows {
             assert_eq!(parse(text, DOLLARS_MAX), Ok(expected), "{text}");
+            let written = super::text(expected);
+            assert_eq!(parse(&written, DOLLARS_MAX), Ok(expected), "{written}");
         }
+    }
+
+    #[test]
+    fn amounts_are_written_without_an_exponent() {
+        let rows = [(0, "0"), (1, "0.000000000001"), (DOLLAR, "1"), (-DOLLAR / 2, "-0.5")];
+        assert!(rows.into_iter().all(|(amount, written)| text(amount) == written));
+        assert_eq!(text(i64::MIN), "-9223372.036854775808");
     }
 
     #[test]

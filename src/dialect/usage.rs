@@ -1,0 +1,237 @@
+//! What an upstream says that a call used, read from the bytes that pass.
+//!
+//! The counters are disjoint, whatever the vendor's are: OpenAI and Gemini count cached tokens
+//! within the prompt, Anthropic beside it. Whatever a stream says last counts; nothing is ever
+//! summed over events. Facts: the types of the official clients.
+
+mod tap;
+#[cfg(test)]
+mod tests;
+
+use serde_json::Value;
+
+use super::Dialect;
+pub use tap::Tap;
+
+/// Counts of one call. Disjoint, except where a line says "of which".
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Prompt tokens that no cache served: text, and all that is not named below.
+    pub input_tokens: u64,
+    /// Prompt tokens read from the vendor's cache.
+    pub cache_read_input_tokens: u64,
+    /// Prompt tokens written to a cache for five minutes. A total without a split counts here.
+    pub cache_creation_input_tokens_5min: u64,
+    /// Prompt tokens written to a cache for an hour.
+    pub cache_creation_input_tokens_1h: u64,
+    /// Generated tokens, reasoning included.
+    pub output_tokens: u64,
+    /// Of which of `output_tokens`: reasoning.
+    pub reasoning_tokens: u64,
+    /// Of which of `input_tokens`: audio.
+    pub input_audio_tokens: u64,
+    /// Of which of `output_tokens`: audio.
+    pub output_audio_tokens: u64,
+    /// Tools of the vendor's that it ran and bills by the call.
+    pub tool_calls: u64,
+}
+
+/// How a vendor served a call, by its own word.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ServiceTier {
+    /// As usual.
+    #[default]
+    Default,
+    /// Cheaper and slower.
+    Flex,
+    /// Bought ahead.
+    Scale,
+    /// Dearer and faster.
+    Priority,
+}
+
+impl ServiceTier {
+    /// The name in rows.
+    pub fn name(self) -> &'static str {
+        match self {
+            ServiceTier::Default => "default",
+            ServiceTier::Flex => "flex",
+            ServiceTier::Scale => "scale",
+            ServiceTier::Priority => "priority",
+        }
+    }
+
+    fn named(name: &str) -> ServiceTier {
+        match name {
+            "flex" => ServiceTier::Flex,
+            "scale" => ServiceTier::Scale,
+            "priority" | "fast" => ServiceTier::Priority,
+            _ => ServiceTier::Default,
+        }
+    }
+}
+
+/// Where the figures of a call come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UsageSource {
+    /// The upstream's final word.
+    Upstream,
+    /// The upstream's word before the stream broke off.
+    Partial,
+    /// A guess of ours stands in it.
+    Estimated,
+    /// The endpoint tells none.
+    None,
+}
+
+impl UsageSource {
+    /// The name in rows.
+    pub fn name(self) -> &'static str {
+        match self {
+            UsageSource::Upstream => "upstream",
+            UsageSource::Partial => "partial",
+            UsageSource::Estimated => "estimated",
+            UsageSource::None => "none",
+        }
+    }
+}
+
+/// What was told so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Told {
+    /// The counts.
+    pub usage: Usage,
+    /// The tier that was served.
+    pub tier: ServiceTier,
+    /// Something was told.
+    pub any: bool,
+    /// What was told holds the output's count.
+    pub output: bool,
+}
+
+/// A count; what is none counts as zero.
+fn count(value: &Value) -> u64 {
+    match value.as_u64() {
+        Some(count) => count,
+        // Some servers write 12.0. A cast saturates, and takes NaN and less than zero for 0.
+        None => value.as_f64().map_or(0, |count| count as u64),
+    }
+    .min(COUNT_MAX)
+}
+
+/// More tokens than any call can use; sums of a few of them cannot overflow.
+const COUNT_MAX: u64 = 1 << 40;
+
+impl Told {
+    /// Takes in a usage object as it stands in a reply of the dialect.
+    pub fn add(&mut self, dialect: Dialect, value: &Value) {
+        if !value.is_object() {
+            return;
+        }
+        self.any = true;
+        match dialect {
+            Dialect::OpenaiChat | Dialect::OpenaiResponses | Dialect::OpenaiEmbeddings => {
+                self.openai(value);
+            }
+            Dialect::Anthropic => self.anthropic(value),
+            Dialect::Gemini => self.gemini(value),
+        }
+    }
+
+    /// The tier by its name.
+    pub fn served(&mut self, name: &str) {
+        self.tier = ServiceTier::named(name);
+    }
+
+    /// Details are parts of the totals. Chat and Responses have names of their own for the same.
+    fn openai(&mut self, value: &Value) {
+        let either = |one: &str, other: &str| {
+            let found = value.get(one).or_else(|| value.get(other));
+            found.map_or(0, count)
+        };
+        let detail = |one: &str, other: &str, name: &str| {
+            let details = value.get(one).or_else(|| value.get(other));
+            details.and_then(|details| details.get(name)).map_or(0, count)
+        };
+        let (prompt, input) = ("prompt_tokens_details", "input_tokens_details");
+        let (completion, output) = ("completion_tokens_details", "output_tokens_details");
+        let all_in = either("prompt_tokens", "input_tokens");
+        let cached = detail(prompt, input, "cached_tokens");
+        let cached = cached.max(value.get("prompt_cache_hit_tokens").map_or(0, count)).min(all_in);
+        let written = detail(prompt, input, "cache_write_tokens").min(all_in - cached);
+        let rest = all_in - cached - written;
+        let all_out = either("completion_tokens", "output_tokens");
+        self.usage = Usage {
+            input_tokens: rest,
+            cache_read_input_tokens: cached,
+            cache_creation_input_tokens_5min: written,
+            cache_creation_input_tokens_1h: 0,
+            output_tokens: all_out,
+            reasoning_tokens: detail(completion, output, "reasoning_tokens").min(all_out),
+            input_audio_tokens: detail(prompt, input, "audio_tokens").min(rest),
+            output_audio_tokens: detail(completion, output, "audio_tokens").min(all_out),
+            tool_calls: self.usage.tool_calls,
+        };
+        self.output = true;
+    }
+
+    /// Each field that is there replaces the one before: the counts of a stream are cumulative.
+    fn anthropic(&mut self, value: &Value) {
+        let usage = &mut self.usage;
+        let field = |name: &str| value.get(name).filter(|found| !found.is_null()).map(count);
+        let put = |to: &mut u64, name: &str| *to = field(name).unwrap_or(*to);
+        put(&mut usage.input_tokens, "input_tokens");
+        put(&mut usage.cache_read_input_tokens, "cache_read_input_tokens");
+        put(&mut usage.output_tokens, "output_tokens");
+        if let Some(split) = value.get("cache_creation").filter(|split| split.is_object()) {
+            let part = |name: &str| split.get(name).map_or(0, count);
+            usage.cache_creation_input_tokens_5min = part("ephemeral_5m_input_tokens");
+            usage.cache_creation_input_tokens_1h = part("ephemeral_1h_input_tokens");
+        }
+        // The total is never added to its parts; what they lack of it was written for five minutes.
+        if let Some(total) = field("cache_creation_input_tokens") {
+            let hour = usage.cache_creation_input_tokens_1h.min(total);
+            usage.cache_creation_input_tokens_1h = hour;
+            usage.cache_creation_input_tokens_5min = total - hour;
+        }
+        let details = value.get("output_tokens_details");
+        if let Some(thinking) = details.and_then(|details| details.get("thinking_tokens")) {
+            usage.reasoning_tokens = count(thinking).min(usage.output_tokens);
+        }
+        if let Some(tools) = value.get("server_tool_use").and_then(Value::as_object) {
+            usage.tool_calls = tools.values().map(count).fold(0, u64::saturating_add);
+        }
+        for name in ["service_tier", "speed"] {
+            if let Some(name) = value.get(name).and_then(Value::as_str)
+                && name != "standard"
+            {
+                self.tier = ServiceTier::named(name);
+            }
+        }
+    }
+
+    /// Thoughts stand beside the candidates, cached tokens within the prompt.
+    fn gemini(&mut self, value: &Value) {
+        let field = |name: &str| value.get(name).map_or(0, count);
+        let of_audio = |name: &str| {
+            let parts = value.get(name).and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
+            let audio = parts.iter().filter(|part| part["modality"] == "AUDIO");
+            audio.map(|part| count(&part["tokenCount"])).fold(0, u64::saturating_add)
+        };
+        let prompt = field("promptTokenCount");
+        let cached = field("cachedContentTokenCount").min(prompt);
+        let rest = prompt - cached + field("toolUsePromptTokenCount");
+        let thoughts = field("thoughtsTokenCount");
+        let output = field("candidatesTokenCount") + thoughts;
+        self.usage = Usage {
+            input_tokens: rest,
+            cache_read_input_tokens: cached,
+            output_tokens: output,
+            reasoning_tokens: thoughts,
+            input_audio_tokens: of_audio("promptTokensDetails").min(rest),
+            output_audio_tokens: of_audio("candidatesTokensDetails").min(output),
+            ..Usage::default()
+        };
+        self.output = true;
+    }
+}

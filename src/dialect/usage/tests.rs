@@ -1,0 +1,150 @@
+use super::*;
+use crate::dialect::endpoint::{ENDPOINTS, Endpoint};
+use crate::testing::splits;
+use serde_json::json;
+
+fn endpoint(name: &str) -> &'static Endpoint {
+    ENDPOINTS.iter().find(|endpoint| endpoint.name == name).expect("a row of the table")
+}
+
+/// `[input, cache read, 5 min, 1 h, output, reasoning, audio in, audio out, tools]`
+fn listed(usage: Usage) -> [u64; 9] {
+    [
+        usage.input_tokens,
+        usage.cache_read_input_tokens,
+        usage.cache_creation_input_tokens_5min,
+        usage.cache_creation_input_tokens_1h,
+        usage.output_tokens,
+        usage.reasoning_tokens,
+        usage.input_audio_tokens,
+        usage.output_audio_tokens,
+        usage.tool_calls,
+    ]
+}
+
+#[track_caller]
+fn whole(name: &str, reply: &Value, expected: [u64; 9]) -> Told {
+    let text = reply.to_string();
+    let mut told = Told::default();
+    splits::each_split(text.as_bytes(), |pieces| {
+        let mut tap = Tap::new(endpoint(name));
+        pieces.iter().for_each(|piece| tap.feed(piece));
+        told = tap.told();
+        assert_eq!(listed(told.usage), expected, "{text}");
+        assert!(told.any);
+    });
+    told
+}
+
+#[track_caller]
+fn stream(name: &str, events: &[Value], expected: [u64; 9]) -> Tap {
+    let mut tap = Tap::new(endpoint(name));
+    for event in events {
+        tap.piece(format!("event: x\r\ndata: {event}\r\n\r\n").as_bytes());
+    }
+    tap.piece(b"data: [DONE]\n\n");
+    tap.piece(b": comment with \"usage\"\n");
+    assert_eq!(listed(tap.told().usage), expected);
+    tap
+}
+
+#[test]
+fn cached_tokens_of_openai_are_taken_out_of_the_prompt() {
+    let reply = json!({"model": "m", "choices": [{"message": {"content": "{\"usage\":1}",
+        "usage": {"prompt_tokens": 7}}}], "service_tier": "priority", "usage": {
+        "prompt_tokens": 100, "completion_tokens": 50, "total_tokens": 150,
+        "prompt_tokens_details": {"cached_tokens": 60, "audio_tokens": 5, "cache_write_tokens": 10},
+        "completion_tokens_details": {"reasoning_tokens": 20, "audio_tokens": 3}}});
+    let told = whole("chat.completions", &reply, [30, 60, 10, 0, 50, 20, 5, 3, 0]);
+    assert_eq!(told.tier, ServiceTier::Priority);
+    let reply = json!({"usage": {"prompt_tokens": 10, "prompt_cache_hit_tokens": 4,
+        "prompt_cache_miss_tokens": 6, "completion_tokens": 1}});
+    whole("chat.completions", &reply, [6, 4, 0, 0, 1, 0, 0, 0, 0]);
+    let reply = json!({"object": "response", "usage": {"input_tokens": 9, "output_tokens": 5,
+        "input_tokens_details": {"cached_tokens": 2},
+        "output_tokens_details": {"reasoning_tokens": 4}}});
+    whole("responses", &reply, [7, 2, 0, 0, 5, 4, 0, 0, 0]);
+    let reply = json!({"data": [], "usage": {"prompt_tokens": 8, "total_tokens": 8}});
+    whole("embeddings", &reply, [8, 0, 0, 0, 0, 0, 0, 0, 0]);
+}
+
+#[test]
+fn the_last_usage_of_a_stream_counts_wherever_it_stands() {
+    let usage =
+        |count| json!({"choices": [], "usage": {"prompt_tokens": 3, "completion_tokens": count}});
+    let none = json!({"choices": [{"delta": {"content": "a\"b"}}], "usage": null});
+    let tap = stream(
+        "chat.completions",
+        &[none.clone(), usage(1), usage(9), none.clone()],
+        [3, 0, 0, 0, 9, 0, 0, 0, 0],
+    );
+    assert_eq!(tap.text_bytes(), 8);
+    let groq = json!({"x_groq": {"usage": {"prompt_tokens": 2, "completion_tokens": 1}}});
+    stream("chat.completions", &[none, groq], [2, 0, 0, 0, 1, 0, 0, 0, 0]);
+    let created = json!({"type": "response.created", "response": {"usage": null}});
+    let completed = json!({"type": "response.completed", "response": {"service_tier": "flex",
+        "usage": {"input_tokens": 4, "output_tokens": 6}}});
+    let tap = stream("responses", &[created, completed], [4, 0, 0, 0, 6, 0, 0, 0, 0]);
+    assert_eq!(tap.told().tier, ServiceTier::Flex);
+}
+
+#[test]
+fn counts_of_anthropic_are_disjoint_and_cumulative() {
+    let start = json!({"type": "message_start", "message": {"usage": {"input_tokens": 10,
+        "cache_read_input_tokens": 20, "cache_creation_input_tokens": 30, "output_tokens": 1,
+        "cache_creation": {"ephemeral_5m_input_tokens": 12, "ephemeral_1h_input_tokens": 18},
+        "service_tier": "standard"}}});
+    let delta = json!({"type": "message_delta", "usage": {"output_tokens": 40,
+        "cache_creation_input_tokens": 30, "server_tool_use": {"web_search_requests": 2},
+        "output_tokens_details": {"thinking_tokens": 15}}});
+    stream("messages", &[start.clone(), delta], [10, 20, 12, 18, 40, 15, 0, 0, 2]);
+    stream("messages", std::slice::from_ref(&start), [10, 20, 12, 18, 1, 0, 0, 0, 0]);
+    let unsplit = json!({"type": "message", "usage": {"input_tokens": 1, "output_tokens": 2,
+        "cache_creation_input_tokens": 7, "speed": "fast"}});
+    let told = whole("messages", &unsplit, [1, 0, 7, 0, 2, 0, 0, 0, 0]);
+    assert_eq!(told.tier, ServiceTier::Priority);
+}
+
+#[test]
+fn thoughts_of_gemini_are_output_and_modalities_a_breakdown() {
+    let usage = |thoughts| {
+        json!({"candidates": [], "usageMetadata": {"promptTokenCount": 50,
+        "cachedContentTokenCount": 20, "candidatesTokenCount": 7, "thoughtsTokenCount": thoughts,
+        "toolUsePromptTokenCount": 3, "totalTokenCount": 99,
+        "promptTokensDetails": [{"modality": "TEXT", "tokenCount": 40},
+            {"modality": "AUDIO", "tokenCount": 10}]}})
+    };
+    whole("generateContent", &usage(5), [33, 20, 0, 0, 12, 5, 10, 0, 0]);
+    stream("streamGenerateContent", &[usage(1), usage(5)], [33, 20, 0, 0, 12, 5, 10, 0, 0]);
+    let array = json!([usage(1), usage(5)]);
+    whole("streamGenerateContent", &array, [33, 20, 0, 0, 12, 5, 10, 0, 0]);
+}
+
+#[test]
+fn hostile_counts_saturate_and_never_go_below_zero() {
+    let reply = json!({"usage": {"prompt_tokens": 5, "completion_tokens": -3,
+        "prompt_tokens_details": {"cached_tokens": 900, "cache_write_tokens": 900},
+        "completion_tokens_details": {"reasoning_tokens": 1e300}}});
+    whole("chat.completions", &reply, [0, 5, 0, 0, 0, 0, 0, 0, 0]);
+    let reply = json!({"usage": {"prompt_tokens": "12", "completion_tokens": 12.0}});
+    whole("chat.completions", &reply, [0, 0, 0, 0, 12, 0, 0, 0, 0]);
+    let reply = json!({"usage": {"input_tokens": u64::MAX, "output_tokens": u64::MAX,
+        "cache_creation": {"ephemeral_1h_input_tokens": u64::MAX},
+        "server_tool_use": {"a": u64::MAX, "b": u64::MAX}}});
+    let told =
+        whole("messages", &reply, [COUNT_MAX, 0, 0, COUNT_MAX, COUNT_MAX, 0, 0, 0, 2 * COUNT_MAX]);
+    assert!(told.output || told.any);
+}
+
+#[test]
+fn what_is_no_usage_is_none() {
+    for reply in ["{\"usage\":5}", "{\"usage\":[1]}", "not json", "", "{\"a\":{\"usage\":{}}}"] {
+        let mut tap = Tap::new(endpoint("chat.completions"));
+        tap.feed(reply.as_bytes());
+        assert_eq!(tap.told(), Told::default(), "{reply}");
+    }
+    let long = format!("{{\"usage\":{{\"prompt_tokens\":1,\"x\":\"{}\"}}}}", "a".repeat(20_000));
+    let mut tap = Tap::new(endpoint("chat.completions"));
+    tap.feed(long.as_bytes());
+    assert_eq!(tap.told(), Told::default());
+}

@@ -1,0 +1,171 @@
+//! What a call costs: price rows, and the arithmetic of a bill.
+//!
+//! All amounts are picodollars. A price of tokens is per million; a counter's cost is rounded half
+//! up once, so a bill depends on its counts and its row alone and can be worked out again.
+
+#[cfg(test)]
+mod tests;
+
+use serde_json::{Map, Value, json};
+
+use crate::dialect::usage::{ServiceTier, Usage};
+use crate::money;
+
+const MILLION: i128 = 1_000_000;
+
+/// Prices of one model, in every mode of service.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PriceRow {
+    /// By [`ServiceTier`]: default, flex, scale, priority.
+    pub modes: [Mode; 4],
+    /// A tool of the vendor's, each time that it ran.
+    pub each_tool_call: Option<i64>,
+    /// Audio in the prompt; without it, audio costs what text costs.
+    pub input_audio: Option<i64>,
+    /// Audio that was generated; likewise.
+    pub output_audio: Option<i64>,
+}
+
+/// Prices in one mode of service.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Mode {
+    /// A request, on top of its tokens.
+    pub each_call: Option<i64>,
+    /// Prices by the size of the prompt, the last one without a bound or for all that is larger.
+    pub tiers: Vec<Tier>,
+}
+
+/// Prices per million tokens, up to a size of the prompt.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tier {
+    /// Cached tokens count too; 0 is no bound.
+    pub input_tokens_up_to: u64,
+    /// Uncached prompt.
+    pub input: Option<i64>,
+    /// Generated.
+    pub output: Option<i64>,
+    /// Read from a cache.
+    pub cache_read: Option<i64>,
+    /// Written to a cache for five minutes, an unsplit total too.
+    pub cache_write_5min: Option<i64>,
+    /// Written to a cache for an hour.
+    pub cache_write_1h: Option<i64>,
+    /// Audio in the prompt, in place of the row's.
+    pub input_audio: Option<i64>,
+    /// Audio that was generated, likewise.
+    pub output_audio: Option<i64>,
+    /// A tool's run, likewise.
+    pub each_tool_call: Option<i64>,
+}
+
+/// The prices that one call was billed by: all that its cost depends on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Applied {
+    each_call: Option<i64>,
+    tier: Tier,
+    each_tool_call: Option<i64>,
+    input_audio: Option<i64>,
+    output_audio: Option<i64>,
+}
+
+impl PriceRow {
+    /// Whether anything in it costs anything, or is said to cost nothing.
+    pub fn is_empty(&self) -> bool {
+        *self == PriceRow::default()
+    }
+
+    /// The prices for a call that used this and was served so.
+    pub fn applied(&self, usage: &Usage, served: ServiceTier) -> Applied {
+        let [default, ..] = &self.modes;
+        let mode = &self.modes[served as usize];
+        let each_call = mode.each_call.or(default.each_call);
+        let tiers = if mode.tiers.is_empty() { &default.tiers } else { &mode.tiers };
+        let size = usage
+            .input_tokens
+            .saturating_add(usage.cache_read_input_tokens)
+            .saturating_add(usage.cache_creation_input_tokens_5min)
+            .saturating_add(usage.cache_creation_input_tokens_1h);
+        let fits = |tier: &&Tier| tier.input_tokens_up_to == 0 || size <= tier.input_tokens_up_to;
+        let tier = tiers.iter().find(fits).or(tiers.last()).copied().unwrap_or_default();
+        Applied {
+            each_call,
+            tier,
+            each_tool_call: tier.each_tool_call.or(self.each_tool_call),
+            input_audio: tier.input_audio.or(self.input_audio),
+            output_audio: tier.output_audio.or(self.output_audio),
+        }
+    }
+}
+
+impl Applied {
+    /// The bill. A price that is not there adds nothing.
+    pub fn cost(&self, usage: &Usage) -> i64 {
+        let audio_in = usage.input_audio_tokens.min(usage.input_tokens);
+        let audio_out = usage.output_audio_tokens.min(usage.output_tokens);
+        let tier = &self.tier;
+        let tokens = [
+            (usage.input_tokens - audio_in, tier.input),
+            (audio_in, self.input_audio.or(tier.input)),
+            (usage.output_tokens - audio_out, tier.output),
+            (audio_out, self.output_audio.or(tier.output)),
+            (usage.cache_read_input_tokens, tier.cache_read),
+            (usage.cache_creation_input_tokens_5min, tier.cache_write_5min),
+            (usage.cache_creation_input_tokens_1h, tier.cache_write_1h),
+        ];
+        let of_tokens = tokens.into_iter().map(|(count, price)| {
+            (i128::from(count) * i128::from(price.unwrap_or(0)) + MILLION / 2) / MILLION
+        });
+        let of_tools = i128::from(usage.tool_calls) * i128::from(self.each_tool_call.unwrap_or(0));
+        let total = of_tokens.sum::<i128>() + of_tools + i128::from(self.each_call.unwrap_or(0));
+        i64::try_from(total).unwrap_or(i64::MAX)
+    }
+
+    /// The prices as JSON, under the names of the configuration.
+    pub fn to_json(&self) -> String {
+        let mut map = Map::new();
+        for (name, price) in self.fields() {
+            if let Some(price) = price {
+                map.insert(name.to_owned(), json!(money::text(price)));
+            }
+        }
+        Value::Object(map).to_string()
+    }
+
+    /// Reads what [`Applied::to_json`] wrote.
+    pub fn from_json(text: &str) -> Option<Applied> {
+        let map: Map<String, Value> = serde_json::from_str(text).ok()?;
+        let price = |name: &str| match map.get(name) {
+            Some(value) => money::parse(value.as_str()?, money::DOLLARS_MAX).ok().map(Some),
+            None => Some(None),
+        };
+        Some(Applied {
+            each_call: price("price_each_call")?,
+            tier: Tier {
+                input_tokens_up_to: 0,
+                input: price("price_input_tokens")?,
+                output: price("price_output_tokens")?,
+                cache_read: price("price_cache_read_input_tokens")?,
+                cache_write_5min: price("price_cache_creation_input_tokens_5min")?,
+                cache_write_1h: price("price_cache_creation_input_tokens_1h")?,
+                ..Tier::default()
+            },
+            each_tool_call: price("price_each_tool_call")?,
+            input_audio: price("price_input_audio_tokens")?,
+            output_audio: price("price_output_audio_tokens")?,
+        })
+    }
+
+    fn fields(&self) -> [(&'static str, Option<i64>); 9] {
+        [
+            ("price_each_call", self.each_call),
+            ("price_input_tokens", self.tier.input),
+            ("price_output_tokens", self.tier.output),
+            ("price_cache_read_input_tokens", self.tier.cache_read),
+            ("price_cache_creation_input_tokens_5min", self.tier.cache_write_5min),
+            ("price_cache_creation_input_tokens_1h", self.tier.cache_write_1h),
+            ("price_each_tool_call", self.each_tool_call),
+            ("price_input_audio_tokens", self.input_audio),
+            ("price_output_audio_tokens", self.output_audio),
+        ]
+    }
+}
