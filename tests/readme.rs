@@ -341,7 +341,7 @@ fn the_configuration_that_is_shown_loads_and_its_values_are_the_defaults() {
         assert_eq!(shown.passthrough, bare.passthrough);
         assert_eq!(shown.echo, bare.echo);
     }
-    let unused = ["prices", "rate_limits", "quotas"];
+    let unused = ["price_each_image", "rate_limits", "quotas"];
     for warning in &warnings {
         assert!(unused.iter().any(|key| warning.contains(key)), "{warning}");
     }
