@@ -32,7 +32,7 @@ const PREFLIGHT_S: &str = "600";
 /// The page for this request, if it is for one of ours.
 pub fn page(
     metrics: &Metrics,
-    is_draining: bool,
+    unready: Option<&str>,
     snapshot: &Snapshot,
     head: &Head,
 ) -> Option<Result<Page, Refusal>> {
@@ -45,8 +45,10 @@ pub fn page(
     let page = match path {
         "" => text("root", "gproxy is running; see /healthz\n".into()),
         "/healthz" => text("healthz", "ok\n".into()),
-        "/readyz" if is_draining => Page { status: 503, ..text("readyz", "draining\n".into()) },
-        "/readyz" => text("readyz", "ok\n".into()),
+        "/readyz" => match unready {
+            Some(why) => Page { status: 503, ..text("readyz", why.into()) },
+            None => text("readyz", "ok\n".into()),
+        },
         "/version" => text("version", concat!(env!("CARGO_PKG_VERSION"), "\n").into()),
         "/metrics" if is_read => match is_admin(snapshot, head) {
             true => Page {

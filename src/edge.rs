@@ -10,7 +10,10 @@ use crate::dialect::path::PathError;
 use crate::dialect::refusal::{Code, Refusal};
 use crate::dialect::rewrite::StreamError;
 use crate::failure::{Cause, Failure, Phase};
+use crate::money;
 use crate::route::plan::RouteError;
+use crate::route::quota::{Spent, Window};
+use crate::route::rate::Limited;
 use crate::wire::WireError;
 use crate::wire::multipart::FormError;
 
@@ -160,6 +163,29 @@ impl From<RouteError> for Refusal {
                 ),
             ),
         }
+    }
+}
+
+impl From<Spent> for Refusal {
+    fn from(spent: Spent) -> Refusal {
+        let [used, reserved, ceiling] =
+            [spent.used, spent.reserved, spent.ceiling].map(money::text);
+        let window = match spent.window {
+            Window::Total => "in all".to_owned(),
+            window => format!("a {}", window.name()),
+        };
+        let message = format!(
+            "quota_exceeded: {used} USD used and {reserved} USD reserved of {ceiling} USD {window}"
+        );
+        Refusal::new(Code::QuotaExceeded, message)
+    }
+}
+
+impl From<Limited> for Refusal {
+    fn from(limited: Limited) -> Refusal {
+        let Limited { pattern, counter, limit, reset_ms } = limited;
+        let seconds = u32::try_from(reset_ms.max(1).unsigned_abs().div_ceil(1_000));
+        Refusal::rate_limited(&pattern, counter, limit, seconds.unwrap_or(u32::MAX))
     }
 }
 

@@ -9,6 +9,7 @@ pub mod edge;
 pub mod exchange;
 pub mod failure;
 pub mod io;
+pub mod ledger;
 pub mod limits;
 pub mod logging;
 pub mod metrics;

@@ -66,6 +66,8 @@ pub const POOL_PER_ORIGIN_MAX: usize = 512;
 /// of an answer, within this time.
 pub const STALE_RETRY_MS_MAX: u64 = 250;
 
+/// Usage rows that wait for the disk, or whose requests are under way; past it 503.
+pub const LEDGER_ROWS_MAX: usize = 8_192;
 /// Worker threads.
 pub const WORKERS_MAX: usize = 64;
 /// Coroutine stack in machine words: 64 KiB on 64-bit machines.

@@ -44,6 +44,10 @@ pub enum Count {
     DownstreamsGone,
     /// Exchanges that ended in a panic.
     Panics,
+    /// Usage rows that were handed to the books.
+    UsageRows,
+    /// Of those, of models without a price.
+    UsageUnpriced,
     /// Log lines that were dropped since the log could not keep up.
     LogLinesDropped,
 }
@@ -57,7 +61,7 @@ const GAUGES: [(Gauge, &str, &str); 6] = [
     (Gauge::HeldBytes, "gproxy_held_bytes", "Bytes of bodies and events held."),
 ];
 
-const COUNTS: [(Count, &str, &str); 11] = [
+const COUNTS: [(Count, &str, &str); 13] = [
     (Count::Accepted, "gproxy_connections_accepted_total", "Connections accepted."),
     (Count::ConnectionsRefused, "gproxy_connections_refused_total", "Connections over the limit."),
     (Count::Requests, "gproxy_requests_total", "Requests begun."),
@@ -68,6 +72,8 @@ const COUNTS: [(Count, &str, &str); 11] = [
     (Count::RepliesCut, "gproxy_replies_cut_total", "Replies that broke off."),
     (Count::DownstreamsGone, "gproxy_downstreams_gone_total", "Downstreams that left early."),
     (Count::Panics, "gproxy_panics_total", "Exchanges that ended in a panic."),
+    (Count::UsageRows, "gproxy_usage_rows_total", "Usage rows recorded."),
+    (Count::UsageUnpriced, "gproxy_usage_unpriced_total", "Usage rows of models without a price."),
     (Count::LogLinesDropped, "gproxy_log_lines_dropped_total", "Log lines dropped."),
 ];
 

@@ -1,23 +1,30 @@
 //! The running gateway: start, reload, drain, stop. On the main thread, with OS signals.
 
 use std::io;
+use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use ring::rand::SecureRandom;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use crate::config::{ConfigError, Loaded, Settings};
-use crate::exchange::{Clock, Core};
+use crate::exchange::{Books, Clock, Core};
 use crate::io::listener::Listener;
 use crate::io::{resolver, tls, worker};
+use crate::ledger::accounts::Accounts;
+use crate::ledger::{Ledger, LedgerError};
 use crate::limits;
 use crate::logging;
 use crate::metrics::Gauge;
+use crate::route::snapshot::Snapshot;
 
 /// How often a drain looks whether everything has ended.
 const DRAIN_POLL: Duration = Duration::from_millis(20);
+
+/// How long the books may take to be closed.
+const LEDGER_CLOSE: Duration = Duration::from_secs(10);
 
 /// Reads the configuration again, for SIGHUP.
 pub type Reload<'a> = &'a dyn Fn() -> Result<Loaded, Vec<ConfigError>>;
@@ -28,6 +35,12 @@ impl Clock for RealClock {
     fn now(&self) -> Instant {
         Instant::now()
     }
+
+    fn unix_ms(&self) -> i64 {
+        // A clock before 1970 is not set at all.
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        since.as_millis() as i64
+    }
 }
 
 /// Why the gateway could not start, or stopped.
@@ -37,6 +50,8 @@ pub enum ServeError {
     Listen(std::net::SocketAddr, io::Error),
     /// Roots or the extra CA file.
     Tls(tls::TlsError),
+    /// The books cannot be opened.
+    Ledger(LedgerError),
     /// The system refused a thread, a signal handler or randomness.
     System(io::Error),
 }
@@ -48,6 +63,7 @@ impl std::fmt::Display for ServeError {
                 write!(f, "cannot listen on {address}: {error}")
             }
             ServeError::Tls(error) => error.fmt(f),
+            ServeError::Ledger(error) => error.fmt(f),
             ServeError::System(error) => write!(f, "cannot start: {error}"),
         }
     }
@@ -76,7 +92,9 @@ pub fn run(loaded: Loaded, reload: Reload<'_>) -> Result<(), ServeError> {
     ring::rand::SystemRandom::new()
         .fill(&mut seed)
         .map_err(|_| io::Error::other("the system has no randomness"))?;
-    let core = Arc::new(Core::new(snapshot, Box::new(RealClock), u64::from_be_bytes(seed)));
+    let books = Arc::new(open_books(&snapshot, &settings).map_err(ServeError::Ledger)?);
+    let core = Core::new(snapshot, Box::new(RealClock), u64::from_be_bytes(seed));
+    let core = Arc::new(core.with_books(books.clone()));
     logging::count_drops_in(core.metrics.clone());
     let listener = Listener::bind(core.clone(), settings.host, settings.port, workers);
     let address = std::net::SocketAddr::new(settings.host, settings.port);
@@ -92,8 +110,23 @@ pub fn run(loaded: Loaded, reload: Reload<'_>) -> Result<(), ServeError> {
         }
     }
     drain(&core, &listener, &mut signals);
+    if books.ledger.as_ref().is_some_and(|ledger| !ledger.close(LEDGER_CLOSE)) {
+        log::error!(target: "gproxy", "stopped although usage rows could not be written");
+    }
     logging::flush();
     Ok(())
+}
+
+/// Opens the books, unless usage is off.
+fn open_books(snapshot: &Snapshot, settings: &Settings) -> Result<Books, LedgerError> {
+    if !snapshot.logging.enable_usage {
+        return Ok(Books { ledger: None, accounts: Accounts::default() });
+    }
+    let users: Vec<(&str, i64)> =
+        snapshot.users.iter().map(|user| (user.name.as_str(), user.cost_used)).collect();
+    let folder = Path::new(&settings.data_dir);
+    let (ledger, opening) = Ledger::open(folder, &users, RealClock.unix_ms())?;
+    Ok(Books { ledger: Some(ledger), accounts: Accounts::new(opening) })
 }
 
 /// Puts a new configuration in place, or reports why it does not.

@@ -341,7 +341,7 @@ fn the_configuration_that_is_shown_loads_and_its_values_are_the_defaults() {
         assert_eq!(shown.passthrough, bare.passthrough);
         assert_eq!(shown.echo, bare.echo);
     }
-    let unused = ["price_each_image", "rate_limits", "quotas"];
+    let unused = ["price_each_image"];
     for warning in &warnings {
         assert!(unused.iter().any(|key| warning.contains(key)), "{warning}");
     }
@@ -404,7 +404,7 @@ fn every_row_of_the_readmes_tables_is_true_and_none_is_missing() {
         assert!(text.contains(option) || of_explain.contains(&option), "{option}");
     }
     // Nothing leads to these in this version.
-    let unused = [Code::QuotaExceeded, Code::RateLimited, Code::Internal, Code::DownstreamGone];
+    let unused = [Code::Internal, Code::DownstreamGone];
     for code in Code::ALL.into_iter().filter(|code| !unused.contains(code)) {
         let row = row(&format!("| {} |", code.status()));
         let body = |family| {

@@ -20,11 +20,12 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("config", &["route", "dialect"]),
     ("edge", &["route", "dialect", "wire"]),
     ("admin", &["edge", "route", "dialect", "wire"]),
-    ("exchange", &["admin", "edge", "route", "dialect", "wire"]),
+    ("ledger", &["route", "dialect"]),
+    ("exchange", &["admin", "ledger", "edge", "route", "dialect", "wire"]),
     ("io", &["exchange", "route", "dialect"]),
     ("command", &["config", "edge", "route", "dialect", "wire"]),
     ("logging", &[]),
-    ("serve", &["config", "exchange", "io", "logging"]),
+    ("serve", &["config", "exchange", "io", "ledger", "logging", "route"]),
 ];
 const LEAVES: &[&str] = &["limits", "secret", "failure", "metrics", "money"];
 
@@ -35,7 +36,8 @@ const FENCED: &[(&str, &[&str])] = &[
     ("ureq::", &["io/transport.rs", "io/tls.rs", "io/resolver.rs", "io/upstream.rs"]),
     ("rustls::", &["io/tls.rs"]),
     ("unsafe {", &["io/worker.rs"]),
-    ("std::thread", &["logging.rs", "serve.rs"]),
+    ("std::thread", &["logging.rs", "serve.rs", "ledger/mod.rs", "ledger/writer.rs"]),
+    ("rusqlite::", &["ledger/schema.rs", "ledger/tests.rs"]),
     ("thread_local!", &[]),
     ("println!", &[]),
 ];

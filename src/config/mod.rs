@@ -129,8 +129,8 @@ fn read<'t>(
     let mut users = users::read(&mut root, report, sources);
     users::read_permissions(&mut root, report, &mut users, &providers, &names);
     users::read_file_permissions(&mut root, report, &mut users, &names);
-    users::read_rate_limits(&mut root, report, &users.names);
-    users::read_quotas(&mut root, report, &users.names, global.usage_off);
+    users::read_rate_limits(&mut root, report, &mut users);
+    users::read_quotas(&mut root, report, &mut users, global.usage_off);
     root.finish(report);
     check_reach(report, &users, &global.settings);
     warn_of_gaps(report, &users, providers.is_empty());

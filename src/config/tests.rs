@@ -475,8 +475,6 @@ fn what_has_no_effect_is_warned_of() {
         ("[global]\nspoof_emulation = 'x'", "global.spoof_emulation"),
         ("[global]\nupdate_channel = 'x'", "global.update_channel"),
         ("[global]\nenable_upstream_log = true", "global.enable_upstream_log"),
-        ("[[rate_limits]]\nuser_name = 'u'\nmodel_pattern = '*'\nrpm = 1", "rate_limits"),
-        ("[[quotas]]\nuser_name = 'u'\nquota = 1.5", "quotas"),
         (
             "[[permissions]]\nuser_name = 'u'\nmodel_pattern = 'p/*'",
             "permissions[0].model_pattern: patterns are tested on the model's name without",

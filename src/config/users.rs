@@ -1,6 +1,5 @@
 //! `[[users]]`, `[[users.keys]]` and the rows that name a user: permissions, limits, quotas.
 
-use super::NOT_YET;
 use super::error::{At, Place, Report, shown};
 use super::global::choice;
 use super::providers::{Names, declare, declared};
@@ -8,6 +7,8 @@ use super::reader::Table;
 use super::sources::Sources;
 use crate::money;
 use crate::route::glob::Glob;
+use crate::route::quota::{Quota, Window};
+use crate::route::rate::RateLimit;
 use crate::route::snapshot::{KeyLabel, Permission, Provider, User};
 use crate::secret::{Digest, Secret};
 
@@ -73,6 +74,9 @@ pub(super) fn read(root: &mut Table<'_>, report: &mut Report<'_>, sources: &Sour
             keys,
             permissions: Vec::new(),
             file_permissions: Vec::new(),
+            rate_limits: Vec::new(),
+            quotas: Vec::new(),
+            cost_used: 0,
         });
     }
     all
@@ -195,25 +199,31 @@ pub(super) fn read_file_permissions(
     }
 }
 
-pub(super) fn read_rate_limits(root: &mut Table<'_>, report: &mut Report<'_>, names: &Names) {
+pub(super) fn read_rate_limits(root: &mut Table<'_>, report: &mut Report<'_>, all: &mut Users) {
     const COUNTERS: [&str; 4] = ["rpm", "rpd", "total_tokens", "in_flight"];
-    let tables = root.tables(report, "rate_limits");
-    later(root, report, "rate_limits", tables.len());
-    for mut table in tables {
-        user_of(&mut table, report, names);
-        read_pattern(&mut table, report);
-        for key in COUNTERS {
-            table.number(report, key, 0..=1_000_000_000_000);
-        }
+    let mut seen = Names::new();
+    for mut table in root.tables(report, "rate_limits") {
+        let user = user_of(&mut table, report, &all.names);
+        let pattern = read_pattern(&mut table, report);
+        let [rpm, rpd, total_tokens, in_flight] =
+            COUNTERS.map(|key| Some(table.number(report, key, 0..=1_000_000_000_000)?.value));
         if !COUNTERS.into_iter().any(|key| table.holds(key)) {
             let place = table.place.clone();
             report.error(&place, "limits nothing; write one of rpm, rpd, total_tokens, in_flight");
         }
         let window = table.number(report, "window_s", 1..=31 * 86_400);
-        if let Some(At { place, .. }) = window
+        if let Some(At { place, .. }) = &window
             && !table.holds("total_tokens")
         {
-            report.error(&place, "is the window of total_tokens, which is missing");
+            report.error(place, "is the window of total_tokens, which is missing");
+        }
+        if let (Some(user), Some((pattern, place))) = (user, pattern) {
+            // Counters are kept by user and pattern.
+            let name = format!("limit of {} for {}", user, pattern.as_str());
+            declare(report, &mut seen, &name, &place, 0);
+            let window_ms = window.map_or(60, |window| window.value) as i64 * 1_000;
+            let limit = RateLimit { pattern, rpm, rpd, total_tokens, window_ms, in_flight };
+            all.users[user].rate_limits.push(limit);
         }
         table.finish(report);
     }
@@ -222,36 +232,32 @@ pub(super) fn read_rate_limits(root: &mut Table<'_>, report: &mut Report<'_>, na
 pub(super) fn read_quotas(
     root: &mut Table<'_>,
     report: &mut Report<'_>,
-    names: &Names,
+    all: &mut Users,
     usage_off: Option<Place>,
 ) {
     let tables = root.tables(report, "quotas");
-    later(root, report, "quotas", tables.len());
     if let (Some(place), false) = (usage_off, tables.is_empty()) {
         report.error(&place, "must be true while there are quotas: spending is counted from usage");
     }
     let mut seen = Names::new();
     for mut table in tables {
-        let user = user_of(&mut table, report, names);
+        let user = user_of(&mut table, report, &all.names);
         if !table.holds("quota") {
             report.error(&table.place_of(report, "quota"), "this key is missing");
         }
-        table.money(report, "quota", money::DOLLARS_MAX);
-        table.money(report, "cost_used", money::DOLLARS_MAX);
+        let ceiling = table.money(report, "quota", money::DOLLARS_MAX);
+        let cost_used = table.money(report, "cost_used", money::DOLLARS_MAX);
         let window = choice(&mut table, report, "window", &["total", "day", "week", "month"]);
+        let window = window.map_or("total", |window| window.value);
         if let Some(user) = user {
-            let window = window.map_or("total", |window| window.value);
             let place = table.place_of(report, "user_name");
             declare(report, &mut seen, &format!("{window} quota of user {user}"), &place, 0);
+            let user = &mut all.users[user];
+            user.cost_used = user.cost_used.max(cost_used.map_or(0, |cost| cost.value));
+            if let (Some(window), Some(ceiling)) = (Window::named(window), ceiling) {
+                user.quotas.push(Quota { window, ceiling: ceiling.value });
+            }
         }
         table.finish(report);
-    }
-}
-
-/// Says once for a whole section that it is checked and not enforced.
-fn later(root: &Table<'_>, report: &mut Report<'_>, key: &str, count: usize) {
-    if count > 0 {
-        let place = root.place_of(report, key);
-        report.warn(&place, NOT_YET);
     }
 }

@@ -84,6 +84,8 @@ pub struct Ask {
     pub model: Option<String>,
     /// The body says `"stream": true`.
     pub stream: bool,
+    /// The longest answer that is asked for, in tokens.
+    pub output_max: Option<u64>,
     model_at: Range<usize>,
     /// Further names of the path's model.
     body_models: Vec<Value>,
@@ -97,10 +99,18 @@ const ROOT: usize = 0;
 /// Of [`ModelPlace::Body`]; a path endpoint has its body models from here on.
 const MODEL: usize = 1;
 const STREAM: usize = 2;
-const OPTIONS: usize = 3;
-const INCLUDE: usize = 4;
+/// The first of the three names of the longest answer.
+const OUTPUT: usize = 3;
+const OPTIONS: usize = 6;
+const INCLUDE: usize = 7;
 
 const MODEL_PATH: &[Step] = &[Step::Key("model")];
+const OUTPUT_PATHS: [&[Step]; 3] = [
+    &[Step::Key("max_tokens")],
+    &[Step::Key("max_completion_tokens")],
+    &[Step::Key("max_output_tokens")],
+];
+const GEMINI_OUTPUT_PATH: &[Step] = &[Step::Key("generationConfig"), Step::Key("maxOutputTokens")];
 const STREAM_PATH: &[Step] = &[Step::Key("stream")];
 const OPTIONS_PATH: &[Step] = &[Step::Key("stream_options")];
 const INCLUDE_PATH: &[Step] = &[Step::Key("stream_options"), Step::Key("include_usage")];
@@ -120,9 +130,12 @@ pub fn scan(endpoint: &Endpoint, body: &[u8]) -> Result<Ask, AskError> {
 
 fn scan_named_in_body(endpoint: &Endpoint, body: &[u8]) -> Result<Ask, AskError> {
     debug_assert!(endpoint.body_models.is_empty());
-    let mut paths: [&[Step]; 5] = [&[], MODEL_PATH, STREAM_PATH, OPTIONS_PATH, INCLUDE_PATH];
+    let [first, second, third] = OUTPUT_PATHS;
+    let mut paths: [&[Step]; 8] =
+        [&[], MODEL_PATH, STREAM_PATH, first, second, third, OPTIONS_PATH, INCLUDE_PATH];
     let watched = if endpoint.usage_option { paths.len() } else { OPTIONS };
-    let mut values: [Option<Value>; 5] = [const { None }; 5];
+    let mut values: [Option<Value>; 8] = [const { None }; 8];
+    let mut output_max = None;
     let mut repeated: Option<AskError> = None;
     each_event(&mut paths[..watched], body, |event| match event {
         Event::Begins { path, kind, at, .. } => {
@@ -132,8 +145,13 @@ fn scan_named_in_body(endpoint: &Endpoint, body: &[u8]) -> Result<Ask, AskError>
         Event::Ends { path, end } => {
             if let Some(value) = &mut values[path] {
                 value.span.end = end as usize;
+                if (OUTPUT..OPTIONS).contains(&path) {
+                    output_max = output_max.max(number(&body[value.span.clone()]));
+                }
             }
         }
+        // Whichever of them the upstream reads, the largest is reserved.
+        Event::Repeats { path } if (OUTPUT..OPTIONS).contains(&path) => {}
         Event::Repeats { path } => {
             let error = match path {
                 STREAM => AskError::StreamTwice,
@@ -143,7 +161,7 @@ fn scan_named_in_body(endpoint: &Endpoint, body: &[u8]) -> Result<Ask, AskError>
             repeated.get_or_insert(error);
         }
     })?;
-    let [root, model, stream, stream_options, include_usage] = values;
+    let [root, model, stream, _, _, _, stream_options, include_usage] = values;
     if root.is_none_or(|root| root.kind != Kind::Object) {
         return Err(AskError::NotAnObject);
     }
@@ -160,6 +178,7 @@ fn scan_named_in_body(endpoint: &Endpoint, body: &[u8]) -> Result<Ask, AskError>
     };
     Ok(Ask {
         model: name,
+        output_max,
         stream: stream.is_some_and(|stream| stream.kind == Kind::True),
         model_at,
         body_models: Vec::new(),
@@ -173,10 +192,20 @@ fn scan_named_in_path(endpoint: &Endpoint, body: &[u8]) -> Result<Ask, AskError>
     let mut paths: [&[Step]; PATHS_MAX] = [&[]; PATHS_MAX];
     let watched = MODEL + endpoint.body_models.len();
     paths[MODEL..watched].copy_from_slice(endpoint.body_models);
+    // Behind the models.
+    paths[watched] = GEMINI_OUTPUT_PATH;
+    let (output, watched) = (watched, watched + 1);
+    let mut output_max = None;
+    let mut output_at = 0;
     let mut body_models: Vec<Value> = Vec::new();
     let mut error: Option<AskError> = None;
     each_event(&mut paths[..watched], body, |event| match event {
         Event::Begins { path: ROOT, .. } | Event::Ends { path: ROOT, .. } => {}
+        Event::Begins { path, at, .. } if path == output => output_at = at as usize,
+        Event::Ends { path, end } if path == output => {
+            output_max = output_max.max(number(&body[output_at..end as usize]));
+        }
+        Event::Repeats { path } if path == output => {}
         _ if error.is_some() => {}
         Event::Begins { .. } if body_models.len() == BODY_MODELS_MAX => {
             error = Some(AskError::TooManyModels);
@@ -194,8 +223,13 @@ fn scan_named_in_path(endpoint: &Endpoint, body: &[u8]) -> Result<Ask, AskError>
     })?;
     match error {
         Some(error) => Err(error),
-        None => Ok(Ask { body_models, ..Ask::default() }),
+        None => Ok(Ask { body_models, output_max, ..Ask::default() }),
     }
+}
+
+/// A count of tokens, as far as it is one.
+fn number(literal: &[u8]) -> Option<u64> {
+    std::str::from_utf8(literal).ok()?.parse().ok()
 }
 
 fn each_event(

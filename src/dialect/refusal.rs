@@ -288,19 +288,17 @@ impl Refusal {
         }
     }
 
-    /// The user's rate limit is reached until `retry_after_s` seconds from now.
-    pub fn rate_limited(retry_after_s: u32) -> Refusal {
-        let message = format!("rate_limited: the limit clears in {retry_after_s} s");
+    /// A rule of the user's for models of `pattern` is reached for `retry_after_s` seconds.
+    pub fn rate_limited(pattern: &str, counter: &str, limit: u64, retry_after_s: u32) -> Refusal {
+        let message = format!(
+            "rate_limited: the rule for `{pattern}` allows {counter} = {limit}; there may be room \
+             in {retry_after_s} s"
+        );
         Refusal {
             retry_after_s: Some(retry_after_s),
             should_retry: (retry_after_s > RETRY_AFTER_S_MAX).then_some(false),
             ..Refusal::new(Code::RateLimited, message)
         }
-    }
-
-    /// The user's quota is spent.
-    pub fn quota_exceeded() -> Refusal {
-        Refusal::new(Code::QuotaExceeded, "quota_exceeded: the quota of this user is spent")
     }
 
     /// The request names no model, and several providers could serve it.

@@ -2,6 +2,7 @@ use super::*;
 use crate::dialect::endpoint::{ENDPOINTS, Endpoint};
 use crate::dialect::{Dialect, Family};
 use crate::failure::Sent;
+use crate::route::quota::{Spent, Window};
 use std::fmt::Write;
 
 const FAMILIES: [(Family, &str); 3] =
@@ -76,9 +77,9 @@ fn refusals() -> Vec<(String, Refusal)> {
         ("overloaded", Refusal::overloaded()),
         ("shutting_down", Refusal::shutting_down()),
         ("timeout", Refusal::timeout()),
-        ("rate_limited 60", Refusal::rate_limited(60)),
-        ("rate_limited 61", Refusal::rate_limited(61)),
-        ("quota_exceeded", Refusal::quota_exceeded()),
+        ("rate_limited 60", Refusal::rate_limited("gpt-*", "rpm", 9, 60)),
+        ("rate_limited 61", Refusal::rate_limited("*", "rpd", 9, 61)),
+        ("quota_exceeded", Refusal::from(SPENT)),
         ("internal", Refusal::internal()),
         ("about_model", Refusal::from(RouteError::Forbidden).about_model("a\"\\\n\u{2028}<é>")),
         ("at", Refusal::from(PathError::NotFound).at(Some("127.0.0.1:8787"))),
@@ -87,6 +88,9 @@ fn refusals() -> Vec<(String, Refusal)> {
     }
     all
 }
+
+const SPENT: Spent =
+    Spent { window: Window::Day, used: 1_500_000_000_000, reserved: 1, ceiling: 2_000_000_000_000 };
 
 /// Compares with the golden file, or rewrites it when `UPDATE_GOLDEN` is set.
 #[track_caller]
@@ -170,8 +174,8 @@ fn messages_begin_with_the_documented_words() {
     };
     begins(Refusal::unauthorized(), 401, "unauthorized");
     begins(RouteError::Forbidden.into(), 403, "forbidden: model");
-    begins(Refusal::rate_limited(1), 429, "rate_limited");
-    begins(Refusal::quota_exceeded(), 402, "quota_exceeded");
+    begins(Refusal::rate_limited("*", "rpm", 9, 1), 429, "rate_limited");
+    begins(Refusal::from(SPENT), 402, "quota_exceeded");
     begins(RouteError::ProviderPrefix.into(), 400, "provider prefix");
     let message = Refusal::from(RouteError::ProviderPrefix).message;
     for way in ["provider/model", "/{provider}/v1/", "alias"] {

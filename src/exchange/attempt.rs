@@ -23,6 +23,8 @@ pub(super) struct Plan<'a> {
     pub(super) credential: Option<&'a Credential>,
     /// Usage in the stream was our wish: the downstream must not see it.
     pub(super) hide_usage: bool,
+    /// The longest answer that was asked for, in tokens.
+    pub(super) output_max: Option<u64>,
     destination: &'a Destination,
     head: &'a Head,
     url: String,
@@ -55,6 +57,7 @@ impl<'a> Plan<'a> {
         let hide_usage = in_stream && provider.include_usage && !ask.wants_usage();
         Plan {
             hide_usage,
+            output_max: ask.output_max,
             stream: ask.stream || endpoint.tail == "streamGenerateContent",
             alt_sse: route.query.alt_sse,
             wants_usage: hide_usage || (in_stream && ask.wants_usage()),
@@ -78,6 +81,7 @@ impl<'a> Plan<'a> {
             target,
             credential: pick(&provider.credentials, turn),
             hide_usage: false,
+            output_max: None,
             destination,
             head,
             url,

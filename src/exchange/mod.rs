@@ -13,6 +13,7 @@ mod nameless;
 mod note;
 mod relay;
 mod session;
+mod settlement;
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -40,6 +41,7 @@ use incoming::{Incoming, Load};
 pub use incoming::{Source, SourceBroken};
 pub use note::{Note, RequestId};
 pub use session::{Arrival, Session};
+pub use settlement::Books;
 
 /// The caller's end of a connection, as bytes.
 pub trait Downstream {
@@ -88,6 +90,8 @@ pub trait Reply {
 pub trait Clock: Send + Sync {
     /// Now.
     fn now(&self) -> Instant;
+    /// Milliseconds since 1970, UTC.
+    fn unix_ms(&self) -> i64;
 }
 
 /// What an attempt sends.
@@ -122,6 +126,7 @@ pub struct Core {
     /// Counters and gauges.
     pub metrics: Arc<Metrics>,
     clock: Box<dyn Clock>,
+    books: Option<Arc<Books>>,
     draining: AtomicBool,
     ids: AtomicU64,
     turns: AtomicU64,
@@ -135,10 +140,26 @@ impl Core {
             snapshot: RwLock::new(Arc::new(snapshot)),
             metrics: Arc::new(Metrics::default()),
             clock,
+            books: None,
             draining: AtomicBool::new(false),
             ids: AtomicU64::new(0),
             turns: AtomicU64::new(0),
             id_prefix,
+        }
+    }
+
+    /// The same, with books: without any, nothing is counted, limited or charged.
+    pub fn with_books(self, books: Arc<Books>) -> Core {
+        Core { books: Some(books), ..self }
+    }
+
+    /// Why requests are better sent elsewhere now.
+    fn unready(&self) -> Option<&'static str> {
+        let ledger = self.books.as_ref().and_then(|books| books.ledger.as_ref());
+        match ledger {
+            _ if self.is_draining() => Some("draining\n"),
+            Some(ledger) if !ledger.is_healthy() => Some("usage cannot be written\n"),
+            _ => None,
         }
     }
 
@@ -249,7 +270,7 @@ fn answer<D: Downstream, U: Upstream>(
     head: &Head,
     note: &mut Note,
 ) -> Result<(), Ended> {
-    if let Some(page) = admin::page(&core.metrics, core.is_draining(), snapshot, head) {
+    if let Some(page) = admin::page(&core.metrics, core.unready(), snapshot, head) {
         return session.send_page(core, head, page?, note);
     }
     let user = admin::user_of(snapshot, head).ok_or_else(Refusal::unauthorized)?;
@@ -302,6 +323,7 @@ fn carry<D: Downstream, U: Upstream>(
     load: Load,
     note: &mut Note,
 ) -> Result<(), Ended> {
+    settlement::admit(core, snapshot, plan, note)?;
     let (held, incoming) = match load {
         Load::Held(body) => (Some(body), None),
         Load::Coming { begun, length, form } => {

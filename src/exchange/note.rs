@@ -5,6 +5,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::Core;
+use super::settlement::Settlement;
+use crate::dialect::usage::Told;
 use crate::metrics::{Count, Metrics};
 use crate::route::snapshot::Snapshot;
 
@@ -61,6 +63,11 @@ pub struct Note {
     pub attempts: u32,
     /// How it ended, in a word.
     pub end: &'static str,
+    /// What the upstream told of its usage.
+    pub told: Told,
+    /// Bytes of generated text that went by in a stream.
+    pub text_bytes: u64,
+    pub(super) settlement: Option<Settlement>,
     /// The browser origin that may read the answer.
     pub allow_origin: Option<Vec<u8>>,
     /// When the head was complete.
@@ -96,6 +103,9 @@ impl Note {
             bytes_out: 0,
             attempts: 0,
             end: "panic",
+            told: Told::default(),
+            text_bytes: 0,
+            settlement: None,
             allow_origin: None,
             begun: now,
             called_at: None,
@@ -120,18 +130,36 @@ impl Note {
     }
 }
 
-impl Drop for Note {
-    fn drop(&mut self) {
-        self.metrics.count(Count::Ended);
-        let user = self.user.map_or("", |user| &self.snapshot.users[user].name);
-        let provider = self.provider.map_or("", |at| &self.snapshot.providers[at].name);
-        let total_ms = self.ended_at.saturating_duration_since(self.begun).as_millis();
-        let first_ms = match (self.called_at, self.answered_at) {
+impl Note {
+    /// All of it, in milliseconds.
+    pub(super) fn total_ms(&self) -> i64 {
+        self.ended_at.saturating_duration_since(self.begun).as_millis() as i64
+    }
+
+    /// From the first attempt to the upstream's head, in milliseconds; -1: none came.
+    pub(super) fn first_byte_ms(&self) -> i64 {
+        match (self.called_at, self.answered_at) {
             (Some(called), Some(answered)) => {
                 answered.saturating_duration_since(called).as_millis() as i64
             }
             _ => -1,
-        };
+        }
+    }
+
+    pub(super) fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+}
+
+impl Drop for Note {
+    fn drop(&mut self) {
+        self.metrics.count(Count::Ended);
+        if let Some(settlement) = self.settlement.take() {
+            settlement.settle(self, &self.snapshot);
+        }
+        let user = self.user.map_or("", |user| &self.snapshot.users[user].name);
+        let provider = self.provider.map_or("", |at| &self.snapshot.providers[at].name);
+        let (total_ms, first_ms) = (self.total_ms(), self.first_byte_ms());
         log::info!(
             target: "gproxy::request",
             "id={} user={user:?} provider={provider:?} endpoint={} model_asked={:?} \

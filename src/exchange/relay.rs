@@ -8,6 +8,7 @@
 use super::attempt::Plan;
 use super::note::Note;
 use super::session::Session;
+use super::settlement;
 use super::{Core, Downstream, Ended, Reply};
 use crate::dialect::headers;
 use crate::dialect::refusal::Refusal;
@@ -58,10 +59,16 @@ struct Relay<'a, D: Downstream, R: Reply> {
     ends_well: bool,
 }
 
+/// What was read of the usage goes to the note.
+///
 /// A body that ends with the connection looks whole when the connection is closed. However else the
 /// relay ends, by a panic too, the connection is reset.
 impl<D: Downstream, R: Reply> Drop for Relay<'_, D, R> {
     fn drop(&mut self) {
+        if let Some(tap) = self.rewriter.tap() {
+            self.note.told = tap.told();
+            self.note.text_bytes = tap.text_bytes();
+        }
         if self.framing == Framing::UntilClose && !self.ends_well {
             self.session.down.abort();
         }
@@ -83,7 +90,10 @@ pub(super) fn relay<D: Downstream, R: Reply>(
     input.resize(limits::RELAY_BYTES, 0);
     let mut out = Vec::with_capacity(OUT_BYTES);
     out.resize(CHUNK_LINE_MAX, 0);
-    let (rewriter, changes) = rewriter(&reply, plan, snapshot.limits.event_bytes_max);
+    let (mut rewriter, changes, encoded) = rewriter(&reply, plan, snapshot.limits.event_bytes_max);
+    if core.books.is_some() && status < 400 && !encoded && settlement::tells_usage(plan.endpoint) {
+        rewriter = rewriter.with_tap(plan.endpoint);
+    }
     let mask = (status >= 400)
         .then(|| plan.credential.map(|credential| credential.api_key.expose()))
         .flatten()
@@ -111,8 +121,13 @@ pub(super) fn relay<D: Downstream, R: Reply>(
     result
 }
 
-/// How the bytes of this reply pass, by its status and type, and whether some may change.
-fn rewriter<R: Reply>(reply: &R, plan: &Plan<'_>, event_bytes_max: usize) -> (Rewriter, bool) {
+/// How the bytes of this reply pass, by its status and type, whether some may change, and whether
+/// they are compressed.
+fn rewriter<R: Reply>(
+    reply: &R,
+    plan: &Plan<'_>,
+    event_bytes_max: usize,
+) -> (Rewriter, bool, bool) {
     let model = plan.target.renamed.then(|| plan.target.model_asked.to_owned());
     let change = Change { model, hide_usage: plan.hide_usage };
     let mut kind = Kind::Other;
@@ -125,14 +140,15 @@ fn rewriter<R: Reply>(reply: &R, plan: &Plan<'_>, event_bytes_max: usize) -> (Re
         }
     }
     // What an upstream compressed although it was asked not to passes as it is.
-    match kind {
+    let (rewriter, changes) = match kind {
         _ if reply.status() >= 400 || encoded => (Rewriter::identity(), false),
         Kind::EventStream => (Rewriter::stream(plan.endpoint, change, event_bytes_max), true),
         Kind::Json if change.model.is_some() && !plan.endpoint.reply_model.is_empty() => {
             (Rewriter::whole(plan.endpoint, change), true)
         }
         Kind::Json | Kind::Other => (Rewriter::identity(), false),
-    }
+    };
+    (rewriter, changes, encoded)
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

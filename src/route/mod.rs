@@ -8,5 +8,7 @@ pub mod glob;
 pub mod listing;
 pub mod plan;
 pub mod price;
+pub mod quota;
+pub mod rate;
 pub mod retry;
 pub mod snapshot;

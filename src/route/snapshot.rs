@@ -11,6 +11,8 @@ use crate::dialect::echo::EchoSettings;
 use crate::route::channel::{self, Channel, Destination, Dialects};
 use crate::route::glob::Glob;
 use crate::route::price::PriceRow;
+use crate::route::quota::Quota;
+use crate::route::rate::RateLimit;
 use crate::secret::{Digest, Secret};
 
 /// Everything that a decision depends on.
@@ -143,6 +145,12 @@ pub struct User {
     pub permissions: Vec<Permission>,
     /// Providers whose files may be read and written.
     pub file_permissions: Vec<usize>,
+    /// How often the user may call.
+    pub rate_limits: Vec<RateLimit>,
+    /// How much the user may spend.
+    pub quotas: Vec<Quota>,
+    /// Picodollars that were spent before the books began.
+    pub cost_used: i64,
 }
 
 /// A key as people may see it.

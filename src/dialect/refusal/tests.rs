@@ -39,9 +39,12 @@ fn fields_say_when_and_whether_to_come_back() {
     };
     let common = "content-type: application/json\r\nx-gproxy-source: gateway\r\n";
     assert_eq!(fields(Refusal::unauthorized()), common);
-    assert_eq!(fields(Refusal::rate_limited(60)), format!("{common}retry-after: 60\r\n"));
+    assert_eq!(
+        fields(Refusal::rate_limited("*", "rpm", 9, 60)),
+        format!("{common}retry-after: 60\r\n")
+    );
     let late = format!("{common}retry-after: 40000\r\nx-should-retry: false\r\n");
-    assert_eq!(fields(Refusal::rate_limited(40_000)), late);
+    assert_eq!(fields(Refusal::rate_limited("*", "rpd", 9, 40_000)), late);
     let refusal = Refusal {
         allow: Some("POST"),
         should_retry: Some(true),

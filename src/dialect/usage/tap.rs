@@ -146,6 +146,8 @@ fn note(dialect: Dialect, path: usize, value: &[u8], told: &mut Told) {
         told.served(value.as_str().unwrap_or_default());
     } else {
         told.add(dialect, &value);
+        // What a message begins with is a placeholder; the top level has the last word.
+        told.output |= dialect == Dialect::Anthropic && path == 0;
     }
 }
 

@@ -68,6 +68,10 @@ impl SimClock {
 }
 
 impl Clock for SimClock {
+    fn unix_ms(&self) -> i64 {
+        1_700_000_000_000 + self.now_ms() as i64
+    }
+
     fn now(&self) -> Instant {
         self.advance_us(1);
         if self.0.looks_to_leap.fetch_sub(1, Ordering::Relaxed) == 0 {

@@ -1,0 +1,208 @@
+//! What a request is charged: taken when it is admitted, settled on every way out.
+//!
+//! The settlement hangs on the request's note and is consumed when the note is dropped, so no exit
+//! can skip it, a panic neither.
+
+use std::sync::Arc;
+
+use super::Core;
+use super::attempt::Plan;
+use super::note::Note;
+use crate::dialect::Dialect;
+use crate::dialect::endpoint::{Endpoint, ModelPlace};
+use crate::dialect::refusal::Refusal;
+use crate::dialect::usage::{ServiceTier, Told, Usage, UsageSource};
+use crate::ledger::accounts::{Accounts, Denied, Taken};
+use crate::ledger::{Ledger, Row, Slot};
+use crate::metrics::Count;
+use crate::route::price::PriceRow;
+use crate::route::snapshot::{Model, Snapshot};
+
+/// A prompt of so many tokens is reserved where the model's limit is not known.
+const INPUT_TOKENS: u64 = 200_000;
+/// An answer of so many tokens is reserved where nobody said how long it may be.
+const OUTPUT_TOKENS: u64 = 4_096;
+/// Bytes of text that are taken for one token in an estimate.
+const BYTES_PER_TOKEN: u64 = 4;
+
+/// The books and the accounts of a process.
+pub struct Books {
+    /// Where rows go; `None`: usage is off.
+    pub ledger: Option<Ledger>,
+    /// What users have spent, and how often they called.
+    pub accounts: Accounts,
+}
+
+/// What one admitted request holds until it ends.
+pub(super) struct Settlement {
+    books: Arc<Books>,
+    slot: Option<Slot>,
+    taken: Taken,
+    at_ms: i64,
+    price: Option<PriceRow>,
+    endpoint: &'static Endpoint,
+    limit_name: String,
+}
+
+/// The last gates: quota, rate limits, a place in the books. From here on the request is admitted.
+pub(super) fn admit(
+    core: &Core,
+    snapshot: &Snapshot,
+    plan: &Plan<'_>,
+    note: &mut Note,
+) -> Result<(), Refusal> {
+    let Some(books) = &core.books else { return Ok(()) };
+    let Some(user) = note.user.map(|at| &snapshot.users[at]) else { return Ok(()) };
+    let target = plan.target;
+    let name = target.permission_name;
+    let price = plan.provider.price(name, target.model_served);
+    let model = plan.provider.models.get(target.model_served);
+    let expected = expected(plan, model, note.bytes_in);
+    let cost = match price {
+        Some(price) if !is_free(plan.endpoint) => dearest(price, &expected),
+        _ => 0,
+    };
+    let at_ms = core.clock.unix_ms();
+    let tokens = expected.input_tokens + expected.output_tokens;
+    let taken =
+        books.accounts.admit(user, name, cost, tokens, at_ms).map_err(|denied| match denied {
+            Denied::Spent(spent) => Refusal::from(spent),
+            Denied::Limited(limited) => Refusal::from(limited),
+        })?;
+    let slot = match &books.ledger {
+        None => None,
+        Some(ledger) => match ledger.slot() {
+            Some(slot) => Some(slot),
+            None => {
+                books.accounts.settle(&user.name, &taken, 0, 0, at_ms);
+                return Err(Refusal::overloaded());
+            }
+        },
+    };
+    note.settlement = Some(Settlement {
+        books: books.clone(),
+        slot,
+        taken,
+        at_ms,
+        price: price.cloned(),
+        endpoint: plan.endpoint,
+        limit_name: name.to_owned(),
+    });
+    Ok(())
+}
+
+/// What the request may use at most.
+fn expected(plan: &Plan<'_>, model: Option<&Model>, bytes_in: u64) -> Usage {
+    if plan.endpoint.model == ModelPlace::Nowhere {
+        return Usage::default();
+    }
+    let input_max = model.and_then(|model| model.max_input_tokens).unwrap_or(INPUT_TOKENS);
+    let output_max = model.and_then(|model| model.max_output_tokens).unwrap_or(OUTPUT_TOKENS);
+    Usage {
+        input_tokens: (bytes_in / 3).min(input_max),
+        output_tokens: plan.output_max.unwrap_or(output_max),
+        ..Usage::default()
+    }
+}
+
+/// The cost in the dearest mode that the request could be served in.
+fn dearest(price: &PriceRow, usage: &Usage) -> i64 {
+    let tiers =
+        [ServiceTier::Default, ServiceTier::Flex, ServiceTier::Scale, ServiceTier::Priority];
+    let costs = tiers.into_iter().map(|tier| price.applied(usage, tier).cost(usage));
+    costs.max().unwrap_or(0)
+}
+
+/// Calls that count tokens, which vendors do not bill.
+fn is_free(endpoint: &Endpoint) -> bool {
+    let free = ["messages.count_tokens", "countTokens", "responses.input_tokens"];
+    endpoint.model == ModelPlace::Nowhere || free.contains(&endpoint.name)
+}
+
+/// Whether replies of this endpoint can tell what they used.
+pub(super) fn tells_usage(endpoint: &Endpoint) -> bool {
+    !is_free(endpoint)
+}
+
+impl Settlement {
+    /// Settles with what the note knows at the end.
+    pub(super) fn settle(self, note: &Note, snapshot: &Snapshot) {
+        let user = note.user.map_or("", |at| &snapshot.users[at].name);
+        let (usage, source) = used(self.endpoint, note);
+        let answered = (200..400).contains(&note.status) || source == UsageSource::Estimated;
+        let applied = self.price.as_ref().map(|price| price.applied(&usage, note.told.tier));
+        let cost = match &applied {
+            Some(applied) if answered && !is_free(self.endpoint) => applied.cost(&usage),
+            _ => 0,
+        };
+        let tokens = [
+            usage.input_tokens,
+            usage.cache_read_input_tokens,
+            usage.cache_creation_input_tokens_5min,
+            usage.cache_creation_input_tokens_1h,
+            usage.output_tokens,
+        ];
+        let tokens = tokens.into_iter().fold(0, u64::saturating_add);
+        self.books.accounts.settle(user, &self.taken, cost, tokens, self.at_ms);
+        let Some(slot) = self.slot else { return };
+        note.metrics().count(Count::UsageRows);
+        if applied.is_none() && !is_free(self.endpoint) {
+            note.metrics().count(Count::UsageUnpriced);
+        }
+        let provider = note.provider.map_or("", |at| &snapshot.providers[at].name);
+        slot.record(Row {
+            request_id: note.id.as_str().to_owned(),
+            at_ms: self.at_ms,
+            user: user.into(),
+            provider: provider.to_owned(),
+            operation: self.endpoint.name,
+            protocol: self.endpoint.dialect.name(),
+            model: note.model_asked.clone(),
+            model_served: note.model_served.clone(),
+            limit_name: self.limit_name,
+            usage,
+            usage_source: source.name(),
+            service_tier: note.told.tier.name(),
+            cost,
+            price: applied.map(|applied| applied.to_json()),
+            status: note.status,
+            outcome: note.end,
+            attempts: note.attempts,
+            first_byte_ms: note.first_byte_ms(),
+            total_ms: note.total_ms(),
+            bytes_in: note.bytes_in,
+            bytes_out: note.bytes_out,
+        });
+    }
+}
+
+/// What was used, and how that is known.
+fn used(endpoint: &Endpoint, note: &Note) -> (Usage, UsageSource) {
+    let Told { usage, any, output, .. } = note.told;
+    let whole = note.end == "ok";
+    let guess = |bytes: u64| bytes.div_ceil(BYTES_PER_TOKEN);
+    let final_word = output && (whole || endpoint.dialect != Dialect::Gemini);
+    if any && (whole || final_word) {
+        return (usage, UsageSource::Upstream);
+    }
+    if is_free(endpoint) || note.status >= 400 {
+        return (Usage::default(), UsageSource::None);
+    }
+    let generated = guess(note.text_bytes);
+    if any {
+        // The prompt is known; of the answer at least what went by.
+        if generated <= usage.output_tokens {
+            return (usage, UsageSource::Partial);
+        }
+        return (Usage { output_tokens: generated, ..usage }, UsageSource::Estimated);
+    }
+    // Nothing was told: of a whole answer only a stream's text says anything, and of a call that
+    // the caller left, that it was made.
+    let left = !whole && note.called_at.is_some() && note.end != "refused";
+    if generated > 0 || left {
+        let input_tokens = guess(note.bytes_in);
+        let usage = Usage { input_tokens, output_tokens: generated, ..Usage::default() };
+        return (usage, UsageSource::Estimated);
+    }
+    (Usage::default(), UsageSource::None)
+}

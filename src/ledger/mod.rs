@@ -1,0 +1,221 @@
+//! The books: usage rows and spending in SQLite, owned by one OS thread.
+//!
+//! A request takes a slot when it is admitted and gives it back with its row, so that recording
+//! never waits and never fails, while a panic unwinds too. Rows and spending are written in one
+//! transaction, and a slot is free again only when its row is on disk: while the disk refuses, the
+//! queue fills and admission stops, and nothing is lost or served for free.
+
+pub mod accounts;
+mod schema;
+#[cfg(test)]
+mod tests;
+mod writer;
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use crossbeam_channel::{Sender, bounded};
+use parking_lot::Mutex;
+
+use crate::dialect::usage::Usage;
+use crate::limits;
+
+/// One admitted request, as it is kept. Everything that its cost depends on stands in it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Row {
+    /// The id that the caller was told.
+    pub request_id: String,
+    /// When it was admitted, in milliseconds since 1970, UTC.
+    pub at_ms: i64,
+    /// Who called.
+    pub user: Arc<str>,
+    /// Who served.
+    pub provider: String,
+    /// Name of the endpoint.
+    pub operation: &'static str,
+    /// Name of the dialect.
+    pub protocol: &'static str,
+    /// The model as it was asked for.
+    pub model: String,
+    /// The model as the upstream knows it.
+    pub model_served: String,
+    /// What rate limits are tested against: the name as asked, without its provider's prefix.
+    pub limit_name: String,
+    /// What was used.
+    pub usage: Usage,
+    /// Where the counts come from.
+    pub usage_source: &'static str,
+    /// The tier that was served.
+    pub service_tier: &'static str,
+    /// What it cost, in picodollars.
+    pub cost: i64,
+    /// The prices that were applied, as JSON; `None`: the model has none.
+    pub price: Option<String>,
+    /// Status sent down; 0: none was.
+    pub status: u16,
+    /// How it ended, in a word.
+    pub outcome: &'static str,
+    /// Attempts made.
+    pub attempts: u32,
+    /// From the first attempt to the upstream's head, in milliseconds; -1: none came.
+    pub first_byte_ms: i64,
+    /// All of it, in milliseconds.
+    pub total_ms: i64,
+    /// Bytes of the request's body.
+    pub bytes_in: u64,
+    /// Bytes of the reply's body.
+    pub bytes_out: u64,
+}
+
+/// Why the books cannot be opened.
+#[derive(Debug)]
+pub enum LedgerError {
+    /// The folder or the file cannot be made or opened.
+    Open(PathBuf, String),
+    /// The file is no database, or a damaged one. It is left as it is.
+    Damaged(PathBuf, String),
+    /// A newer version wrote it.
+    Newer(PathBuf, i64),
+    /// Another process has it.
+    InUse(PathBuf),
+}
+
+impl fmt::Display for LedgerError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            LedgerError::Open(path, why) => {
+                write!(f, "the ledger {} cannot be opened: {why}", path.display())
+            }
+            LedgerError::Damaged(path, why) => write!(
+                f,
+                "the ledger {} is damaged and was left as it is: {why}; put a copy in its place or \
+                 move it away",
+                path.display()
+            ),
+            LedgerError::Newer(path, version) => write!(
+                f,
+                "the ledger {} was written by a newer version of this program (format {version})",
+                path.display()
+            ),
+            LedgerError::InUse(path) => write!(
+                f,
+                "the ledger {} is in use by another process; give each its own data_dir",
+                path.display()
+            ),
+        }
+    }
+}
+
+/// What was in the books when they were opened.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Opening {
+    /// Users, UTC days since 1970, picodollars spent on that day.
+    pub spent: Vec<(String, i64, i64)>,
+    /// Users, names that limits are tested against, UTC days, requests: of today and yesterday.
+    pub requests: Vec<(String, String, i64, i64)>,
+}
+
+struct Shared {
+    taken: AtomicUsize,
+    healthy: AtomicBool,
+    written: AtomicUsize,
+}
+
+enum Message {
+    Row(Box<Row>),
+    Close,
+}
+
+/// A way to the books. Cheap to share.
+pub struct Ledger {
+    sender: Sender<Message>,
+    shared: Arc<Shared>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Ledger {
+    /// Opens or makes `gproxy.db` in the folder. `first_seen`: users and what they had spent before
+    /// they came here, which counts the first time that a name is seen. `now_ms` is the time, UTC.
+    pub fn open(
+        folder: &Path,
+        first_seen: &[(&str, i64)],
+        now_ms: i64,
+    ) -> Result<(Ledger, Opening), LedgerError> {
+        let (store, opening) = schema::open(folder, first_seen, now_ms)?;
+        // One place for each slot, and one for the end.
+        let (sender, receiver) = bounded(limits::LEDGER_ROWS_MAX + 1);
+        let shared = Arc::new(Shared {
+            taken: AtomicUsize::new(0),
+            healthy: AtomicBool::new(true),
+            written: AtomicUsize::new(0),
+        });
+        let thread = writer::start(store, receiver, shared.clone());
+        let path = || folder.join(schema::FILE);
+        let thread = thread.map_err(|error| LedgerError::Open(path(), error.to_string()))?;
+        Ok((Ledger { sender, shared, thread: Mutex::new(Some(thread)) }, opening))
+    }
+
+    /// A place in the queue; `None`: all are taken.
+    pub fn slot(&self) -> Option<Slot> {
+        let take = |taken| (taken < limits::LEDGER_ROWS_MAX).then_some(taken + 1);
+        self.shared.taken.fetch_update(Ordering::AcqRel, Ordering::Acquire, take).ok()?;
+        Some(Slot { sender: self.sender.clone(), shared: self.shared.clone(), used: false })
+    }
+
+    /// Rows reach the disk.
+    pub fn is_healthy(&self) -> bool {
+        self.shared.healthy.load(Ordering::Relaxed)
+    }
+
+    /// Rows that wait, or whose requests are under way.
+    pub fn taken(&self) -> usize {
+        self.shared.taken.load(Ordering::Relaxed)
+    }
+
+    /// Rows written since the start.
+    pub fn written(&self) -> usize {
+        self.shared.written.load(Ordering::Relaxed)
+    }
+
+    /// Writes all that waits and ends. False: it could not be written within `limit`.
+    pub fn close(&self, limit: Duration) -> bool {
+        let Some(thread) = self.thread.lock().take() else { return true };
+        if self.sender.send_timeout(Message::Close, limit).is_err() {
+            return false;
+        }
+        let until = std::time::Instant::now() + limit;
+        while !thread.is_finished() {
+            if std::time::Instant::now() >= until {
+                return false;
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        true
+    }
+}
+
+/// A place in the queue. Dropped unused, it is free again.
+pub struct Slot {
+    sender: Sender<Message>,
+    shared: Arc<Shared>,
+    used: bool,
+}
+
+impl Slot {
+    /// Hands the row over. Never waits: there is a place for each slot.
+    pub fn record(mut self, row: Row) {
+        self.used = self.sender.try_send(Message::Row(Box::new(row))).is_ok();
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        if !self.used {
+            self.shared.taken.fetch_sub(1, Ordering::AcqRel);
+        }
+    }
+}

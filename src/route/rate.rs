@@ -1,0 +1,148 @@
+//! Rate limits: sliding windows of two buckets, tokens that are reserved, requests side by side.
+//!
+//! Pure, over a time in milliseconds. The bucket before counts by the part of it that the window
+//! still covers, so that no edge lets a double rate pass. Where requests came unevenly within that
+//! bucket, the estimate errs by at most what came in it.
+
+#[cfg(test)]
+mod tests;
+
+use crate::route::glob::Glob;
+
+const MINUTE_MS: i64 = 60_000;
+/// Milliseconds of a day; windows of a day begin at midnight UTC.
+pub const DAY_MS: i64 = 86_400_000;
+
+/// One rule of a user's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RateLimit {
+    /// Models, by the name as asked without its provider's prefix.
+    pub pattern: Glob,
+    /// Requests in a minute.
+    pub rpm: Option<u64>,
+    /// Requests in a day.
+    pub rpd: Option<u64>,
+    /// Tokens in `window_ms`.
+    pub total_tokens: Option<u64>,
+    /// Of `total_tokens`.
+    pub window_ms: i64,
+    /// Requests side by side.
+    pub in_flight: Option<u64>,
+}
+
+/// A rule that a request would break.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limited {
+    /// The rule's pattern.
+    pub pattern: String,
+    /// `rpm`, `rpd`, `total_tokens` or `in_flight`.
+    pub counter: &'static str,
+    /// What it allows.
+    pub limit: u64,
+    /// When there may be room again, in milliseconds; at least 1.
+    pub reset_ms: i64,
+}
+
+/// A count over a sliding window.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Sliding {
+    bucket: i64,
+    before: u64,
+    now: u64,
+}
+
+impl Sliding {
+    /// Moves to the bucket of `now_ms`.
+    fn turn(&mut self, now_ms: i64, window_ms: i64) {
+        let bucket = now_ms.div_euclid(window_ms);
+        if bucket > self.bucket {
+            self.before = if bucket == self.bucket + 1 { self.now } else { 0 };
+            self.now = 0;
+            self.bucket = bucket;
+        }
+    }
+
+    /// What counts in the window that ends now, rounded up.
+    fn level(&self, now_ms: i64, window_ms: i64) -> u64 {
+        let left = (window_ms - now_ms.rem_euclid(window_ms)) as u128;
+        let before = (u128::from(self.before) * left).div_ceil(window_ms as u128);
+        self.now.saturating_add(before as u64)
+    }
+
+    /// When the level will have fallen such that `wanted` more fit below `limit`.
+    fn reset_ms(&self, now_ms: i64, window_ms: i64, limit: u64, wanted: u64) -> i64 {
+        let left = window_ms - now_ms.rem_euclid(window_ms);
+        let room = limit.saturating_sub(wanted);
+        if self.now <= room && self.before > 0 {
+            // Within this bucket: the part of the one before must shrink to what is left of it.
+            let covered = i128::from(room - self.now) * i128::from(window_ms);
+            let covered = (covered / i128::from(self.before)) as i64;
+            return (left - covered).clamp(1, left);
+        }
+        let covered = i128::from(room.min(self.now)) * i128::from(window_ms);
+        let covered = (covered / i128::from(self.now.max(1))) as i64;
+        (left + window_ms - covered).max(1)
+    }
+}
+
+/// The counters of one rule.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    minute: Sliding,
+    day: Sliding,
+    tokens: Sliding,
+    in_flight: u64,
+}
+
+impl Counters {
+    /// Requests of a day that came before the process did.
+    pub fn remember(&mut self, day: i64, requests: u64) {
+        self.day.turn(day * DAY_MS, DAY_MS);
+        if self.day.bucket == day {
+            self.day.now += requests;
+        } else if self.day.bucket == day + 1 {
+            self.day.before += requests;
+        }
+    }
+
+    /// Whether one more request of so many tokens may pass; nothing is counted yet.
+    pub fn check(&mut self, rule: &RateLimit, tokens: u64, now_ms: i64) -> Result<(), Limited> {
+        let limited = |counter, limit, reset_ms| {
+            Err(Limited { pattern: rule.pattern.as_str().to_owned(), counter, limit, reset_ms })
+        };
+        let windows = [
+            ("rpm", rule.rpm, &mut self.minute, MINUTE_MS, 1),
+            ("rpd", rule.rpd, &mut self.day, DAY_MS, 1),
+            ("total_tokens", rule.total_tokens, &mut self.tokens, rule.window_ms, tokens),
+        ];
+        for (counter, limit, sliding, window_ms, wanted) in windows {
+            let Some(limit) = limit else { continue };
+            sliding.turn(now_ms, window_ms);
+            if sliding.level(now_ms, window_ms).saturating_add(wanted) > limit {
+                let reset_ms = sliding.reset_ms(now_ms, window_ms, limit, wanted);
+                return limited(counter, limit, reset_ms);
+            }
+        }
+        match rule.in_flight {
+            Some(limit) if self.in_flight >= limit => limited("in_flight", limit, 1_000),
+            _ => Ok(()),
+        }
+    }
+
+    /// Counts a request that was checked.
+    pub fn enter(&mut self, rule: &RateLimit, tokens: u64, now_ms: i64) {
+        self.minute.turn(now_ms, MINUTE_MS);
+        self.day.turn(now_ms, DAY_MS);
+        self.tokens.turn(now_ms, rule.window_ms);
+        self.minute.now += 1;
+        self.day.now += 1;
+        self.tokens.now = self.tokens.now.saturating_add(tokens);
+        self.in_flight += 1;
+    }
+
+    /// Takes back what was reserved beyond what was used, or adds what was used beyond it.
+    pub fn leave(&mut self, reserved: u64, used: u64) {
+        self.in_flight = self.in_flight.saturating_sub(1);
+        self.tokens.now = self.tokens.now.saturating_add(used).saturating_sub(reserved);
+    }
+}
