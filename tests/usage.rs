@@ -3,6 +3,7 @@
 mod support;
 
 use std::collections::BTreeMap;
+use std::process::Command;
 
 use rusqlite::Connection;
 use support::client::post;
@@ -171,6 +172,22 @@ fn a_spent_quota_is_402_and_stays_so_after_a_restart() {
     let sums = "SELECT count(*), sum(cost), (SELECT sum(cost) FROM spendings) FROM usages";
     let sums = books.query_row(sums, [], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)));
     assert_eq!(sums.expect("our tables"), (3, 3 * CHAT_COST, 3 * CHAT_COST));
+    let file = shared.join("config.toml");
+    std::fs::write(&file, config.replace("port = 0", "port = 1")).expect("a file");
+    let audit = || {
+        let mut audit = Command::new(env!("CARGO_BIN_EXE_gproxy"));
+        let out = audit
+            .arg("audit")
+            .arg("-c")
+            .arg(&file)
+            .output()
+            .expect("cargo built the binary for this test");
+        (out.status.code(), String::from_utf8_lossy(&out.stdout).into_owned())
+    };
+    assert_eq!(audit(), (Some(0), "3 rows, 0.0162 USD, 0 faults\n".to_owned()));
+    books.execute_batch("UPDATE usages SET cost = 0 WHERE id = 2").expect("our tables");
+    let (code, told) = audit();
+    assert!(code == Some(1) && told.contains("was changed or taken out"), "{told}");
     std::fs::remove_dir_all(shared).expect("it is there");
 }
 

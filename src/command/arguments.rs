@@ -18,6 +18,8 @@ commands:
   serve         answer requests; the default
   check         say what the configuration means, and everything that is wrong with it
   explain       say what would happen to a request, and call nobody
+  usage         print every row of the books: CSV, or JSON lines with --json
+  audit         say whether the books add up, and which row does not
   hash-key      read a key from standard input, print what may stand for it in the configuration
 
 options, each before its variable, which is before the file:
@@ -38,7 +40,8 @@ options of explain:
       --body FILE       the request's body; - is standard input
       --json            print JSON
 
-exit codes: 0 well, 1 explain: it would be refused, 2 a mistake in the words or the configuration
+exit codes: 0 well, 1 explain: it would be refused, audit: the books do not add up, or the gateway
+cannot start, 2 a mistake in the words or the configuration
 ";
 
 /// A command line without mistakes.
@@ -61,6 +64,13 @@ pub enum Command {
     Check,
     /// Say what would happen to a request.
     Explain(Question),
+    /// Print every row of the books.
+    Usage {
+        /// As JSON lines.
+        json: bool,
+    },
+    /// Say whether the books add up.
+    Audit,
     /// Print a key's digest.
     HashKey,
     /// Print the version.
@@ -93,7 +103,7 @@ impl fmt::Display for ArgumentError {
     }
 }
 
-const COMMANDS: &[&str] = &["serve", "check", "explain", "hash-key"];
+const COMMANDS: &[&str] = &["serve", "check", "explain", "usage", "audit", "hash-key"];
 
 /// Flags with a value, and whether `explain` alone has them.
 const FLAGS: &[(&str, bool)] = &[
@@ -162,9 +172,11 @@ pub fn parse(words: &[String]) -> Result<Arguments, ArgumentError> {
         _ if version => Command::Version,
         Some("explain") => Command::Explain(question(&mut values, json)?),
         other => {
-            refuse_foreign(&values, json)?;
+            refuse_foreign(&values, json && other != Some("usage"))?;
             match other {
                 Some("check") => Command::Check,
+                Some("usage") => Command::Usage { json },
+                Some("audit") => Command::Audit,
                 Some("hash-key") => Command::HashKey,
                 _ => Command::Serve,
             }
@@ -276,6 +288,8 @@ mod tests {
             Command::Serve => "serve",
             Command::Check => "check",
             Command::Explain(_) => "explain",
+            Command::Usage { .. } => "usage",
+            Command::Audit => "audit",
             Command::HashKey => "hash-key",
             Command::Version => "version",
             Command::Help => "help",
@@ -292,6 +306,8 @@ mod tests {
             ("--config a.toml check", "check"),
             ("explain --path /v1", "explain"),
             ("hash-key", "hash-key"),
+            ("usage --json", "usage"),
+            ("audit", "audit"),
             ("--version", "version"),
             ("-V", "version"),
             ("--help", "help"),

@@ -1,9 +1,10 @@
 //! What the program does besides serving: explain itself.
 //!
 //! Each command is a function from its inputs to text, so that a test needs no process. Reads the
-//! configuration's file and standard input; opens no socket.
+//! configuration's file, standard input and the books; opens no socket.
 
 pub mod arguments;
+mod books;
 pub mod check;
 pub mod explain;
 pub mod hash_key;
@@ -47,6 +48,8 @@ pub fn run(arguments: &Arguments, terminal: &mut Terminal<'_>) -> io::Result<Opt
             None => EXIT_MISTAKE,
         },
         Command::Explain(question) => explain::run(question, arguments, terminal)?,
+        Command::Usage { json } => books::usage(*json, arguments, terminal)?,
+        Command::Audit => books::audit(arguments, terminal)?,
         Command::HashKey => hash_key::run(terminal)?,
         Command::Version => {
             writeln!(terminal.out, "gproxy {}", env!("CARGO_PKG_VERSION"))?;

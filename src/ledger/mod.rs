@@ -6,6 +6,7 @@
 //! queue fills and admission stops, and nothing is lost or served for free.
 
 pub mod accounts;
+pub mod audit;
 mod schema;
 #[cfg(test)]
 mod tests;

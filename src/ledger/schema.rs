@@ -241,7 +241,6 @@ fn insert_row(
     digest: &[u8],
 ) -> rusqlite::Result<usize> {
     let usage = &row.usage;
-    let count = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
     insert.execute(params![
         row.request_id,
         row.at_ms,
@@ -276,30 +275,51 @@ fn insert_row(
     ])
 }
 
-/// The row's link in the chain: whoever changes or takes out a row later breaks it.
+/// The row's link in the chain.
 fn digest(before: &[u8], row: &Row) -> Vec<u8> {
     let usage = &row.usage;
+    let texts = [
+        &row.request_id,
+        &*row.user,
+        &row.provider,
+        &row.model,
+        &row.model_served,
+        row.operation,
+        row.usage_source,
+        row.service_tier,
+    ];
+    let numbers = [
+        row.at_ms,
+        row.cost,
+        count(usage.input_tokens),
+        count(usage.cache_read_input_tokens),
+        count(usage.cache_creation_input_tokens_5min),
+        count(usage.cache_creation_input_tokens_1h),
+        count(usage.output_tokens),
+        count(usage.tool_calls),
+    ];
+    chained(before, &texts, row.price.as_deref(), &numbers)
+}
+
+/// A digest over the one before and all that a bill depends on: whoever changes or takes out a row
+/// later breaks the chain there.
+pub(super) fn chained(
+    before: &[u8],
+    texts: &[&str; 8],
+    price: Option<&str>,
+    numbers: &[i64; 8],
+) -> Vec<u8> {
     let mut context = Context::new(&SHA256);
     context.update(before);
-    let texts = [&row.request_id, &*row.user, &row.provider, &row.model, &row.model_served];
-    for text in texts.into_iter().chain([row.operation, row.usage_source, row.service_tier]) {
+    for text in texts.iter().copied().chain([price.unwrap_or_default()]) {
         context.update(&(text.len() as u64).to_be_bytes());
         context.update(text.as_bytes());
     }
-    let price = row.price.as_deref().unwrap_or_default();
-    context.update(&(price.len() as u64).to_be_bytes());
-    context.update(price.as_bytes());
-    for number in [
-        row.at_ms,
-        row.cost,
-        usage.input_tokens as i64,
-        usage.cache_read_input_tokens as i64,
-        usage.cache_creation_input_tokens_5min as i64,
-        usage.cache_creation_input_tokens_1h as i64,
-        usage.output_tokens as i64,
-        usage.tool_calls as i64,
-    ] {
-        context.update(&number.to_be_bytes());
-    }
+    numbers.iter().for_each(|number| context.update(&number.to_be_bytes()));
     context.finish().as_ref().to_vec()
+}
+
+/// A count as the database holds it.
+fn count(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
 }

@@ -228,3 +228,39 @@ fn a_limit_that_refuses_gives_back_what_the_quota_held() {
     let denied = accounts.admit(&alice, "gpt-1", 51, 0, NOW_MS);
     assert!(matches!(denied, Err(Denied::Spent(_))), "{denied:?}");
 }
+
+#[test]
+fn an_audit_names_the_row_that_was_changed_and_the_sum_that_was() {
+    let folder = Folder::new();
+    let (ledger, _) = Ledger::open(&folder.0, &[("bob", 7)], NOW_MS).expect("a new file");
+    let price = r#"{"price_each_call":"0.000000000003"}"#;
+    for number in 0..50 {
+        let row = Row { price: Some(price.into()), ..row(number, "alice", 3) };
+        ledger.slot().expect("room").record(row);
+    }
+    assert!(ledger.close(Duration::from_secs(20)));
+    let audited = || audit::audit(&folder.0).expect("it can be read");
+    let sound = audited();
+    assert_eq!((sound.rows, sound.cost, sound.faults_count), (50, 150, 0), "{:?}", sound.faults);
+    let change = |sql: &str| {
+        let books = rusqlite::Connection::open(folder.0.join(schema::FILE)).expect("a database");
+        books.execute_batch(sql).expect("our table");
+        let found = audited();
+        assert!(found.faults_count > 0, "{sql}");
+        found.faults[0].clone()
+    };
+    let fault = change("UPDATE usages SET cost = 4 WHERE request_id = 'r7'");
+    assert!(fault.starts_with("row r7: it, or a row before it"), "{fault}");
+    let fault = change("UPDATE usages SET cost = 3; DELETE FROM usages WHERE request_id = 'r20'");
+    assert!(fault.starts_with("row r21: "), "{fault}");
+    let mut out = Vec::new();
+    audit::export(&folder.0, true, &mut out).expect("it can be read");
+    let first = out.split(|byte| *byte == b'\n').next().expect("a line");
+    let first: serde_json::Value = serde_json::from_slice(first).expect("JSON");
+    assert_eq!((&first["request_id"], &first["cost"]), (&"r0".into(), &"0.000000000003".into()));
+    let mut out = Vec::new();
+    audit::export(&folder.0, false, &mut out).expect("it can be read");
+    let text = String::from_utf8(out).expect("text");
+    assert!(text.starts_with("request_id,at,user,provider,"), "{text:.60}");
+    assert!(text.contains("\"{\"\"price_each_call"), "prices are quoted");
+}

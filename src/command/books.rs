@@ -1,0 +1,48 @@
+//! `gproxy usage` and `gproxy audit`: the books as text, and whether they add up.
+
+use std::io;
+use std::path::Path;
+
+use super::arguments::Arguments;
+use super::{EXIT_MISTAKE, EXIT_WELL, Terminal, load};
+use crate::ledger::audit::{self, ExportError};
+use crate::money;
+
+/// The books do not add up, or cannot be read.
+const EXIT_FAULTS: u8 = 1;
+
+/// Prints every row.
+pub(super) fn usage(
+    as_json: bool,
+    arguments: &Arguments,
+    terminal: &mut Terminal<'_>,
+) -> io::Result<u8> {
+    let Some(loaded) = load(arguments, terminal)? else { return Ok(EXIT_MISTAKE) };
+    match audit::export(Path::new(&loaded.settings.data_dir), as_json, terminal.out) {
+        Ok(()) => Ok(EXIT_WELL),
+        Err(ExportError::Out(error)) => Err(error),
+        Err(ExportError::Ledger(error)) => {
+            writeln!(terminal.error, "{error}")?;
+            Ok(EXIT_FAULTS)
+        }
+    }
+}
+
+/// Says whether the books add up.
+pub(super) fn audit(arguments: &Arguments, terminal: &mut Terminal<'_>) -> io::Result<u8> {
+    let Some(loaded) = load(arguments, terminal)? else { return Ok(EXIT_MISTAKE) };
+    let audit = match audit::audit(Path::new(&loaded.settings.data_dir)) {
+        Ok(audit) => audit,
+        Err(error) => {
+            writeln!(terminal.error, "{error}")?;
+            return Ok(EXIT_FAULTS);
+        }
+    };
+    for fault in &audit.faults {
+        writeln!(terminal.out, "{fault}")?;
+    }
+    // A grand total may be more than one amount can be.
+    let cost = i64::try_from(audit.cost).map_or_else(|_| "more than 9 million".into(), money::text);
+    writeln!(terminal.out, "{} rows, {cost} USD, {} faults", audit.rows, audit.faults_count)?;
+    Ok(if audit.faults_count == 0 { EXIT_WELL } else { EXIT_FAULTS })
+}
