@@ -58,8 +58,10 @@ http {{
 }}
 """
 
+# nginx keeps no books either.
 GPROXY = """
 [global]
+enable_usage = false
 host = "127.0.0.1"
 port = {port}
 workers = 2

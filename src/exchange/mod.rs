@@ -18,7 +18,7 @@ mod settlement;
 use std::borrow::Cow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use parking_lot::RwLock;
 
@@ -68,6 +68,8 @@ pub enum Stop {
 pub trait Upstream {
     /// What a call yields.
     type Reply: Reply;
+    /// Waits a little, for room that others will make.
+    fn pause(&mut self, pause: Duration);
     /// Makes one attempt: sends the request and waits for the head of the reply.
     fn call(&mut self, call: &Call<'_>) -> Result<Self::Reply, Failure>;
 }
@@ -323,7 +325,7 @@ fn carry<D: Downstream, U: Upstream>(
     load: Load,
     note: &mut Note,
 ) -> Result<(), Ended> {
-    settlement::admit(core, snapshot, plan, note)?;
+    settlement::admit(core, snapshot, up, plan, note)?;
     let (held, incoming) = match load {
         Load::Held(body) => (Some(body), None),
         Load::Coming { begun, length, form } => {

@@ -91,7 +91,11 @@ pub(super) fn relay<D: Downstream, R: Reply>(
     let mut out = Vec::with_capacity(OUT_BYTES);
     out.resize(CHUNK_LINE_MAX, 0);
     let (mut rewriter, changes, encoded) = rewriter(&reply, plan, snapshot.limits.event_bytes_max);
-    if core.books.is_some() && status < 400 && !encoded && settlement::tells_usage(plan.endpoint) {
+    if note.settlement.is_some()
+        && status < 400
+        && !encoded
+        && settlement::tells_usage(plan.endpoint)
+    {
         rewriter = rewriter.with_tap(plan.endpoint);
     }
     let mask = (status >= 400)

@@ -4,10 +4,11 @@
 //! can skip it, a panic neither.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use super::Core;
 use super::attempt::Plan;
 use super::note::Note;
+use super::{Core, Upstream};
 use crate::dialect::Dialect;
 use crate::dialect::endpoint::{Endpoint, ModelPlace};
 use crate::dialect::refusal::Refusal;
@@ -22,6 +23,9 @@ use crate::route::snapshot::{Model, Snapshot};
 const INPUT_TOKENS: u64 = 200_000;
 /// An answer of so many tokens is reserved where nobody said how long it may be.
 const OUTPUT_TOKENS: u64 = 4_096;
+/// How long a request waits for a place in the books: so often, so long.
+const SLOT_TRIES: usize = 40;
+const SLOT_PAUSE: Duration = Duration::from_millis(50);
 /// Bytes of text that are taken for one token in an estimate.
 const BYTES_PER_TOKEN: u64 = 4;
 
@@ -45,14 +49,18 @@ pub(super) struct Settlement {
 }
 
 /// The last gates: quota, rate limits, a place in the books. From here on the request is admitted.
-pub(super) fn admit(
+pub(super) fn admit<U: Upstream>(
     core: &Core,
     snapshot: &Snapshot,
+    up: &mut U,
     plan: &Plan<'_>,
     note: &mut Note,
 ) -> Result<(), Refusal> {
     let Some(books) = &core.books else { return Ok(()) };
     let Some(user) = note.user.map(|at| &snapshot.users[at]) else { return Ok(()) };
+    if books.ledger.is_none() && user.quotas.is_empty() && user.rate_limits.is_empty() {
+        return Ok(());
+    }
     let target = plan.target;
     let name = target.permission_name;
     let price = plan.provider.price(name, target.model_served);
@@ -71,7 +79,7 @@ pub(super) fn admit(
         })?;
     let slot = match &books.ledger {
         None => None,
-        Some(ledger) => match ledger.slot() {
+        Some(ledger) => match wait_for_slot(ledger, up) {
             Some(slot) => Some(slot),
             None => {
                 books.accounts.settle(&user.name, &taken, 0, 0, at_ms);
@@ -89,6 +97,17 @@ pub(super) fn admit(
         limit_name: name.to_owned(),
     });
     Ok(())
+}
+
+/// A place in the books, waiting a while for one.
+fn wait_for_slot<U: Upstream>(ledger: &Ledger, up: &mut U) -> Option<Slot> {
+    for _ in 0..SLOT_TRIES {
+        if let Some(slot) = ledger.slot() {
+            return Some(slot);
+        }
+        up.pause(SLOT_PAUSE);
+    }
+    ledger.slot()
 }
 
 /// What the request may use at most.

@@ -115,6 +115,13 @@ pub struct Caller {
 impl Upstream for Caller {
     type Reply = Answer;
 
+    fn pause(&mut self, pause: Duration) {
+        // Without a timer the caller's patience ends sooner.
+        if let Ok(mut timer) = Timer::new(self.worker) {
+            let _ = timer.sleep(pause);
+        }
+    }
+
     fn call(&mut self, call: &Call<'_>) -> Result<Answer, Failure> {
         let guard = self.metrics.clone().hold(Gauge::UpstreamInFlight, 1);
         if call.provider.is_echo() {

@@ -12,7 +12,7 @@ use super::schema::Store;
 use super::{Message, Row, Shared};
 
 /// Rows of one transaction.
-const BATCH_ROWS_MAX: usize = 512;
+const BATCH_ROWS_MAX: usize = 1_024;
 /// The first row of a batch waits for others so long: what a killed process can lose.
 const FLUSH_AFTER: Duration = Duration::from_millis(100);
 /// Pauses between tries to write a batch, the last one for all that follow.

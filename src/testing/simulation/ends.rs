@@ -381,6 +381,10 @@ pub(super) struct SimUpstream {
 impl Upstream for SimUpstream {
     type Reply = SimReply;
 
+    fn pause(&mut self, pause: Duration) {
+        self.clock.advance_ms(pause.as_millis() as u64);
+    }
+
     fn call(&mut self, call: &Call<'_>) -> Result<SimReply, Failure> {
         let guard = self.core.metrics.clone().hold(Gauge::UpstreamInFlight, 1);
         let mut headers = Vec::new();
