@@ -173,10 +173,7 @@ pub fn parse<'t>(
         }
         found => found?,
     };
-    let version = place.version.unwrap_or(match place.endpoint.dialect.family() {
-        Family::Gemini => "v1beta",
-        Family::Openai | Family::Anthropic => "v1",
-    });
+    let version = place.version.unwrap_or(usual_version(place.endpoint.dialect.family()));
     Ok(Route {
         scope: is_scope.then_some(first),
         endpoint: place.endpoint,
@@ -185,6 +182,14 @@ pub fn parse<'t>(
         collection: place.collection,
         query: Query::parse(query),
     })
+}
+
+/// The version that a family's clients send, for a path that has none.
+pub(super) fn usual_version(family: Family) -> &'static str {
+    match family {
+        Family::Gemini => "v1beta",
+        Family::Openai | Family::Anthropic => "v1",
+    }
 }
 
 /// A route without its scope and query.

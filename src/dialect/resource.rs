@@ -153,10 +153,7 @@ pub fn parse<'t>(
     if !resource.methods.split(", ").any(|allowed| allowed == method) {
         return Err(PathError::MethodNotAllowed(resource.allow));
     }
-    let version = version.unwrap_or(match resource.endpoint.dialect.family() {
-        Family::Gemini => "v1beta",
-        Family::Openai | Family::Anthropic => "v1",
-    });
+    let version = version.unwrap_or(path::usual_version(resource.endpoint.dialect.family()));
     Ok(Call { scope, resource, version, is_upload, tail, query: Query::parse(query) })
 }
 

@@ -157,10 +157,7 @@ impl<D: Downstream> Session<D> {
         if decoder.is_done() {
             return Ok(body);
         }
-        if std::mem::take(&mut self.continue_owed) && self.start == self.end {
-            let sent = self.down.write(b"HTTP/1.1 100 Continue\r\n\r\n");
-            sent.map_err(|_| Refusal::from(WireError::Truncated))?;
-        }
+        self.ask_for_body()?;
         let result = self.collect(core, &mut decoder, &mut body, limits);
         if let Err(refusal) = result {
             // Where the next request would begin is not known, or not worth waiting for.
@@ -168,6 +165,15 @@ impl<D: Downstream> Session<D> {
             return Err(refusal);
         }
         Ok(body)
+    }
+
+    /// Tells a caller who waits for it that the body is wanted.
+    fn ask_for_body(&mut self) -> Result<(), Refusal> {
+        if std::mem::take(&mut self.continue_owed) && self.start == self.end {
+            let sent = self.down.write(b"HTTP/1.1 100 Continue\r\n\r\n");
+            sent.map_err(|_| Refusal::from(WireError::Truncated))?;
+        }
+        Ok(())
     }
 
     /// Makes ready to read the body piece by piece, up to `bytes_max` in all.
@@ -191,10 +197,7 @@ impl<D: Downstream> Session<D> {
         most: usize,
     ) -> Result<(), Refusal> {
         let Some(mut decoder) = self.body.take() else { return Ok(()) };
-        if std::mem::take(&mut self.continue_owed) && self.start == self.end {
-            let sent = self.down.write(b"HTTP/1.1 100 Continue\r\n\r\n");
-            sent.map_err(|_| Refusal::from(WireError::Truncated))?;
-        }
+        self.ask_for_body()?;
         let result = self.decode_piece(core, &mut decoder, out, most);
         match result {
             Ok(()) => self.body = Some(decoder).filter(|decoder| !decoder.is_done()),

@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 
 use super::Opening;
 use crate::route::quota::{Spending, Spent};
-use crate::route::rate::{Counters, Limited};
+use crate::route::rate::{Counters, DAY_MS, Limited};
 use crate::route::snapshot::User;
 
 /// Why a request is not admitted.
@@ -77,7 +77,7 @@ impl Accounts {
             all.insert(user.name.clone(), Account::default());
         }
         let Some(account) = all.get_mut(&user.name) else { return Ok(Taken::default()) };
-        let day = now_ms.div_euclid(crate::route::rate::DAY_MS);
+        let day = now_ms.div_euclid(DAY_MS);
         let quotas = &user.quotas;
         account.spending.reserve(quotas, cost, day).map_err(Denied::Spent)?;
         let rules = || user.rate_limits.iter().filter(|rule| rule.pattern.matches(name));
@@ -107,7 +107,7 @@ impl Accounts {
             all.insert(user.to_owned(), Account::default());
         }
         let Some(account) = all.get_mut(user) else { return };
-        let day = now_ms.div_euclid(crate::route::rate::DAY_MS);
+        let day = now_ms.div_euclid(DAY_MS);
         account.spending.settle(taken.cost, cost, day);
         for pattern in &taken.rules {
             if let Some(counters) = account.counters.get_mut(pattern) {

@@ -9,10 +9,11 @@ use rusqlite::{Connection, OpenFlags, Row};
 use serde_json::{Map, Value, json};
 
 use super::LedgerError;
-use super::schema::{DAY_MS, FILE, chained};
+use super::schema::{FILE, chained};
 use crate::dialect::usage::Usage;
 use crate::money;
 use crate::route::price::Applied;
+use crate::route::rate::DAY_MS;
 
 /// Faults that are told; more are counted.
 const FAULTS_MAX: usize = 20;

@@ -9,6 +9,7 @@ use ring::digest::{Context, SHA256};
 use rusqlite::{Connection, ErrorCode, OptionalExtension, params};
 
 use super::{LedgerError, Opening, Row};
+use crate::route::rate::DAY_MS;
 
 /// Name of the database in the data folder.
 pub(super) const FILE: &str = "gproxy.db";
@@ -16,8 +17,6 @@ const LOCK: &str = "gproxy.lock";
 /// Tells our files from others': `gprx`.
 const APPLICATION: i64 = 0x6770_7278;
 const VERSION: i64 = 1;
-/// Milliseconds of a UTC day.
-pub(super) const DAY_MS: i64 = 86_400_000;
 /// Days that the longest window of a quota spans, and the one of today.
 const DAYS_KEPT: i64 = 32;
 

@@ -1,9 +1,9 @@
 use super::accounts::{Accounts, Denied};
-use super::schema::{DAY_MS, Store};
+use super::schema::Store;
 use super::*;
 use crate::route::glob::Glob;
 use crate::route::quota::{Quota, Window};
-use crate::route::rate::RateLimit;
+use crate::route::rate::{DAY_MS, RateLimit};
 use crate::route::snapshot::User;
 use crossbeam_channel::unbounded;
 use std::sync::atomic::AtomicU32;
