@@ -68,6 +68,10 @@ pub const STALE_RETRY_MS_MAX: u64 = 250;
 
 /// Usage rows that wait for the disk, or whose requests are under way; past it 503.
 pub const LEDGER_ROWS_MAX: usize = 8_192;
+/// Pieces of work that wait for one desk of the office; past it 503.
+pub const OFFICE_JOBS_MAX: usize = 64;
+/// A piece of work, waiting included; then 503.
+pub const OFFICE_MS_MAX: u64 = 30_000;
 /// Worker threads.
 pub const WORKERS_MAX: usize = 64;
 /// Coroutine stack in machine words: 64 KiB on 64-bit machines.

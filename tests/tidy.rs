@@ -36,7 +36,10 @@ const FENCED: &[(&str, &[&str])] = &[
     ("ureq::", &["io/transport.rs", "io/tls.rs", "io/resolver.rs", "io/upstream.rs"]),
     ("rustls::", &["io/tls.rs"]),
     ("unsafe {", &["io/worker.rs"]),
-    ("std::thread", &["logging.rs", "serve.rs", "ledger/mod.rs", "ledger/writer.rs"]),
+    (
+        "std::thread",
+        &["io/office.rs", "logging.rs", "serve.rs", "ledger/mod.rs", "ledger/writer.rs"],
+    ),
     ("rusqlite::", &["ledger/audit.rs", "ledger/schema.rs", "ledger/tests.rs"]),
     ("thread_local!", &[]),
     ("println!", &[]),

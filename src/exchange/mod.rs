@@ -11,6 +11,7 @@ mod attempt;
 mod incoming;
 mod nameless;
 mod note;
+pub mod office;
 mod relay;
 mod session;
 mod settlement;
@@ -40,6 +41,7 @@ pub use attempt::UpHeaders;
 use incoming::{Incoming, Load};
 pub use incoming::{Source, SourceBroken};
 pub use note::{Note, RequestId};
+pub use office::{Desk, Unanswered, Work};
 pub use session::{Arrival, Session};
 pub use settlement::Books;
 
@@ -70,6 +72,8 @@ pub trait Upstream {
     type Reply: Reply;
     /// Waits a little, for room that others will make.
     fn pause(&mut self, pause: Duration);
+    /// Has work done that would block a worker, and waits until it is. See [`office::ask`].
+    fn consult(&mut self, desk: Desk, work: Work) -> Result<(), Unanswered>;
     /// Makes one attempt: sends the request and waits for the head of the reply.
     fn call(&mut self, call: &Call<'_>) -> Result<Self::Reply, Failure>;
 }

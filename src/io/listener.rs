@@ -19,6 +19,7 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 
 use crate::exchange::{self, Core, Next, Session};
 use crate::io::downstream::Client;
+use crate::io::office::Office;
 use crate::io::resolver;
 use crate::io::upstream::{Agents, Caller};
 use crate::io::worker::{self, Peek, Sock};
@@ -58,6 +59,7 @@ pub struct Listener {
     parked: Mutex<HashMap<i32, Connection>>,
     loads: Vec<AtomicUsize>,
     agents: Vec<Arc<Agents>>,
+    office: Arc<Office>,
     stopping: AtomicBool,
     address: SocketAddr,
 }
@@ -94,6 +96,7 @@ impl Listener {
             epoll,
             parked: Mutex::new(HashMap::new()),
             loads: (0..workers).map(|_| AtomicUsize::new(0)).collect(),
+            office: Arc::new(Office::open()?),
             agents: (0..workers).map(|_| Arc::new(Agents::default())).collect(),
             stopping: AtomicBool::new(false),
             address: bound,
@@ -350,6 +353,7 @@ fn converse(listener: &Arc<Listener>, connection: Connection, worker: usize) {
     let mut up = Caller {
         worker,
         agents: listener.agents[worker].clone(),
+        office: listener.office.clone(),
         downstream: sock.shared(),
         metrics: core.metrics.clone(),
     };

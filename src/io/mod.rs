@@ -2,6 +2,7 @@
 
 pub mod downstream;
 pub mod listener;
+pub mod office;
 pub mod resolver;
 pub mod tls;
 pub mod transport;

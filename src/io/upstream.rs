@@ -11,8 +11,9 @@ use ureq::http::{HeaderMap, HeaderName, HeaderValue, Request, Uri};
 use ureq::{Agent, SendBody};
 
 use crate::dialect::echo;
-use crate::exchange::{Call, Reply, Source, SourceBroken, Upstream};
+use crate::exchange::{Call, Desk, Reply, Source, SourceBroken, Unanswered, Upstream, Work};
 use crate::failure::{Cause, Failure, Phase, Sent};
+use crate::io::office::Office;
 use crate::io::resolver::Stub;
 use crate::io::transport::{Pool, Pooling};
 use crate::io::watch::{End, Watch};
@@ -108,6 +109,8 @@ pub struct Caller {
     pub agents: Arc<Agents>,
     /// The downstream's socket, to see it leave while the upstream is silent.
     pub downstream: Arc<OwnedFd>,
+    /// Who does what would block the worker.
+    pub office: Arc<Office>,
     /// Where calls under way are counted.
     pub metrics: Arc<Metrics>,
 }
@@ -120,6 +123,10 @@ impl Upstream for Caller {
         if let Ok(mut timer) = Timer::new(self.worker) {
             let _ = timer.sleep(pause);
         }
+    }
+
+    fn consult(&mut self, desk: Desk, work: Work) -> Result<(), Unanswered> {
+        self.office.wait(self.worker, desk, work)
     }
 
     fn call(&mut self, call: &Call<'_>) -> Result<Answer, Failure> {

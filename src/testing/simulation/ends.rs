@@ -12,7 +12,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::exchange::{Call, Clock, Core, Downstream, Reply, Stop, Upstream};
+use crate::exchange::{
+    Call, Clock, Core, Desk, Downstream, Reply, Stop, Unanswered, Upstream, Work,
+};
 use crate::failure::{Cause, Failure};
 use crate::limits;
 use crate::metrics::{Gauge, Held};
@@ -383,6 +385,11 @@ impl Upstream for SimUpstream {
 
     fn pause(&mut self, pause: Duration) {
         self.clock.advance_ms(pause.as_millis() as u64);
+    }
+
+    fn consult(&mut self, _desk: Desk, work: Work) -> Result<(), Unanswered> {
+        work();
+        Ok(())
     }
 
     fn call(&mut self, call: &Call<'_>) -> Result<SimReply, Failure> {

@@ -1,0 +1,67 @@
+//! What a coroutine has done elsewhere, since it would block its worker.
+
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use super::Upstream;
+
+/// Something to do on an OS thread.
+pub type Work = Box<dyn FnOnce() + Send>;
+
+/// Who does it. Desks do not wait for each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Desk {
+    /// The administration interface, one request after the other.
+    Api,
+    /// Passwords, which take long on purpose.
+    Passwords,
+    /// Files that hold what memory should not.
+    Files,
+}
+
+impl Desk {
+    /// All of them, in their order.
+    pub const ALL: [Desk; 3] = [Desk::Api, Desk::Passwords, Desk::Files];
+
+    /// Threads that attend it.
+    pub fn threads(self) -> usize {
+        match self {
+            Desk::Api | Desk::Passwords => 1,
+            Desk::Files => 2,
+        }
+    }
+
+    /// Name of its threads.
+    pub fn name(self) -> &'static str {
+        match self {
+            Desk::Api => "office-api",
+            Desk::Passwords => "office-password",
+            Desk::Files => "office-files",
+        }
+    }
+}
+
+/// Why there is no answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unanswered {
+    /// Too much waits at that desk, or the system is short of something.
+    Full,
+    /// It took too long; it may still be done.
+    Late,
+    /// It panicked.
+    Failed,
+}
+
+/// Has `work` done at `desk` and waits for what it returns.
+pub fn ask<U: Upstream, T: Send + 'static>(
+    up: &mut U,
+    desk: Desk,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, Unanswered> {
+    let answer = Arc::new(Mutex::new(None));
+    let slot = answer.clone();
+    up.consult(desk, Box::new(move || *slot.lock() = Some(work())))?;
+    let answer = answer.lock().take();
+    answer.ok_or(Unanswered::Failed)
+}
