@@ -23,6 +23,9 @@ use crate::route::snapshot::Snapshot;
 /// How often a drain looks whether everything has ended.
 const DRAIN_POLL: Duration = Duration::from_millis(20);
 
+/// How long cut requests may take to end: the longest slice of a wait, and some.
+const CUT_MAX: Duration = Duration::from_secs(5);
+
 /// How long the books may take to be closed.
 const LEDGER_CLOSE: Duration = Duration::from_secs(10);
 
@@ -161,14 +164,26 @@ fn drain(core: &Core, listener: &Listener, signals: &mut Signals) {
     log::info!(target: "gproxy", "stopping: {open} open requests have {limit:?} to end");
     core.drain();
     listener.stop();
+    let mut is_hurried = || signals.pending().any(|signal| signal != SIGHUP);
+    let rest = wait_for_open(core, limit, &mut is_hurried);
+    // What is left ends itself: with its dialect's error where it still can, and with its row.
+    core.cut();
+    worker::cut();
+    let left = wait_for_open(core, CUT_MAX, &mut || false);
+    if rest > 0 {
+        log::warn!(target: "gproxy", "{rest} requests were cut, {left} of them without an end");
+    }
+    log::info!(target: "gproxy", "stopped");
+}
+
+/// Waits until no request is open; how many are, when time runs out or `is_hurried` says so.
+fn wait_for_open(core: &Core, limit: Duration, is_hurried: &mut dyn FnMut() -> bool) -> i64 {
     let until = Instant::now() + limit;
-    while core.metrics.level(Gauge::RequestsInFlight) > 0 {
-        if Instant::now() >= until || signals.pending().next().is_some() {
-            let cut = core.metrics.level(Gauge::RequestsInFlight);
-            log::warn!(target: "gproxy", "stopped with {cut} requests cut");
-            return;
+    loop {
+        let open = core.metrics.level(Gauge::RequestsInFlight);
+        if open == 0 || Instant::now() >= until || is_hurried() {
+            return open;
         }
         std::thread::sleep(DRAIN_POLL);
     }
-    log::info!(target: "gproxy", "stopped");
 }

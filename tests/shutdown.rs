@@ -92,31 +92,103 @@ fn a_gateway_with_nothing_to_do_ends_at_once_with_zero() {
     assert!(gateway.stop().success());
 }
 
-#[test]
-fn a_stream_that_does_not_finish_is_cut_at_the_drain_limit() {
-    let (upstream, _go) = held_stream();
-    let config = Config::to(&upstream).timeout("drain_ms = 300");
-    let mut gateway = Gateway::start(&config.text());
-    let mut client = in_mid_stream(&gateway);
-    gateway.sigterm();
-    let status = gateway.wait_exit();
-    assert!(status.success(), "{status}");
-    let rest = String::from_utf8_lossy(&client.read_to_close()).into_owned();
-    assert!(!rest.contains("0\r\n\r\n"), "no polite end: {rest:?}");
+/// One request of each sort that can be open when time runs out: a stream in each dialect, a whole
+/// reply that does not come, an upload that does not go on, and a caller that reads nothing.
+fn open_requests(gateway: &Gateway, upstream: &Upstream) -> Vec<Client> {
+    let messages = r#"{"model":"router/m","max_tokens":9,"stream":true}"#;
+    let gemini = "/v1beta/models/router/m:streamGenerateContent?alt=sse";
+    let asks = [
+        chat(MODEL, true),
+        post("/v1/responses", format!(r#"{{"model":"{MODEL}","stream":true}}"#)),
+        post("/v1/messages", messages),
+        post(gemini, "{}"),
+        chat("openai-main/silent", false),
+    ];
+    let mut clients: Vec<Client> = Vec::new();
+    for (at, ask) in asks.iter().enumerate() {
+        let mut client = gateway.connect();
+        client.send(ask);
+        if at < 4 {
+            assert_eq!(client.head().expect("the stream begins").status, 200);
+            client.chunks_until("\"n\":1");
+        }
+        clients.push(client);
+    }
+    let key = format!("Bearer {}", support::ADMIN_KEY);
+    let fields = [("authorization", key.as_str()), ("x-gproxy-provider", "openai-main")];
+    let upload = request("POST", "/v1/files", &fields, &vec![b'x'; 400_000]);
+    let mut client = gateway.connect();
+    client.send(&upload[..300_000]);
+    clients.push(client);
+    upstream.wait_for_requests(5);
+    wait_for("six calls to be under way", || {
+        (gateway.gauge("gproxy_upstream_in_flight") == 6.0).then_some(())
+    });
+    clients
+}
+
+/// Streams that say one thing and fall silent, and replies that do not come.
+fn silent() -> Upstream {
+    Upstream::answering(|conn, seen| {
+        if seen.json()["model"] != "silent" {
+            conn.stream_head();
+            conn.piece(
+                "data: {\"model\":\"m\",\"choices\":[{\"n\":1,\
+                 \"delta\":{\"content\":\"abcd\"}}]}\n\n",
+            );
+        }
+        let _ = conn.wait_closed();
+    })
 }
 
 #[test]
-fn a_second_signal_cuts_at_once() {
-    let (upstream, _go) = held_stream();
-    let config = Config::to(&upstream).timeout("drain_ms = 600000");
+fn what_is_open_at_the_drain_limit_is_told_so_and_settled() {
+    for hurried in [false, true] {
+        let upstream = silent();
+        let limit = if hurried { "drain_ms = 600000" } else { "drain_ms = 300" };
+        let files = "[[file_permissions]]\nuser_name = \"admin\"\nprovider_name = \"openai-main\"";
+        let config = Config::to(&upstream).timeout(limit).tail(files);
+        let mut gateway = Gateway::start(&config.text());
+        let mut clients = open_requests(&gateway, &upstream);
+        gateway.sigterm();
+        if hurried {
+            wait_until_refused(&gateway);
+            gateway.sigterm();
+        }
+        assert!(gateway.wait_exit().success());
+        let error = ["\"error\"", "event: error", "event: error", "\"status\":\"UNAVAILABLE\""];
+        for (client, error) in clients.iter_mut().zip(error) {
+            let rest = String::from_utf8_lossy(&client.read_to_close()).into_owned();
+            assert!(rest.contains(error) && rest.contains("shutting down"), "{rest:?}");
+            assert!(!rest.contains("0\r\n\r\n"), "no polite end: {rest:?}");
+        }
+        for client in &mut clients[4..] {
+            assert_eq!(client.reply().expect("an answer").status, 503);
+        }
+        let rows = support::books::rows(gateway.folder()).expect("books");
+        let told = |name: &str| rows.iter().filter(|row| row.text("outcome") == name).count();
+        assert_eq!((rows.len(), told("cut"), told("refused")), (6, 4, 2), "hurried: {hurried}");
+        let estimated = rows.iter().filter(|row| row.text("usage_source") == "estimated");
+        assert!(estimated.count() >= 3, "what went by is estimated");
+    }
+}
+
+#[test]
+fn a_caller_that_reads_nothing_delays_the_end_by_little_and_has_its_row() {
+    let upstream = Upstream::answering(|conn, _| {
+        conn.stream_head();
+        let event = format!("data: {{\"n\":\"{}\"}}\n\n", "x".repeat(60_000));
+        while conn.piece(&event) {}
+    });
+    let config = Config::to(&upstream).timeout("drain_ms = 100");
     let mut gateway = Gateway::start(&config.text());
-    let mut client = in_mid_stream(&gateway);
+    let mut client = gateway.connect();
+    client.send(&chat(MODEL, true));
+    assert_eq!(client.head().expect("the stream begins").status, 200);
     gateway.sigterm();
-    wait_until_refused(&gateway);
-    gateway.sigterm();
-    gateway.wait_exit();
-    let rest = String::from_utf8_lossy(&client.read_to_close()).into_owned();
-    assert!(!rest.contains("0\r\n\r\n"), "no polite end: {rest:?}");
+    assert!(gateway.wait_exit().success());
+    let rows = support::books::rows(gateway.folder()).expect("books");
+    assert_eq!(rows.len(), 1);
 }
 
 const LATER: &str = "[[model_aliases]]\nalias = \"later\"\nprovider_name = \"router\"\n\

@@ -64,6 +64,8 @@ pub enum Stop {
     TimedOut,
     /// The downstream has gone.
     Gone,
+    /// The process ends and waits for nobody any longer.
+    ShuttingDown,
 }
 
 /// Something that can be called.
@@ -134,6 +136,7 @@ pub struct Core {
     clock: Box<dyn Clock>,
     books: Option<Arc<Books>>,
     draining: AtomicBool,
+    cut: AtomicBool,
     ids: AtomicU64,
     turns: AtomicU64,
     id_prefix: u64,
@@ -148,6 +151,7 @@ impl Core {
             clock,
             books: None,
             draining: AtomicBool::new(false),
+            cut: AtomicBool::new(false),
             ids: AtomicU64::new(0),
             turns: AtomicU64::new(0),
             id_prefix,
@@ -187,6 +191,12 @@ impl Core {
     /// Whether the process is shutting down.
     pub fn is_draining(&self) -> bool {
         self.draining.load(Ordering::Relaxed)
+    }
+
+    /// From now on requests are refused: those that are open end at their next wait.
+    pub fn cut(&self) {
+        self.drain();
+        self.cut.store(true, Ordering::SeqCst);
     }
 
     /// Now, by the core's clock.
@@ -281,6 +291,9 @@ fn answer<D: Downstream, U: Upstream>(
     }
     let user = admin::user_of(snapshot, head).ok_or_else(Refusal::unauthorized)?;
     note.user = Some(user);
+    if core.cut.load(Ordering::Relaxed) {
+        return Err(Refusal::shutting_down().into());
+    }
     if core.metrics.level(Gauge::RequestsInFlight) > snapshot.limits.in_flight_max as i64 {
         return Err(Refusal::overloaded().into());
     }

@@ -110,6 +110,10 @@ impl<D: Downstream> Session<D> {
                 Err(Stop::TimedOut) if deadline.is_some() => {
                     return self.broken(Refusal::timeout());
                 }
+                Err(Stop::ShuttingDown) if deadline.is_some() => {
+                    return self.broken(Refusal::shutting_down());
+                }
+                Err(Stop::ShuttingDown) => return Arrival::Closed,
                 Err(Stop::TimedOut) if core.is_draining() => return Arrival::Closed,
                 Err(Stop::TimedOut) => return Arrival::Idle,
                 Ok(_) => {}
@@ -227,6 +231,7 @@ impl<D: Downstream> Session<D> {
             match self.fill(core.now() + ms(limits::BODY_PAUSE_MS_MAX)) {
                 Ok(0) | Err(Stop::Gone) => return Err(Refusal::from(WireError::Truncated)),
                 Err(Stop::TimedOut) => return Err(Refusal::timeout()),
+                Err(Stop::ShuttingDown) => return Err(Refusal::shutting_down()),
                 Ok(_) => {}
             }
         }
@@ -256,6 +261,7 @@ impl<D: Downstream> Session<D> {
             match self.fill(until) {
                 Ok(0) | Err(Stop::Gone) => return Err(Refusal::from(WireError::Truncated)),
                 Err(Stop::TimedOut) => return Err(Refusal::timeout()),
+                Err(Stop::ShuttingDown) => return Err(Refusal::shutting_down()),
                 Ok(_) => {}
             }
         }

@@ -8,6 +8,10 @@ use crate::exchange::{Downstream, Stop};
 use crate::io::worker::{self, Sock};
 use crate::limits;
 
+/// One wait, at most: how soon a caller that says or takes nothing is cut when the process ends.
+/// One of the lengths of [`worker::slice_of`].
+const SLICE_MAX: Duration = Duration::from_secs(1);
+
 /// A caller's connection on a worker.
 pub struct Client {
     sock: Sock,
@@ -29,10 +33,13 @@ impl Downstream for Client {
     fn read(&mut self, buf: &mut [u8], until: Instant) -> Result<usize, Stop> {
         loop {
             let wait = worker::slice_until(until, Instant::now()).ok_or(Stop::TimedOut)?;
-            match self.sock.read(buf, wait) {
+            match self.sock.read(buf, wait.min(SLICE_MAX)) {
                 Ok(count) => return Ok(count),
                 Err(error) if error.kind() == io::ErrorKind::TimedOut => {}
                 Err(_) => return Err(Stop::Gone),
+            }
+            if worker::is_cut() {
+                return Err(Stop::ShuttingDown);
             }
         }
     }
@@ -43,7 +50,7 @@ impl Downstream for Client {
         let mut progress_at = None;
         while done < bytes.len() {
             // The clock is read only when the downstream is not ready at once.
-            match self.sock.write(&bytes[done..], worker::slice_of(pause)) {
+            match self.sock.write(&bytes[done..], SLICE_MAX) {
                 Ok(0) => return Err(Stop::Gone),
                 Ok(count) => {
                     done += count;
@@ -51,9 +58,12 @@ impl Downstream for Client {
                 }
                 Err(error) if error.kind() == io::ErrorKind::TimedOut => {
                     let now = Instant::now();
-                    let since = *progress_at.get_or_insert(now - worker::slice_of(pause));
+                    let since = *progress_at.get_or_insert(now - SLICE_MAX);
                     if now - since >= pause {
                         return Err(Stop::TimedOut);
+                    }
+                    if worker::is_cut() {
+                        return Err(Stop::ShuttingDown);
                     }
                 }
                 Err(_) => return Err(Stop::Gone),

@@ -412,6 +412,9 @@ impl Echoed {
             if worker::peek(&self.downstream) == Peek::Gone {
                 return Err(Failure { cause: Cause::DownstreamGone, ..echo_failure(phase) });
             }
+            if worker::is_cut() {
+                return Err(Failure { cause: Cause::ShuttingDown, ..echo_failure(phase) });
+            }
         }
         Ok(())
     }

@@ -174,6 +174,10 @@ impl Watch {
             self.died(Cause::DownstreamGone);
             return Err(Cause::DownstreamGone);
         }
+        if worker::is_cut() {
+            self.died(Cause::ShuttingDown);
+            return Err(Cause::ShuttingDown);
+        }
         let slice = worker::slice_until(deadline, now).ok_or(Cause::TimedOut)?;
         Ok(slice.min(Duration::from_millis(limits::HANG_UP_POLL_MS)))
     }

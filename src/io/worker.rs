@@ -15,7 +15,7 @@ use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use may::io::CoIo;
@@ -31,6 +31,7 @@ const OPERATIONS_MAX: u32 = 256;
 const STACK_POOL: usize = 16;
 
 static WORKERS: AtomicUsize = AtomicUsize::new(0);
+static CUT: AtomicBool = AtomicBool::new(false);
 
 /// Starts the scheduler's configuration: call once, before the first coroutine.
 pub fn configure(workers: usize) {
@@ -48,6 +49,16 @@ pub fn configure(workers: usize) {
 /// Number of workers, as configured.
 pub fn workers() -> usize {
     WORKERS.load(Ordering::Relaxed)
+}
+
+/// Ends every wait on a peer with its present slice: the process has no more time for them.
+pub fn cut() {
+    CUT.store(true, Ordering::SeqCst);
+}
+
+/// Whether [`cut`] was called.
+pub fn is_cut() -> bool {
+    CUT.load(Ordering::Relaxed)
 }
 
 /// Runs `work` in a new coroutine on worker `worker`.

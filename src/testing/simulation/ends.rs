@@ -250,6 +250,7 @@ impl Wire {
         match stop {
             Stop::Gone => self.gone = true,
             Stop::TimedOut => clock.advance_ms(limits::WRITE_PAUSE_MS_MAX),
+            Stop::ShuttingDown => {}
         }
         self.write_failed = Some(stop);
         Err(stop)

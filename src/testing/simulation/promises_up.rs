@@ -385,7 +385,7 @@ fn the_upstreams_time_is_not_the_gateways() {
 fn a_caller_that_reads_no_more_frees_the_upstream() {
     let body = "data: {\"x\":1}\n\n".repeat(10_000);
     let script = Script { waits_one_in: 3, ..Script::new(200, EVENTS, body.as_bytes()) };
-    for stop in [Stop::TimedOut, Stop::Gone] {
+    for stop in [Stop::TimedOut, Stop::Gone, Stop::ShuttingDown] {
         let mut connection = connect(&chat_stream(), once(script.clone()));
         connection.wire.borrow_mut().write_stop = Some((30_000, stop));
         assert_eq!(connection.run(), [Step::Close]);

@@ -71,7 +71,8 @@ impl Run {
         if prng.one_in(12) {
             let places = *prng.pick(&[300, 3_000, 30_000]);
             let place = prng.below(places);
-            wire.write_stop = Some((place, *prng.pick(&[Stop::TimedOut, Stop::Gone])));
+            wire.write_stop =
+                Some((place, *prng.pick(&[Stop::TimedOut, Stop::Gone, Stop::ShuttingDown])));
         }
         let some = |prng: &mut Prng, times| prng.one_in(times).then(|| prng.below(sents.len()));
         let (drains_at, reloads_at) = (some(&mut prng, 20), some(&mut prng, 30));
