@@ -13,7 +13,7 @@ use crate::dialect::endpoint::ENDPOINTS;
 use crate::dialect::{Dialect, path};
 use crate::limits;
 use crate::money;
-use crate::route::channel::{self, CHANNELS, Channel, Dialects};
+use crate::route::channel::{self, CHANNELS, Channel, Dialects, cloud};
 use crate::route::glob::Glob;
 use crate::route::price::{PriceRow, Tier};
 use crate::route::snapshot::{Alias, Credential, Model, Provider, Timeouts};
@@ -142,22 +142,41 @@ fn read_provider(
     };
     let mut base_given = false;
     let mut spoken = known_channel.dialects();
+    let mut api_version = None;
     if let Some(mut settings) = settings {
         base_given = read_base_url(&mut settings, report, &mut provider);
+        if known_channel.name == channel::AZURE {
+            api_version = read_api_version(&mut settings, report);
+        }
         spoken = read_dialects(&mut settings, report, known_channel).unwrap_or(spoken);
         read_settings(&mut settings, report, &mut provider, defaults);
         read_later_settings(&mut settings, report);
         settings.finish(report);
     }
-    if channel.is_some_and(|known| known.name == channel::CUSTOM) && !base_given {
+    if channel.is_some() && known_channel.needs_base_url() && !base_given {
         let place = Place { line: place.line, key: format!("{}.base_url", place.key) };
-        report.error(&place, "this key is missing; the channel custom has no address of its own");
+        let name = known_channel.name;
+        let why = format!("this key is missing; the channel {name} has no address of its own");
+        report.error(&place, why);
     }
+    let base_url = &provider.base_url;
     for surface in known_channel.surfaces {
-        provider.destinations[surface.dialect as usize] =
-            channel::join(&provider.base_url, known_channel, surface.dialect, spoken);
+        provider.destinations[surface.dialect as usize] = match known_channel.name {
+            channel::AZURE => Some(cloud::azure(base_url, api_version)),
+            _ => channel::join(base_url, known_channel, surface.dialect, spoken),
+        };
     }
     provider
+}
+
+/// Azure's version, as it stands in a query.
+fn read_api_version<'t>(settings: &mut Table<'t>, report: &mut Report<'_>) -> Option<&'t str> {
+    let At { value, place } = settings.text(report, "api_version")?;
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
+    if value.is_empty() || value.len() > 64 || !value.bytes().all(is_plain) {
+        report.error(&place, "must be a version such as \"2024-10-21\" or \"preview\"");
+    }
+    Some(value)
 }
 
 /// Stands in for a channel that is unknown, so that the rest is checked all the same.

@@ -220,6 +220,11 @@ fn forbids_missing_keys() {
     check_after("[[quotas]]\nuser_name = 'u'", 1, "quotas[0].quota", "missing");
     let custom = "[[providers]]\nname = 'p'\nchannel = 'custom'";
     check(custom, 1, "providers[0].settings.base_url", "the channel custom");
+    let azure = "[[providers]]\nname = 'p'\nchannel = 'azure'\ncredentials = [{ api_key = 'k' }]";
+    check(azure, 1, "providers[0].settings.base_url", "the channel azure");
+    let dated =
+        format!("{azure}\n[providers.settings]\nbase_url = 'http://h'\napi_version = 'a&b'");
+    check(&dated, 7, "providers[0].settings.api_version", "must be a version");
     let row = "[[rate_limits]]\nuser_name = 'u'\nmodel_pattern = '*'";
     check_after(row, 1, "rate_limits[0]", "limits nothing");
 }

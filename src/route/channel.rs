@@ -4,6 +4,9 @@
 //! second dialect's prefix; all of these lead to the same address, and no version appears twice.
 //! `gproxy check` prints the results.
 
+pub mod cloud;
+
+use std::borrow::Cow;
 use std::fmt;
 
 use crate::dialect::Dialect;
@@ -15,7 +18,7 @@ use crate::dialect::path::Collection;
 pub struct Channel {
     /// Name in the configuration.
     pub name: &'static str,
-    /// Where it is when the provider does not say; none for `custom` and `echo`.
+    /// Where it is when the provider does not say; none where the provider has to, and for `echo`.
     pub base_url: Option<&'static str>,
     /// A provider without a credential cannot work.
     pub needs_credential: bool,
@@ -47,6 +50,8 @@ pub enum Auth {
     XApiKey,
     /// `x-goog-api-key: ...`
     XGoogApiKey,
+    /// `api-key: ...`
+    ApiKey,
     /// No credential is sent.
     None,
 }
@@ -58,6 +63,7 @@ impl Auth {
             Auth::Bearer => Some(("authorization", "Bearer ")),
             Auth::XApiKey => Some(("x-api-key", "")),
             Auth::XGoogApiKey => Some(("x-goog-api-key", "")),
+            Auth::ApiKey => Some(("api-key", "")),
             Auth::None => None,
         }
     }
@@ -67,6 +73,8 @@ impl Auth {
 pub const ECHO: &str = "echo";
 /// The channel whose base URL and dialects are settings.
 pub const CUSTOM: &str = "custom";
+/// The channel whose addresses hold deployments and an API version.
+pub const AZURE: &str = "azure";
 const STUDIO_MODELS: &str = "models";
 const VERTEX_MODELS: &str = "publishers/google/models";
 
@@ -80,6 +88,10 @@ const fn anthropic(prefix: &'static str, auth: Auth) -> Surface {
 
 const fn gemini(models: &'static str) -> Surface {
     Surface { dialect: Dialect::Gemini, prefix: "", version: "", auth: Auth::XGoogApiKey, models }
+}
+
+const fn azure(dialect: Dialect) -> Surface {
+    Surface { dialect, prefix: "openai", version: "", auth: Auth::ApiKey, models: "" }
 }
 
 const fn silent(dialect: Dialect) -> Surface {
@@ -161,6 +173,17 @@ pub static CHANNELS: &[Channel] = &[
             openai(Dialect::OpenaiEmbeddings, "", "v1"),
         ],
     },
+    // "Azure OpenAI in Azure AI Foundry Models REST API reference", learn.microsoft.com.
+    Channel {
+        name: AZURE,
+        base_url: None,
+        needs_credential: true,
+        surfaces: &[
+            azure(Dialect::OpenaiChat),
+            azure(Dialect::OpenaiResponses),
+            azure(Dialect::OpenaiEmbeddings),
+        ],
+    },
     Channel {
         name: CUSTOM,
         base_url: None,
@@ -191,6 +214,11 @@ impl Channel {
     /// The channel of that name.
     pub fn named(name: &str) -> Option<&'static Channel> {
         CHANNELS.iter().find(|channel| channel.name == name)
+    }
+
+    /// The provider has to say where it is.
+    pub fn needs_base_url(&self) -> bool {
+        self.base_url.is_none() && self.name != ECHO
     }
 
     /// Every dialect that it can speak.
@@ -242,7 +270,9 @@ pub struct Destination {
     /// The caller's version follows the base (Gemini without a version in its base URL).
     pub version_follows: bool,
     /// Gemini only: path in front of a model's id.
-    models: &'static str,
+    models: Cow<'static, str>,
+    /// What an address holds besides.
+    layout: cloud::Layout,
 }
 
 /// Joins a base URL, as typed, with what the channel serves; `None` when it does not speak the
@@ -284,7 +314,9 @@ pub fn join(
         base.push('/');
         base.push_str(&version);
     }
-    Some(Destination { base, auth: surface.auth, version_follows, models: surface.models })
+    let models = Cow::Borrowed(surface.models);
+    let layout = cloud::Layout::Plain;
+    Some(Destination { base, auth: surface.auth, version_follows, models, layout })
 }
 
 /// The base URL without its version and without a prefix that the channel adds itself, and that
@@ -352,14 +384,17 @@ impl Destination {
             ModelPlace::Body
             | ModelPlace::MaybeBody
             | ModelPlace::Multipart
-            | ModelPlace::Nowhere => url.push_str(endpoint.tail),
+            | ModelPlace::Nowhere => {
+                self.layout.push_model(&mut url, endpoint, model_served);
+                url.push_str(endpoint.tail);
+            }
             ModelPlace::Path => {
                 if self.version_follows {
                     url.push_str(self.version_of(version));
                     url.push('/');
                 }
                 url.push_str(match collection {
-                    Collection::Models => self.models,
+                    Collection::Models => &self.models,
                     Collection::TunedModels => "tunedModels",
                 });
                 url.push('/');
@@ -368,10 +403,7 @@ impl Destination {
                 url.push_str(endpoint.tail);
             }
         }
-        if !query.is_empty() {
-            url.push('?');
-            url.push_str(query);
-        }
+        self.layout.push_query(&mut url, query);
         url
     }
 
@@ -386,7 +418,9 @@ impl Destination {
         if is_upload && let Some(slash) = url.rfind('/') {
             url.insert_str(slash, "/upload");
         }
-        push_tail(&mut url, tail, query);
+        url.push('/');
+        url.push_str(tail);
+        self.layout.push_query(&mut url, query);
         url
     }
 
@@ -398,13 +432,15 @@ impl Destination {
             Some((root, last)) if is_version(first) && is_version(last) => root.to_owned(),
             _ => self.base.clone(),
         };
-        push_tail(&mut url, path, query);
+        url.push('/');
+        url.push_str(path);
+        push_query(&mut url, query);
         url
     }
 
     /// The two Google hosts name the same preview version differently.
     fn version_of<'t>(&self, version: &'t str) -> &'t str {
-        match (self.models, version) {
+        match (&*self.models, version) {
             (VERTEX_MODELS, "v1beta") => "v1beta1",
             (STUDIO_MODELS, "v1beta1") => "v1beta",
             _ => version,
@@ -412,9 +448,7 @@ impl Destination {
     }
 }
 
-fn push_tail(url: &mut String, tail: &str, query: &str) {
-    url.push('/');
-    url.push_str(tail);
+fn push_query(url: &mut String, query: &str) {
     if !query.is_empty() {
         url.push('?');
         url.push_str(query);
