@@ -14,6 +14,7 @@ pub mod limits;
 pub mod logging;
 pub mod metrics;
 pub mod money;
+pub mod password;
 pub mod route;
 pub mod secret;
 pub mod serve;

@@ -27,7 +27,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("logging", &[]),
     ("serve", &["config", "exchange", "io", "ledger", "logging", "route"]),
 ];
-const LEAVES: &[&str] = &["limits", "secret", "failure", "metrics", "money"];
+const LEAVES: &[&str] = &["limits", "secret", "failure", "metrics", "money", "password"];
 
 /// Names that belong to some files only.
 const FENCED: &[(&str, &[&str])] = &[
