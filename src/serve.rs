@@ -80,7 +80,7 @@ impl From<io::Error> for ServeError {
 
 /// Serves until a signal says stop. `Ok`: everything that was open has ended or ran out of time.
 pub fn run(loaded: Loaded, reload: Reload<'_>) -> Result<(), ServeError> {
-    let Loaded { snapshot, settings, warnings } = loaded;
+    let Loaded { snapshot, settings, warnings, .. } = loaded;
     logging::start(settings.log_level);
     warnings.iter().for_each(|warning| log::warn!(target: "gproxy", "{warning}"));
     let mut signals = Signals::new([SIGHUP, SIGINT, SIGTERM])?;

@@ -5,10 +5,12 @@
 
 use std::fmt;
 
+use super::made::{self, Made};
+
 /// One mistake in the file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConfigError {
-    /// Name of the file.
+    /// Name of the file; of the database and its row, when it is about one.
     pub file: String,
     /// Line, from 1; 0: not in the file but in a flag or variable, which `key` names.
     pub line: usize,
@@ -17,13 +19,15 @@ pub struct ConfigError {
     pub key: String,
     /// What is wrong and what to write instead.
     pub why: String,
+    /// Not in the file but in this row of the database; `key` is within it.
+    pub row: Option<usize>,
 }
 
 impl ConfigError {
     /// The file itself cannot be read.
     pub fn unreadable(file: &str, error: &std::io::Error) -> ConfigError {
         let why = format!("cannot be read: {error}");
-        ConfigError { file: file.to_owned(), line: 0, key: String::new(), why }
+        ConfigError { file: file.to_owned(), line: 0, key: String::new(), why, row: None }
     }
 }
 
@@ -31,6 +35,9 @@ impl fmt::Display for ConfigError {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.line > 0 {
             write!(out, "{}:{}: ", self.file, self.line)?;
+        }
+        if self.row.is_some() {
+            write!(out, "{}: ", self.file)?;
         }
         if !self.key.is_empty() {
             write!(out, "{}: ", self.key)?;
@@ -52,23 +59,64 @@ pub(super) struct At<T> {
     pub(super) place: Place,
 }
 
+/// Where rows that are not the file's stand.
+const DATABASE: &str = "gproxy.db";
+
+/// The key within its row: `users[3].keys[0].label` is `keys[0].label`.
+fn within(key: String) -> String {
+    key.split_once("].").map_or_else(String::new, |(_, rest)| rest.to_owned())
+}
+
 /// Mistakes past this many are not worth reading.
 const ERRORS_MAX: usize = 100;
 
 /// Collects what is found while the file is read, so that one run shows everything.
 pub(super) struct Report<'t> {
     file: &'t str,
-    /// Offset of each line's first byte.
+    /// Offset of each line's first byte. Lines of the database follow those of the file.
     lines: Vec<usize>,
+    file_lines: usize,
+    made: &'t Made,
+    made_rows: Vec<Option<usize>>,
     pub(super) errors: Vec<ConfigError>,
     pub(super) warnings: Vec<String>,
 }
 
 impl<'t> Report<'t> {
-    pub(super) fn new(file: &'t str, text: &str) -> Report<'t> {
-        let starts = text.bytes().enumerate().filter(|(_, byte)| *byte == b'\n');
-        let lines = std::iter::once(0).chain(starts.map(|(at, _)| at + 1)).collect();
-        Report { file, lines, errors: Vec::new(), warnings: Vec::new() }
+    pub(super) fn new(
+        file: &'t str,
+        text: &str,
+        made: &'t Made,
+        made_text: &made::Text,
+    ) -> Report<'t> {
+        let starts = |text: &str, base: usize| {
+            let ends = text.bytes().enumerate().filter(|(_, byte)| *byte == b'\n');
+            let ends: Vec<usize> = ends.map(|(at, _)| base + at + 1).collect();
+            std::iter::once(base).chain(ends)
+        };
+        let mut lines: Vec<usize> = starts(text, 0).collect();
+        let file_lines = lines.len();
+        lines.extend(starts(&made_text.toml, text.len() + 1));
+        let made_rows = made_text.rows.clone();
+        let (errors, warnings) = (Vec::new(), Vec::new());
+        Report { file, lines, file_lines, made, made_rows, errors, warnings }
+    }
+
+    /// The row of the database that stands on a line.
+    fn row_of(&self, line: usize) -> Option<usize> {
+        *self.made_rows.get(line.checked_sub(self.file_lines)?)?
+    }
+
+    fn name_of(&self, row: usize) -> String {
+        format!("{DATABASE}: {}", shown(&self.made.rows[row].label))
+    }
+
+    /// `on line 7`, or where else it is.
+    pub(super) fn whereabouts(&self, line: usize) -> String {
+        match line > self.file_lines {
+            true => "in the database".to_owned(),
+            false => format!("on line {line}"),
+        }
     }
 
     /// The line, from 1, of a byte of the text.
@@ -78,19 +126,25 @@ impl<'t> Report<'t> {
 
     pub(super) fn error(&mut self, place: &Place, why: impl Into<String>) {
         if self.errors.len() < ERRORS_MAX {
-            let (line, key) = (place.line, place.key.clone());
-            self.errors.push(ConfigError {
-                file: self.file.to_owned(),
-                line,
-                key,
-                why: why.into(),
+            let (file, line, key, why) =
+                (self.file.to_owned(), place.line, place.key.clone(), why.into());
+            let row = self.row_of(line);
+            self.errors.push(match row {
+                None => ConfigError { file, line, key, why, row },
+                Some(at) => {
+                    let (file, key) = (self.name_of(at), within(key));
+                    ConfigError { file, line: 0, key, why, row }
+                }
             });
         }
     }
 
     pub(super) fn warn(&mut self, place: &Place, why: impl fmt::Display) {
         let Place { line, key } = place;
-        self.warnings.push(format!("{}:{line}: {key}: {why}", self.file));
+        self.warnings.push(match self.row_of(*line) {
+            None => format!("{}:{line}: {key}: {why}", self.file),
+            Some(row) => format!("{}: {}: {why}", self.name_of(row), within(key.clone())),
+        });
     }
 }
 
@@ -161,7 +215,8 @@ mod tests {
 
     #[test]
     fn lines_count_from_one() {
-        let report = Report::new("f", "a\nb\n");
-        assert_eq!([0, 1, 2, 3, 4, 99].map(|offset| report.line_of(offset)), [1, 1, 2, 2, 3, 3]);
+        let made = Made::default();
+        let report = Report::new("f", "a\nb\n", &made, &made.text());
+        assert_eq!([0, 1, 2, 3, 4].map(|offset| report.line_of(offset)), [1, 1, 2, 2, 3]);
     }
 }

@@ -6,8 +6,10 @@
 //! digest, and no message quotes one.
 
 mod address;
+pub mod declared;
 mod error;
 mod global;
+pub mod made;
 mod providers;
 mod reader;
 mod sources;
@@ -21,7 +23,9 @@ use toml::de::DeTable;
 pub use self::error::{ConfigError, nearest};
 pub use self::sources::Overrides;
 
+use self::declared::Declared;
 use self::error::{Place, Report};
+use self::made::Made;
 use self::providers::Defaults;
 use self::reader::Table;
 use self::sources::Sources;
@@ -37,6 +41,8 @@ pub struct Loaded {
     pub snapshot: Snapshot,
     /// What needs a restart.
     pub settings: Settings,
+    /// What the file's arrays hold, for people.
+    pub declared: Vec<Declared>,
     /// What is probably not meant so, or has no effect; with file, line and key.
     pub warnings: Vec<String>,
 }
@@ -78,15 +84,27 @@ pub fn load(
     load_with(text, file_name, &Overrides::default(), environment)
 }
 
-/// Reads a configuration. A flag wins over its variable, which wins over the file, which wins over
-/// the default. `file_name` is for messages only. The errors are in the order of the file.
+/// Reads a configuration that is all there is. See [`load_both`].
 pub fn load_with(
     text: &str,
     file_name: &str,
     overrides: &Overrides,
     environment: &dyn Fn(&str) -> Option<String>,
 ) -> Result<Loaded, Vec<ConfigError>> {
-    let mut report = Report::new(file_name, text);
+    load_both(text, file_name, &Made::default(), overrides, environment)
+}
+
+/// Reads a configuration and what the database declares beside it. A flag wins over its variable, which wins over the file, which wins over
+/// the default. `file_name` is for messages only. The errors are in the order of the file.
+pub fn load_both(
+    text: &str,
+    file_name: &str,
+    made: &Made,
+    overrides: &Overrides,
+    environment: &dyn Fn(&str) -> Option<String>,
+) -> Result<Loaded, Vec<ConfigError>> {
+    let made_text = made.text();
+    let mut report = Report::new(file_name, text, made, &made_text);
     let (document, mistakes) = DeTable::parse_recoverable(text);
     for mistake in &mistakes {
         let line = report.line_of(mistake.span().map_or(0, |span| span.start.min(text.len())));
@@ -96,13 +114,17 @@ pub fn load_with(
         return Err(in_order(report));
     }
     let nothing = DeTable::new();
-    let root = Table::new(document.get_ref(), "");
+    // Rows come out of a JSON value, so they are TOML.
+    let (beside, _) = DeTable::parse_recoverable(&made_text.toml);
+    let root = Table::new(document.get_ref(), "").beside(beside.get_ref(), text.len() + 1);
     let sources = Sources { overrides, environment };
     let (tables, settings) = read(root, &nothing, &mut report, &sources);
     if !report.errors.is_empty() {
         return Err(in_order(report));
     }
-    Ok(Loaded { snapshot: Snapshot::new(tables), settings, warnings: report.warnings })
+    let line_of = |offset| report.line_of(offset);
+    let declared = declared::rows(document.get_ref(), environment, &line_of);
+    Ok(Loaded { snapshot: Snapshot::new(tables), settings, declared, warnings: report.warnings })
 }
 
 fn in_order(report: Report<'_>) -> Vec<ConfigError> {
@@ -127,6 +149,7 @@ fn read<'t>(
     providers::read_models(&mut root, report, &mut providers, &names);
     let aliases = providers::read_aliases(&mut root, report, &names);
     let mut users = users::read(&mut root, report, sources);
+    users::read_made_keys(&mut root, report, &mut users, sources);
     users::read_permissions(&mut root, report, &mut users, &providers, &names);
     users::read_file_permissions(&mut root, report, &mut users, &names);
     users::read_rate_limits(&mut root, report, &mut users);

@@ -56,7 +56,8 @@ pub(super) fn declare(
 ) {
     match names.get(name) {
         Some((_, line)) => {
-            report.error(place, format!("\"{}\" is declared on line {line} too", shown(name)));
+            let at = report.whereabouts(*line);
+            report.error(place, format!("\"{}\" is declared {at} too", shown(name)));
         }
         None => {
             names.insert(name.to_owned(), (index, place.line));

@@ -15,13 +15,32 @@ use crate::money;
 /// One table of the file, while it is read.
 pub(super) struct Table<'t> {
     entries: &'t DeTable<'t>,
+    /// The database's document, below the file's root only.
+    made: Option<&'t DeTable<'t>>,
+    /// Where the document begins that the entries stand in: see [`Report::line_of`].
+    base: usize,
     pub(super) place: Place,
     known: Vec<&'static str>,
 }
 
 impl<'t> Table<'t> {
     pub(super) fn new(entries: &'t DeTable<'t>, key: &str) -> Table<'t> {
-        Table { entries, place: Place { line: 1, key: key.to_owned() }, known: Vec::new() }
+        let place = Place { line: 1, key: key.to_owned() };
+        Table { entries, made: None, base: 0, place, known: Vec::new() }
+    }
+
+    /// The same, where the elements of `made` count after the file's own. `base`: its beginning.
+    pub(super) fn beside(self, made: &'t DeTable<'t>, base: usize) -> Table<'t> {
+        Table { made: Some(made), base, ..self }
+    }
+
+    fn within(&self, entries: &'t DeTable<'t>, base: usize, place: Place) -> Table<'t> {
+        Table { entries, made: None, base, place, known: Vec::new() }
+    }
+
+    /// Where the document of its own entries begins.
+    fn own_base(&self) -> usize {
+        if self.made.is_some() { 0 } else { self.base }
     }
 
     /// Where a key of this table stands, present or not.
@@ -40,7 +59,7 @@ impl<'t> Table<'t> {
     /// The place of a key, or the table's when it was not written.
     pub(super) fn place_of(&self, report: &Report<'_>, key: &str) -> Place {
         let line = match self.entries.get_key_value(key) {
-            Some((name, _)) => report.line_of(name.span().start),
+            Some((name, _)) => report.line_of(self.own_base() + name.span().start),
             None => self.place.line,
         };
         Place { line, key: self.path(key) }
@@ -49,7 +68,7 @@ impl<'t> Table<'t> {
     fn find(&mut self, report: &Report<'_>, key: &'static str) -> Option<(&'t DeValue<'t>, Place)> {
         self.known.push(key);
         let (name, value) = self.entries.get_key_value(key)?;
-        let line = report.line_of(name.span().start);
+        let line = report.line_of(self.own_base() + name.span().start);
         Some((value.get_ref(), Place { line, key: self.path(key) }))
     }
 
@@ -172,7 +191,7 @@ impl<'t> Table<'t> {
     ) -> Option<Table<'t>> {
         let (value, place) = self.find(report, key)?;
         match value.as_table() {
-            Some(entries) => Some(Table { entries, place, known: Vec::new() }),
+            Some(entries) => Some(self.within(entries, self.own_base(), place)),
             None => {
                 report.error(&place, wants("a table", value));
                 None
@@ -182,14 +201,32 @@ impl<'t> Table<'t> {
 
     /// The tables of an array, `[[key]]`.
     pub(super) fn tables(&mut self, report: &mut Report<'_>, key: &'static str) -> Vec<Table<'t>> {
+        let mut all = vec![(self.own_base(), self.elements(report, key))];
+        if let Some(made) = self.made {
+            let mut made = self.within(made, self.base, Place { line: 0, key: String::new() });
+            all.push((self.base, made.elements(report, key)));
+        }
         let mut tables = Vec::new();
-        for (place, element) in self.elements(report, key) {
+        for (base, (place, element)) in
+            all.into_iter().flat_map(|(base, rows)| rows.into_iter().map(move |row| (base, row)))
+        {
             match element.get_ref().as_table() {
-                Some(entries) => tables.push(Table { entries, place, known: Vec::new() }),
+                Some(entries) => tables.push(self.within(entries, base, place)),
                 None => report.error(&place, wants("a table", element.get_ref())),
             }
         }
         tables
+    }
+
+    /// The tables of an array that only the database has.
+    pub(super) fn made_tables(
+        &mut self,
+        report: &mut Report<'_>,
+        key: &'static str,
+    ) -> Vec<Table<'t>> {
+        let Some(made) = self.made else { return Vec::new() };
+        let place = Place { line: 0, key: String::new() };
+        self.within(made, self.base, place).tables(report, key)
     }
 
     fn elements(
@@ -208,7 +245,7 @@ impl<'t> Table<'t> {
             return Vec::new();
         };
         let numbered = elements.iter().enumerate().map(|(index, element)| {
-            let line = report.line_of(element.span().start);
+            let line = report.line_of(self.own_base() + element.span().start);
             (Place { line, key: format!("{}[{index}]", place.key) }, element)
         });
         numbered.collect()
@@ -230,7 +267,7 @@ impl<'t> Table<'t> {
             if self.known.contains(&text) {
                 continue;
             }
-            let line = report.line_of(name.span().start);
+            let line = report.line_of(self.own_base() + name.span().start);
             let place = Place { line, key: self.path(&shown(text)) };
             let hint = hint(text, self.known.iter().copied());
             report.error(&place, format!("unknown key{hint}"));

@@ -1,3 +1,5 @@
+mod made;
+
 use super::*;
 use crate::dialect::Dialect;
 use crate::route::plan;

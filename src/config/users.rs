@@ -6,6 +6,7 @@ use super::providers::{Names, declare, declared};
 use super::reader::Table;
 use super::sources::Sources;
 use crate::money;
+use crate::password::{self, Password};
 use crate::route::glob::Glob;
 use crate::route::quota::{Quota, Window};
 use crate::route::rate::RateLimit;
@@ -23,14 +24,14 @@ pub(super) struct Users {
     pub(super) names: Names,
     /// Enabled keys.
     pub(super) keys: Vec<(Digest, usize)>,
+    /// Every key, the disabled ones too, and the line where it stands.
+    seen: Vec<(Digest, usize)>,
     /// Where a key or password stands that everybody knows.
     pub(super) well_known: Vec<(Place, &'static str)>,
 }
 
 pub(super) fn read(root: &mut Table<'_>, report: &mut Report<'_>, sources: &Sources<'_>) -> Users {
     let mut all = Users::default();
-    // Every key, the disabled ones too, and the line where it stands.
-    let mut seen: Vec<(Digest, usize)> = Vec::new();
     for mut table in root.tables(report, "users") {
         let index = all.users.len();
         let name = table.required(report, "name");
@@ -42,44 +43,71 @@ pub(super) fn read(root: &mut Table<'_>, report: &mut Report<'_>, sources: &Sour
         }
         let enabled = table.flag(report, "enabled", true);
         let is_admin = table.flag(report, "is_admin", false);
-        if let Some(written) = table.text(report, "password") {
-            read_password(report, sources, &written, &mut all.well_known);
-        }
-        let mut keys = Vec::new();
-        for mut table in table.tables(report, "keys") {
-            let written = table.required(report, "api_key");
-            let label = table.text(report, "label").map(|label| shown(label.value));
-            let key_enabled = table.flag(report, "enabled", true);
-            table.finish(report);
-            let Some(At { value, place }) = written else { continue };
-            let Some((digest, masked)) = read_key(report, sources, value, &place) else { continue };
-            if let Some((_, line)) = seen.iter().find(|(other, _)| *other == digest) {
-                report.error(&place, format!("the same key stands on line {line} too"));
-            }
-            seen.push((digest, place.line));
-            keys.push(KeyLabel { shown: label.unwrap_or(masked), enabled: key_enabled });
-            if enabled && key_enabled {
-                all.keys.push((digest, index));
-                if digest == Digest::of(WELL_KNOWN_KEY.as_bytes()) {
-                    all.well_known.push((place, "the key of the shipped file"));
-                }
-            }
-        }
+        let written = table.text(report, "password");
+        let password = written
+            .and_then(|written| read_password(report, sources, &written, &mut all.well_known));
+        let keys = table.tables(report, "keys");
         table.finish(report);
         let name = name.map_or_else(String::new, |name| name.value.to_owned());
         all.users.push(User {
             name,
             is_admin,
             enabled,
-            keys,
+            password,
+            keys: Vec::new(),
             permissions: Vec::new(),
             file_permissions: Vec::new(),
             rate_limits: Vec::new(),
             quotas: Vec::new(),
             cost_used: 0,
         });
+        for table in keys {
+            read_one_key(table, report, &mut all, sources, index);
+        }
     }
     all
+}
+
+/// Keys that were made beside the file, for any user.
+pub(super) fn read_made_keys(
+    root: &mut Table<'_>,
+    report: &mut Report<'_>,
+    all: &mut Users,
+    sources: &Sources<'_>,
+) {
+    for mut table in root.made_tables(report, "user_keys") {
+        if let Some(user) = user_of(&mut table, report, &all.names) {
+            read_one_key(table, report, all, sources, user);
+        }
+    }
+}
+
+fn read_one_key(
+    mut table: Table<'_>,
+    report: &mut Report<'_>,
+    all: &mut Users,
+    sources: &Sources<'_>,
+    index: usize,
+) {
+    let written = table.required(report, "api_key");
+    let label = table.text(report, "label").map(|label| shown(label.value));
+    let key_enabled = table.flag(report, "enabled", true);
+    table.finish(report);
+    let Some(At { value, place }) = written else { return };
+    let Some((digest, masked)) = read_key(report, sources, value, &place) else { return };
+    if let Some((_, line)) = all.seen.iter().find(|(other, _)| *other == digest) {
+        let at = report.whereabouts(*line);
+        report.error(&place, format!("the same key stands {at} too"));
+    }
+    all.seen.push((digest, place.line));
+    let user = &mut all.users[index];
+    user.keys.push(KeyLabel { shown: label.unwrap_or(masked), enabled: key_enabled });
+    if user.enabled && key_enabled {
+        all.keys.push((digest, index));
+        if digest == Digest::of(WELL_KNOWN_KEY.as_bytes()) {
+            all.well_known.push((place, "the key of the shipped file"));
+        }
+    }
 }
 
 /// The key's digest, and what people may see of it.
@@ -106,25 +134,33 @@ fn read_key(
     Some((Digest::of(text.as_bytes()), format!("...{shown}")))
 }
 
-/// A password is checked now and used when there is something to log in to. Nothing is kept.
+/// The password as it is compared: an Argon2 hash, or as written.
 fn read_password(
     report: &mut Report<'_>,
     sources: &Sources<'_>,
     written: &At<&str>,
     well_known: &mut Vec<(Place, &'static str)>,
-) {
+) -> Option<Password> {
     if written.value.starts_with("$argon2") {
-        return;
+        if !password::is_hash(written.value) {
+            report.error(
+                &written.place,
+                "must be a whole Argon2 hash such as \"$argon2id$v=19$m=19456,t=2,p=1$SALT$HASH\", \
+                 of at most 256 MiB, 16 passes and 4 lanes",
+            );
+        }
+        return Some(Password::Hash(written.value.into()));
     }
     let plain = |byte: u8| byte == b' ' || !byte.is_ascii();
     let password = if written.value.bytes().any(plain) {
         Some(Secret::new(written.value))
     } else {
         sources.secret(report, written)
-    };
-    if password.is_some_and(|password| password.expose() == WELL_KNOWN_PASSWORD) {
+    }?;
+    if password.expose() == WELL_KNOWN_PASSWORD {
         well_known.push((written.place.clone(), "a password that everybody tries first"));
     }
+    Some(Password::Plain(password))
 }
 
 pub(super) fn read_permissions(

@@ -59,6 +59,7 @@ fn user(quotas: Vec<Quota>, rate_limits: Vec<RateLimit>) -> User {
         name: "alice".into(),
         is_admin: false,
         enabled: true,
+        password: None,
         keys: Vec::new(),
         permissions: Vec::new(),
         file_permissions: Vec::new(),

@@ -8,6 +8,7 @@ use std::net::IpAddr;
 
 use crate::dialect::Dialect;
 use crate::dialect::echo::EchoSettings;
+use crate::password::Password;
 use crate::route::channel::{self, Channel, Destination, Dialects};
 use crate::route::glob::Glob;
 use crate::route::price::PriceRow;
@@ -139,6 +140,8 @@ pub struct User {
     pub is_admin: bool,
     /// A disabled user's keys are unknown.
     pub enabled: bool,
+    /// What opens a session.
+    pub password: Option<Password>,
     /// What the keys look like, for `check`.
     pub keys: Vec<KeyLabel>,
     /// What may be called; nothing else may.

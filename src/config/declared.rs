@@ -1,0 +1,167 @@
+//! What the file declares, as the administration interface shows it: as written, without secrets.
+
+use serde_json::{Map, Value};
+use toml::de::{DeTable, DeValue};
+
+use super::made::SECTIONS;
+use crate::secret::Digest;
+
+/// One element of the file's arrays.
+#[derive(Clone)]
+pub struct Declared {
+    /// One of [`super::made::SECTIONS`], or `credentials`.
+    pub section: &'static str,
+    /// Where it stands in the file.
+    pub line: usize,
+    /// Its keys. A user's keys and a provider's credentials are rows of their own.
+    pub value: Map<String, Value>,
+}
+
+/// Every row of a file that was read without mistakes. `line_of`: the line of an offset.
+pub(super) fn rows(
+    root: &DeTable<'_>,
+    environment: &dyn Fn(&str) -> Option<String>,
+    line_of: &dyn Fn(usize) -> usize,
+) -> Vec<Declared> {
+    let mut rows = Vec::new();
+    for section in SECTIONS {
+        let elements = root.get(section).and_then(|value| value.get_ref().as_array());
+        for element in elements.into_iter().flat_map(|elements| elements.iter()) {
+            let Value::Object(mut value) = json(element.get_ref()) else { continue };
+            let line = line_of(element.span().start);
+            let keys = take(&mut value, "keys");
+            let credentials = take(&mut value, "credentials");
+            if let Some(Value::Object(settings)) = value.get_mut("settings")
+                && let Some(Value::String(proxy)) = settings.get_mut("proxy")
+            {
+                *proxy = without_user(proxy);
+            }
+            if section == "users" {
+                let has_password = value.remove("password").is_some();
+                value.insert("has_password".into(), has_password.into());
+            }
+            let name = value.get("name").cloned().unwrap_or_default();
+            rows.push(Declared { section, line, value });
+            rows.extend(keys.into_iter().map(|key| {
+                let value = key_of(key, &name, environment);
+                Declared { section: "user_keys", line, value }
+            }));
+            rows.extend(credentials.into_iter().map(|mut value| {
+                let written = text(&value, "api_key");
+                // The name of a variable is no secret.
+                let hint = if written.starts_with("env:") { written } else { hint(&written) };
+                value.remove("api_key");
+                value.insert("hint".into(), hint.into());
+                value.insert("provider_name".into(), name.clone());
+                Declared { section: "credentials", line, value }
+            }));
+        }
+    }
+    rows
+}
+
+fn take(value: &mut Map<String, Value>, key: &str) -> Vec<Map<String, Value>> {
+    let Some(Value::Array(elements)) = value.remove(key) else { return Vec::new() };
+    let tables = elements.into_iter().filter_map(|element| match element {
+        Value::Object(table) => Some(table),
+        _ => None,
+    });
+    tables.collect()
+}
+
+fn text(value: &Map<String, Value>, key: &str) -> String {
+    value.get(key).and_then(Value::as_str).unwrap_or_default().to_owned()
+}
+
+fn key_of(
+    mut value: Map<String, Value>,
+    user: &Value,
+    environment: &dyn Fn(&str) -> Option<String>,
+) -> Map<String, Value> {
+    let written = text(&value, "api_key");
+    let key = match written.strip_prefix("env:") {
+        Some(name) => environment(name).unwrap_or_default().trim().to_owned(),
+        None => written,
+    };
+    let digest = Digest::parse(&key).unwrap_or_else(|| Digest::of(key.as_bytes()));
+    let hint = if key.starts_with("sha256:") { String::new() } else { hint(&key) };
+    value.insert("api_key".into(), digest.to_text().into());
+    value.insert("hint".into(), hint.into());
+    value.insert("user_name".into(), user.clone());
+    value
+}
+
+/// The last characters of a secret that is long enough to spare them.
+pub fn hint(secret: &str) -> String {
+    let shown =
+        if secret.len() >= 16 && secret.is_ascii() { &secret[secret.len() - 4..] } else { "" };
+    format!("...{shown}")
+}
+
+/// A URL without what stands before its host.
+fn without_user(url: &str) -> String {
+    match (url.split_once("://"), url.rsplit_once('@')) {
+        (Some((scheme, _)), Some((_, host))) => format!("{scheme}://***@{host}"),
+        _ => url.to_owned(),
+    }
+}
+
+fn json(value: &DeValue<'_>) -> Value {
+    match value {
+        DeValue::String(text) => Value::from(text.as_ref()),
+        DeValue::Integer(number) => {
+            let parsed = i64::from_str_radix(number.as_str(), number.radix());
+            parsed.map_or_else(|_| Value::from(number.as_str()), Value::from)
+        }
+        // As text, as amounts are everywhere: a float would change them.
+        DeValue::Float(number) => Value::from(number.as_str()),
+        DeValue::Boolean(flag) => Value::from(*flag),
+        DeValue::Datetime(time) => Value::from(time.to_string()),
+        DeValue::Array(elements) => {
+            elements.iter().map(|element| json(element.get_ref())).collect()
+        }
+        DeValue::Table(table) => {
+            let entries = table.iter();
+            let entries =
+                entries.map(|(key, value)| (key.get_ref().to_string(), json(value.get_ref())));
+            Value::Object(entries.collect())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_file_is_shown_as_written_without_its_secrets() {
+        let text = r#"
+            users = [{ name = "a", password = "hunter2-hunter2", keys = [
+                { api_key = "sk-0123456789abcdef" }, { api_key = "env:K", label = "x" } ] }]
+            [[providers]]
+            name = "p"
+            credentials = [{ api_key = "up-0123456789abcdef", weight = 2 }, { api_key = "env:P" }]
+            settings = { proxy = "http://u:secret@h:1" }
+            [[quotas]]
+            user_name = "a"
+            quota = 1.50
+        "#;
+        let document = DeTable::parse(text).expect("it is TOML");
+        let environment = |_: &str| Some("sk-of-the-environment".to_owned());
+        let rows = rows(document.get_ref(), &environment, &|offset| offset);
+        let sections: Vec<_> = rows.iter().map(|row| row.section).collect();
+        let credentials = ["providers", "credentials", "credentials"];
+        assert_eq!(sections[..3], credentials);
+        assert_eq!(sections[3..], ["users", "user_keys", "user_keys", "quotas"]);
+        let all: Vec<String> =
+            rows.iter().map(|row| Value::from(row.value.clone()).to_string()).collect();
+        let all = all.join("\n");
+        for secret in ["hunter2", "sk-0123", "up-0123", "secret@", "sk-of"] {
+            assert!(!all.contains(secret), "{secret} in {all}");
+        }
+        for part in ["...cdef", "env:P", "has_password\":true", "\"quota\":\"1.50\"", "***@h:1"] {
+            assert!(all.contains(part), "{part} in {all}");
+        }
+        assert!(all.contains(&Digest::of(b"sk-of-the-environment").to_text()));
+    }
+}
