@@ -94,8 +94,9 @@ pub fn load_with(
     load_both(text, file_name, &Made::default(), overrides, environment)
 }
 
-/// Reads a configuration and what the database declares beside it. A flag wins over its variable, which wins over the file, which wins over
-/// the default. `file_name` is for messages only. The errors are in the order of the file.
+/// Reads a configuration and what the database declares beside it. A flag wins over its variable,
+/// which wins over the file, which wins over the default. `file_name` is for messages only. The
+/// errors are in the order of the file.
 pub fn load_both(
     text: &str,
     file_name: &str,

@@ -17,6 +17,7 @@ mod session;
 mod settlement;
 
 use std::borrow::Cow;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -51,6 +52,8 @@ pub trait Downstream {
     fn read(&mut self, buf: &mut [u8], until: Instant) -> Result<usize, Stop>;
     /// Writes all of `bytes`; fails when the downstream makes no progress for too long.
     fn write(&mut self, bytes: &[u8]) -> Result<(), Stop>;
+    /// The address of its other end, where it can be told.
+    fn peer(&self) -> Option<IpAddr>;
     /// Ends our side, so that the downstream sees the end of the last answer.
     fn shut_write(&mut self);
     /// Resets the connection when it is dropped: an end that nobody can take for a whole answer.

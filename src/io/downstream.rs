@@ -1,7 +1,7 @@
 //! A downstream connection as the core sees it: bytes with deadlines.
 
 use std::io;
-use std::net::Shutdown;
+use std::net::{IpAddr, Shutdown, SocketAddr};
 use std::time::{Duration, Instant};
 
 use crate::exchange::{Downstream, Stop};
@@ -70,6 +70,11 @@ impl Downstream for Client {
             }
         }
         Ok(())
+    }
+
+    fn peer(&self) -> Option<IpAddr> {
+        let address = rustix::net::getpeername(&self.sock).ok().flatten()?;
+        SocketAddr::try_from(address).ok().map(|address| address.ip().to_canonical())
     }
 
     fn shut_write(&mut self) {

@@ -278,6 +278,10 @@ impl Downstream for SimDownstream {
         self.wire.borrow_mut().write(bytes, &self.clock)
     }
 
+    fn peer(&self) -> Option<std::net::IpAddr> {
+        Some(std::net::Ipv4Addr::LOCALHOST.into())
+    }
+
     fn shut_write(&mut self) {
         self.wire.borrow_mut().shut = true;
     }
