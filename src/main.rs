@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use gproxy::command::arguments::{self, Arguments};
 use gproxy::command::{self, Terminal};
 use gproxy::config::{self, Loaded};
+use gproxy::io::tls;
 use gproxy::serve;
 
 #[global_allocator]
@@ -72,6 +73,7 @@ fn prepare(
         out: &mut io::stdout().lock(),
         error: &mut io::stderr().lock(),
         environment,
+        read_roots: &|file| tls::load(Some(file)).map_err(|error| error.to_string()),
     };
     if let Some(code) = command::run(arguments, &mut terminal)? {
         return Ok(Prepared::Done(code));

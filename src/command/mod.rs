@@ -31,6 +31,8 @@ pub struct Terminal<'t> {
     pub error: &'t mut dyn Write,
     /// The environment.
     pub environment: &'t dyn Fn(&str) -> Option<String>,
+    /// Reads the certificates of `extra_ca_file`, or says why not.
+    pub read_roots: &'t dyn Fn(&str) -> Result<(), String>,
 }
 
 /// Runs a command to its exit code; `None`: serving is not done here.
@@ -42,8 +44,17 @@ pub fn run(arguments: &Arguments, terminal: &mut Terminal<'_>) -> io::Result<Opt
                 for warning in arguments.warnings.iter().chain(&loaded.warnings) {
                     writeln!(terminal.error, "warning: {warning}")?;
                 }
-                check::write(&loaded, terminal.out)?;
-                EXIT_WELL
+                let file = loaded.snapshot.extra_ca_file.as_deref();
+                match file.map_or(Ok(()), terminal.read_roots) {
+                    Ok(()) => {
+                        check::write(&loaded, terminal.out)?;
+                        EXIT_WELL
+                    }
+                    Err(why) => {
+                        writeln!(terminal.error, "{why}")?;
+                        EXIT_MISTAKE
+                    }
+                }
             }
             None => EXIT_MISTAKE,
         },

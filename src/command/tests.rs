@@ -11,6 +11,7 @@ fn answer(line: &str, input: &str) -> (Option<u8>, String, String) {
         out: &mut out,
         error: &mut error,
         environment: &|_| None,
+        read_roots: &|file| Err(format!("extra_ca_file: {file}: unread")),
     };
     let code = run(&arguments, &mut terminal).expect("memory can be written to");
     let text = |bytes| String::from_utf8(bytes).expect("output is UTF-8");
@@ -120,6 +121,16 @@ fn check_prints_every_mistake_and_exits_with_two() {
     assert!(lines[0].starts_with("--port: "), "{error}");
     assert!(lines[1].contains("users[0].keys[0].api_key"), "{error}");
     assert!(lines[2].contains("2 mistakes"), "{error}");
+}
+
+#[test]
+fn check_reads_the_certificates_that_are_named() {
+    let file = std::env::temp_dir().join(format!("gproxy-check-{}.toml", std::process::id()));
+    std::fs::write(&file, "[global]\nextra_ca_file = 'ca.pem'\n").expect("a file");
+    let (code, out, error) = answer(&format!("check --config {}", file.display()), "");
+    std::fs::remove_file(&file).expect("a file");
+    assert_eq!((code, out.as_str()), (Some(EXIT_MISTAKE), ""));
+    assert!(error.ends_with("\nextra_ca_file: ca.pem: unread\n"), "{error}");
 }
 
 #[test]
