@@ -194,6 +194,9 @@ fn connections_past_the_limit_are_refused_and_room_is_found_again() {
     refused.send(&request("GET", "/healthz", &[], b""));
     if let Ok(reply) = refused.reply() {
         assert_eq!((reply.status, reply.closes()), (503, true));
+        let id = reply.header("x-gproxy-request-id").expect("an id");
+        assert_eq!((id.len(), reply.header("x-request-id")), (24, Some(id)));
+        assert!(reply.error_message().starts_with("overloaded: too many connections"));
     }
     held.clear();
     wait_for("room for another connection", || {

@@ -271,6 +271,15 @@ impl Refusal {
         }
     }
 
+    /// The connection is one too many.
+    pub fn too_many_connections() -> Refusal {
+        Refusal {
+            message: "overloaded: too many connections".into(),
+            close: true,
+            ..Refusal::overloaded()
+        }
+    }
+
     /// The process stops. The next connection may reach another one.
     pub fn shutting_down() -> Refusal {
         Refusal {

@@ -43,7 +43,7 @@ use incoming::{Incoming, Load};
 pub use incoming::{Source, SourceBroken};
 pub use note::{Note, RequestId};
 pub use office::{Desk, Unanswered, Work};
-pub use session::{Arrival, Session};
+pub use session::{Arrival, Session, turned_away};
 pub use settlement::Books;
 
 /// The caller's end of a connection, as bytes.

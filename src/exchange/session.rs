@@ -518,6 +518,25 @@ impl<D: Downstream> Session<D> {
     }
 }
 
+/// The answer to a connection that is one too many, of which nothing is read.
+pub fn turned_away(core: &Core) -> Vec<u8> {
+    let (family, id) = (Family::Openai, core.next_id());
+    let refusal = Refusal::too_many_connections();
+    log::info!(target: "gproxy::request", "id={id} status={} end=refused", refusal.status);
+    let body = refusal.body(family, id.as_str());
+    let mut out = Vec::with_capacity(512);
+    header::status_line(refusal.status, &mut out);
+    for name in ["x-gproxy-request-id", family.request_id_field()] {
+        header::field(name, id.as_str().as_bytes(), &mut out);
+    }
+    header::field("connection", b"close", &mut out);
+    refusal.fields(&mut out);
+    header::field_number("content-length", body.len() as u64, &mut out);
+    out.extend_from_slice(b"\r\n");
+    out.extend_from_slice(&body);
+    out
+}
+
 fn ms(count: u64) -> Duration {
     Duration::from_millis(count)
 }

@@ -45,12 +45,6 @@ const QUIET_REQUESTS_MAX: u64 = 100;
 const RELEASE_TICKS: u64 = 5;
 const LISTENER: u64 = u64::MAX;
 
-const TOO_MANY: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\n\
-    content-type: application/json\r\ncontent-length: 91\r\nretry-after: 1\r\n\
-    x-gproxy-source: gateway\r\nconnection: close\r\n\r\n\
-    {\"error\":{\"message\":\"overloaded: too many connections\",\
-    \"type\":\"server_error\",\"code\":null}}\n";
-
 /// The listening socket and everything that hangs on it.
 pub struct Listener {
     core: Arc<Core>,
@@ -218,7 +212,8 @@ impl Listener {
         if open >= core.snapshot().limits.connections_max as i64 {
             core.metrics.count(Count::ConnectionsRefused);
             // Best effort: the socket's buffer is empty, so it fits or the peer has gone.
-            let _ = rustix::net::send(&fd, TOO_MANY, rustix::net::SendFlags::NOSIGNAL);
+            let answer = exchange::turned_away(core);
+            let _ = rustix::net::send(&fd, &answer, rustix::net::SendFlags::NOSIGNAL);
             return;
         }
         // Answers leave as they are written.
