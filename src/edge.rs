@@ -110,6 +110,9 @@ impl From<AskError> for Refusal {
             AskError::ModelControl => "the model's name has a control character",
             AskError::StreamTwice => "the body has `stream` twice",
             AskError::StreamOptionsTwice => "the body has `stream_options` twice",
+            AskError::KeyMisspelt => {
+                "the body has a key in another case than this API writes it, such as `Model`"
+            }
             AskError::BodyModelMismatch => "the body names another model than the path",
             AskError::TooManyModels => "the body names too many models",
         };

@@ -4,7 +4,8 @@
 //! spans it found and leaves every other byte where it was. Neither knows who serves the model.
 //!
 //! Ambiguity is refused: a body that names its model twice could be read one way here and another
-//! way upstream, which is a hole. So is a body that is no JSON to its very last byte.
+//! way upstream, which is a hole. So is a body with `Model` in it, which Go's readers take for
+//! `model`, and one that is no JSON to its very last byte.
 
 #[cfg(test)]
 mod tests;
@@ -47,6 +48,9 @@ pub enum AskError {
     StreamTwice,
     /// `stream_options`, or `include_usage` in it, stands twice.
     StreamOptionsTwice,
+    /// A key is one of ours but for the case of its letters, which some upstreams do not tell
+    /// apart.
+    KeyMisspelt,
     /// The body names another model than the path.
     BodyModelMismatch,
     /// The body names more than [`BODY_MODELS_MAX`] models.
@@ -152,6 +156,7 @@ fn scan_named_in_body(endpoint: &Endpoint, body: &[u8]) -> Result<Ask, AskError>
         }
         // Whichever of them the upstream reads, the largest is reserved.
         Event::Repeats { path } if (OUTPUT..OPTIONS).contains(&path) => {}
+        Event::Misspelt { .. } => drop(repeated.get_or_insert(AskError::KeyMisspelt)),
         Event::Repeats { path } => {
             let error = match path {
                 STREAM => AskError::StreamTwice,
@@ -207,6 +212,7 @@ fn scan_named_in_path(endpoint: &Endpoint, body: &[u8]) -> Result<Ask, AskError>
         }
         Event::Repeats { path } if path == output => {}
         _ if error.is_some() => {}
+        Event::Misspelt { .. } => error = Some(AskError::KeyMisspelt),
         Event::Begins { .. } if body_models.len() == BODY_MODELS_MAX => {
             error = Some(AskError::TooManyModels);
         }
@@ -237,7 +243,7 @@ fn each_event(
     body: &[u8],
     mut on: impl FnMut(Event),
 ) -> Result<(), JsonError> {
-    let mut scanner = Scanner::new(Watch::of(paths));
+    let mut scanner = Scanner::new(Watch::of(paths).in_any_case());
     scanner.feed(body, &mut on)?;
     scanner.finish(&mut on)
 }

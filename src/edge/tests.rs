@@ -8,7 +8,7 @@ use std::fmt::Write;
 const FAMILIES: [(Family, &str); 3] =
     [(Family::Openai, "openai"), (Family::Anthropic, "anthropic"), (Family::Gemini, "gemini")];
 
-const ASK_ERRORS: [AskError; 14] = [
+const ASK_ERRORS: [AskError; 15] = [
     AskError::NotJson,
     AskError::NotAnObject,
     AskError::Truncated,
@@ -21,6 +21,7 @@ const ASK_ERRORS: [AskError; 14] = [
     AskError::ModelControl,
     AskError::StreamTwice,
     AskError::StreamOptionsTwice,
+    AskError::KeyMisspelt,
     AskError::BodyModelMismatch,
     AskError::TooManyModels,
 ];

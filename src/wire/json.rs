@@ -105,6 +105,12 @@ pub enum Event {
         /// Index of the path.
         path: usize,
     },
+    /// A key that would lead along this path if the case of its letters did not matter; it does
+    /// not lead there. Only with [`Watch::in_any_case`].
+    Misspelt {
+        /// Index of the path.
+        path: usize,
+    },
 }
 
 /// Paths to watch, prepared for matching. A set of paths is a bit mask everywhere below.
@@ -117,6 +123,7 @@ pub struct Watch {
     keys: [u8; STEPS_MAX],
     /// `[n]`: paths whose step `n` is any element.
     each: [u8; STEPS_MAX],
+    any_case: bool,
 }
 
 impl Watch {
@@ -129,6 +136,7 @@ impl Watch {
             whole: [0; STEPS_MAX + 1],
             keys: [0; STEPS_MAX],
             each: [0; STEPS_MAX],
+            any_case: false,
         };
         for (path, steps) in paths.iter().enumerate() {
             let bit = 1u8 << path;
@@ -147,18 +155,31 @@ impl Watch {
         watch
     }
 
-    /// The paths among `keys` whose key at `depth` has `byte` at `index` (`None`: ends there).
-    fn narrowed(&self, keys: u8, depth: usize, index: usize, byte: Option<u8>) -> u8 {
-        let mut left = 0;
+    /// The same, with news of keys that some readers would take for watched ones.
+    pub fn in_any_case(self) -> Watch {
+        Watch { any_case: true, ..self }
+    }
+
+    /// The paths among `keys` whose key at `depth` has `byte` at `index` (`None`: ends there), and
+    /// those of them that have it in the other case.
+    fn narrowed(&self, keys: u8, depth: usize, index: usize, byte: Option<u8>) -> (u8, u8) {
+        let (mut left, mut odd) = (0, 0);
         for path in bits(keys) {
-            if let Step::Key(name) = self.steps[path][depth]
-                && name.as_bytes().get(index).copied() == byte
-            {
+            let Step::Key(name) = self.steps[path][depth] else { continue };
+            let own = name.as_bytes().get(index).copied();
+            if own == byte {
                 left |= 1 << path;
+            } else if self.any_case && same_letter(own, byte) {
+                left |= 1 << path;
+                odd |= 1 << path;
             }
         }
-        left
+        (left, odd)
     }
+}
+
+fn same_letter(one: Option<u8>, other: Option<u8>) -> bool {
+    one.zip(other).is_some_and(|(one, other)| one.eq_ignore_ascii_case(&other))
 }
 
 /// The indices of the set bits.
@@ -263,6 +284,8 @@ pub struct Scanner {
     in_key: bool,
     /// Paths that the key, as far as it was read, can still lead along.
     keys: u8,
+    /// Of these, those of which it has a letter in the other case.
+    odd: u8,
     /// Decoded bytes of the key that were compared.
     matched: usize,
     /// The comma or bracket before the value that is read or comes next.
@@ -284,6 +307,7 @@ impl Scanner {
             found: [0; STEPS_MAX + 1],
             in_key: false,
             keys: 0,
+            odd: 0,
             matched: 0,
             after: 0,
         }
@@ -493,6 +517,7 @@ impl Scanner {
         }
         self.in_key = true;
         self.keys = self.inside();
+        self.odd = 0;
         self.matched = 0;
         self.state = State::Text;
         Ok(())
@@ -503,7 +528,11 @@ impl Scanner {
         self.here = 0;
         if self.keys != 0 {
             let level = self.depth - 1;
-            self.here = self.watch.narrowed(self.keys, level, self.matched, None);
+            let (here, _) = self.watch.narrowed(self.keys, level, self.matched, None);
+            for path in bits(here & self.odd) {
+                on(Event::Misspelt { path });
+            }
+            self.here = here & !self.odd;
             for path in bits(self.here & self.seen[level]) {
                 on(Event::Repeats { path });
             }
@@ -515,7 +544,9 @@ impl Scanner {
 
     /// Compares one decoded byte of a key.
     fn key_byte(&mut self, byte: u8) {
-        self.keys = self.watch.narrowed(self.keys, self.depth - 1, self.matched, Some(byte));
+        let (keys, odd) = self.watch.narrowed(self.keys, self.depth - 1, self.matched, Some(byte));
+        self.keys = keys;
+        self.odd |= odd;
         self.matched += 1;
     }
 

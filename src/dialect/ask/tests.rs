@@ -94,6 +94,13 @@ fn refuses_ambiguous_bodies() {
     check_error(chat, r#"{"model":"a","model":"a"}"#, AskError::ModelTwice);
     check_error(chat, r#"{"model":"a","mod\u0065l":"b"}"#, AskError::ModelTwice);
     check_error(chat, r#"{"model":"a","model":null}"#, AskError::ModelTwice);
+    for key in ["Model", "MODEL", "mode\\u004c", "Stream", "Max_Tokens", "Stream_Options"] {
+        let alone = format!(r#"{{"{key}":"b"}}"#);
+        check_error(chat, &alone, AskError::KeyMisspelt);
+        let beside = format!(r#"{{"model":"a","{key}":"b"}}"#);
+        check_error(chat, &beside, AskError::KeyMisspelt);
+    }
+    assert!(scan(endpoint(chat), br#"{"model":"a","tools":[{"Model":"b"}]}"#).is_ok());
     check_error(chat, r#"{"model":"a","stream":true,"stream":false}"#, AskError::StreamTwice);
     check_error(
         chat,
@@ -111,7 +118,7 @@ fn refuses_ambiguous_bodies() {
 #[test]
 fn refuses_names_that_are_none() {
     let chat = "chat.completions";
-    for body in ["{}", r#"{"Model":"a"}"#, r#"{"messages":[{"model":"a"}]}"#] {
+    for body in ["{}", r#"{"models":"a"}"#, r#"{"messages":[{"model":"a"}]}"#] {
         check_error(chat, body, AskError::ModelMissing);
     }
     for model in ["null", "1", "true", "[\"a\"]", "{\"a\":1}", r#""\ud800""#] {
@@ -269,6 +276,7 @@ fn a_path_endpoint_leaves_odd_bodies_to_the_upstream() {
     check_error("generateContent", "{", AskError::Truncated);
     check_error("generateContent", "model", AskError::NotJson);
     check_error("embedContent", r#"{"model":"a","model":"a"}"#, AskError::ModelTwice);
+    check_error("embedContent", r#"{"model":"a","Model":"a"}"#, AskError::KeyMisspelt);
     check_error("batchEmbedContents", r#"{"requests":[],"requests":[]}"#, AskError::ModelTwice);
 }
 

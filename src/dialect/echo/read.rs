@@ -163,7 +163,7 @@ impl Reader<'_> {
                     self.value_ends(path, (start, end as usize));
                 }
             }
-            Event::Repeats { .. } => {}
+            Event::Repeats { .. } | Event::Misspelt { .. } => {}
         }
     }
 
@@ -207,7 +207,7 @@ impl Reader<'_> {
                 begin = (kind == Kind::String).then_some(start + at as usize);
             }
             Event::Ends { end, .. } => text = begin.map(|begin| (begin, start + end as usize)),
-            Event::Repeats { .. } => {}
+            Event::Repeats { .. } | Event::Misspelt { .. } => {}
         };
         let _ = Scanner::new(Watch::of(PART_TEXT)).feed(&self.body[start..end], &mut on);
         text

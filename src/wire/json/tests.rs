@@ -23,7 +23,7 @@ fn check(document: &str, watch: &[&[Step]], expected: &[(usize, Kind, &str)]) {
                     let (_, index, at) = open.remove(last.expect("begun"));
                     values[index].2 = &document[at as usize..end as usize];
                 }
-                Event::Repeats { .. } => {}
+                Event::Repeats { .. } | Event::Misspelt { .. } => {}
             }
         }
         assert!(open.is_empty(), "{document}");
@@ -140,6 +140,37 @@ fn reports_a_repeated_key_however_it_is_spelled() {
                 })
                 .collect();
             assert_eq!(&repeated, expected, "{document}");
+        });
+    }
+}
+
+#[test]
+fn tells_of_keys_in_another_case_where_that_is_wanted() {
+    let cases: [(&str, &[usize]); 5] = [
+        (r#"{"Model":1,"model":2}"#, &[0]),
+        (r#"{"mode\u004c":1}"#, &[0]),
+        (r#"{"model":1,"models":2,"mo":3,"m0del":4}"#, &[]),
+        (r#"{"A":1,"a":[{"MODEL":{"model":1}}]}"#, &[1, 1]),
+        (r#"{"b":{"Model":1}}"#, &[]),
+    ];
+    let watch: &[&[Step]] =
+        &[&[Step::Key("model")], &[Step::Key("a"), Step::Each, Step::Key("model")]];
+    for (document, expected) in cases {
+        splits::each_split(document.as_bytes(), |pieces| {
+            let mut misspelt = Vec::new();
+            let mut scanner = Scanner::new(Watch::of(watch).in_any_case());
+            for piece in pieces {
+                let fed = scanner.feed(piece, &mut |event| match event {
+                    Event::Misspelt { path } => misspelt.push(path),
+                    // The key in the other case leads nowhere.
+                    Event::Begins { at, .. } => assert!(document[..at as usize].ends_with("el\":")),
+                    _ => {}
+                });
+                assert_eq!(fed, Ok(()));
+            }
+            assert_eq!(&misspelt, expected, "{document}");
+            let (events, _) = scanned(pieces, watch);
+            assert!(!events.iter().any(|event| matches!(event, Event::Misspelt { .. })));
         });
     }
 }
