@@ -48,6 +48,8 @@ pub enum Count {
     UsageRows,
     /// Of those, of models without a price.
     UsageUnpriced,
+    /// Counts of tokens that were estimated here.
+    TokensEstimated,
     /// Log lines that were dropped since the log could not keep up.
     LogLinesDropped,
 }
@@ -61,7 +63,7 @@ const GAUGES: [(Gauge, &str, &str); 6] = [
     (Gauge::HeldBytes, "gproxy_held_bytes", "Bytes of bodies and events held."),
 ];
 
-const COUNTS: [(Count, &str, &str); 13] = [
+const COUNTS: [(Count, &str, &str); 14] = [
     (Count::Accepted, "gproxy_connections_accepted_total", "Connections accepted."),
     (Count::ConnectionsRefused, "gproxy_connections_refused_total", "Connections over the limit."),
     (Count::Requests, "gproxy_requests_total", "Requests begun."),
@@ -74,6 +76,7 @@ const COUNTS: [(Count, &str, &str); 13] = [
     (Count::Panics, "gproxy_panics_total", "Exchanges that ended in a panic."),
     (Count::UsageRows, "gproxy_usage_rows_total", "Usage rows recorded."),
     (Count::UsageUnpriced, "gproxy_usage_unpriced_total", "Usage rows of models without a price."),
+    (Count::TokensEstimated, "gproxy_tokens_estimated_total", "Counts of tokens estimated here."),
     (Count::LogLinesDropped, "gproxy_log_lines_dropped_total", "Log lines dropped."),
 ];
 

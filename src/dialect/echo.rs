@@ -60,8 +60,9 @@ const CREATED_S: u64 = 1_700_000_000;
 /// Pieces of one stream.
 const EVENTS_MAX: usize = 100_000;
 
-/// Answers a request. `model` is the name that the upstream was asked for; `wants_usage` is the
-/// option that OpenAI's chat streams have for it; `alt_sse` is Gemini's choice of stream.
+/// Answers a request, but for those that count tokens. `model` is the name that the upstream was
+/// asked for; `wants_usage` is the option that OpenAI's chat streams have for it; `alt_sse` is
+/// Gemini's choice of stream.
 pub fn answer(
     endpoint: &Endpoint,
     model: &str,
@@ -80,7 +81,6 @@ pub fn answer(
         (_, "images/generations" | "images/edits" | "images/variations") => reply.image(),
         (_, "audio/speech") => reply.speech(),
         (_, "audio/transcriptions" | "audio/translations") => reply.transcript(),
-        (_, "responses/input_tokens") => reply.input_tokens(),
         (_, "predict") => reply.predicted(false),
         (_, "predictLongRunning" | "batchGenerateContent" | "asyncBatchEmbedContent") => {
             reply.predicted(true)
@@ -90,10 +90,8 @@ pub fn answer(
         (Dialect::OpenaiResponses, "responses/compact") => reply.response(false),
         (Dialect::OpenaiResponses, _) => reply.response(stream),
         (Dialect::OpenaiEmbeddings, _) => reply.embeddings(),
-        (Dialect::Anthropic, "messages/count_tokens") => reply.token_count(),
         (Dialect::Anthropic, _) => reply.message(stream),
         (Dialect::Gemini, "streamGenerateContent") => reply.generated_stream(alt_sse),
-        (Dialect::Gemini, "countTokens") => reply.tokens_counted(),
         (Dialect::Gemini, "embedContent") => reply.embedded(),
         (Dialect::Gemini, "batchEmbedContents") => reply.batch_embedded(),
         (Dialect::Gemini, _) => reply.generated(),

@@ -26,6 +26,8 @@ pub struct Endpoint {
     pub event_model: &'static [Step],
     /// The upstream is asked for `stream_options.include_usage` (OpenAI chat streams).
     pub usage_option: bool,
+    /// It counts the tokens of a prompt, which no vendor bills.
+    pub counts_tokens: bool,
 }
 
 /// Where a request names its model.
@@ -65,6 +67,7 @@ pub static ENDPOINTS: &[Endpoint] = &[
         reply_model: MODEL,
         event_model: MODEL,
         usage_option: true,
+        counts_tokens: false,
     },
     Endpoint {
         name: "completions",
@@ -75,6 +78,7 @@ pub static ENDPOINTS: &[Endpoint] = &[
         reply_model: MODEL,
         event_model: MODEL,
         usage_option: true,
+        counts_tokens: false,
     },
     Endpoint {
         name: "responses",
@@ -85,6 +89,7 @@ pub static ENDPOINTS: &[Endpoint] = &[
         reply_model: MODEL,
         event_model: &[Step::Key("response"), Step::Key("model")],
         usage_option: false,
+        counts_tokens: false,
     },
     Endpoint {
         name: "embeddings",
@@ -95,6 +100,7 @@ pub static ENDPOINTS: &[Endpoint] = &[
         reply_model: MODEL,
         event_model: NONE,
         usage_option: false,
+        counts_tokens: false,
     },
     Endpoint {
         name: "messages",
@@ -105,6 +111,7 @@ pub static ENDPOINTS: &[Endpoint] = &[
         reply_model: MODEL,
         event_model: &[Step::Key("message"), Step::Key("model")],
         usage_option: false,
+        counts_tokens: false,
     },
     Endpoint {
         name: "messages.count_tokens",
@@ -115,9 +122,18 @@ pub static ENDPOINTS: &[Endpoint] = &[
         reply_model: NONE,
         event_model: NONE,
         usage_option: false,
+        counts_tokens: true,
     },
     in_body("responses.compact", Dialect::OpenaiResponses, "responses/compact", MODEL),
-    in_body("responses.input_tokens", Dialect::OpenaiResponses, "responses/input_tokens", NONE),
+    Endpoint {
+        counts_tokens: true,
+        ..in_body(
+            "responses.input_tokens",
+            Dialect::OpenaiResponses,
+            "responses/input_tokens",
+            NONE,
+        )
+    },
     Endpoint {
         model: ModelPlace::MaybeBody,
         ..in_body("moderations", Dialect::OpenaiChat, "moderations", MODEL)
@@ -133,7 +149,10 @@ pub static ENDPOINTS: &[Endpoint] = &[
     in_form("audio.translations", "audio/translations"),
     gemini("generateContent", &[], MODEL_VERSION),
     gemini("streamGenerateContent", &[], MODEL_VERSION),
-    gemini("countTokens", &[&[Step::Key("generateContentRequest"), Step::Key("model")]], NONE),
+    Endpoint {
+        counts_tokens: true,
+        ..gemini("countTokens", &[&[Step::Key("generateContentRequest"), Step::Key("model")]], NONE)
+    },
     gemini("embedContent", &[&[Step::Key("model")]], NONE),
     gemini("batchEmbedContents", &[&[Step::Key("requests"), Step::Each, Step::Key("model")]], NONE),
     gemini("predict", &[], NONE),
@@ -168,6 +187,7 @@ pub(super) const fn nameless(name: &'static str, dialect: Dialect, tail: &'stati
         reply_model: NONE,
         event_model: NONE,
         usage_option: false,
+        counts_tokens: false,
     }
 }
 
@@ -185,5 +205,6 @@ const fn gemini(
         reply_model: model,
         event_model: model,
         usage_option: false,
+        counts_tokens: false,
     }
 }

@@ -8,6 +8,7 @@
 //! response. After it never: the stream ends with its dialect's error event, or visibly broken.
 
 mod attempt;
+mod counting;
 mod incoming;
 mod nameless;
 mod note;
@@ -353,6 +354,9 @@ fn carry<D: Downstream, U: Upstream>(
         }
     };
     let bytes = held.as_ref().map_or(&[][..], |body| &body.bytes);
+    if plan.endpoint.counts_tokens {
+        return counting::answer(core, snapshot, session, up, head, plan, bytes, note);
+    }
     let source = incoming.as_ref().map(|incoming| incoming as &dyn Source);
     let result = attempt::attempt(core, up, plan, bytes, source, note);
     drop(held);

@@ -341,6 +341,7 @@ impl<D: Downstream> Session<D> {
         let mut out = Vec::with_capacity(512 + page.body.len());
         header::status_line(page.status, &mut out);
         self.own_fields(core, note, &mut out);
+        header::field(self.family.request_id_field(), note.id.as_str().as_bytes(), &mut out);
         header::field("x-gproxy-source", b"gateway", &mut out);
         header::field_number("x-gproxy-overhead-us", note.overhead_us(core.now()), &mut out);
         for (name, value) in &page.fields {

@@ -132,10 +132,9 @@ fn dearest(price: &PriceRow, usage: &Usage) -> i64 {
     costs.max().unwrap_or(0)
 }
 
-/// Calls that count tokens, which vendors do not bill.
+/// Calls that vendors do not bill.
 fn is_free(endpoint: &Endpoint) -> bool {
-    let free = ["messages.count_tokens", "countTokens", "responses.input_tokens"];
-    endpoint.model == ModelPlace::Nowhere || free.contains(&endpoint.name)
+    endpoint.model == ModelPlace::Nowhere || endpoint.counts_tokens
 }
 
 /// Whether replies of this endpoint can tell what they used.

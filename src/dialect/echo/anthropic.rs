@@ -1,4 +1,4 @@
-//! Anthropic's shapes: messages and token counts.
+//! Anthropic's shapes: messages.
 
 use super::{EVENTS, EchoReply, Reply, compact, literal, named, streamed};
 
@@ -55,10 +55,5 @@ impl Reply {
                 "ephemeral_1h_input_tokens":0}},"output_tokens":{tokens_out},
                 "service_tier":"standard"}}"#
         )
-    }
-
-    /// `POST /v1/messages/count_tokens`
-    pub(super) fn token_count(&self) -> EchoReply {
-        compact(&format!(r#"{{"input_tokens":{}}}"#, self.tokens_in))
     }
 }

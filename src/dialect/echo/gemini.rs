@@ -71,26 +71,6 @@ impl Reply {
         )
     }
 
-    /// `POST /v1beta/models/{model}:countTokens`
-    pub(super) fn tokens_counted(&self) -> EchoReply {
-        let tokens_in = self.tokens_in;
-        whole(
-            JSON,
-            format!(
-                r#"{{
-  "totalTokens": {tokens_in},
-  "promptTokensDetails": [
-    {{
-      "modality": "TEXT",
-      "tokenCount": {tokens_in}
-    }}
-  ]
-}}
-"#
-            ),
-        )
-    }
-
     /// `POST /v1beta/models/{model}:embedContent`
     pub(super) fn embedded(&self) -> EchoReply {
         let values = listed(&self.vector(0));

@@ -33,12 +33,6 @@ impl Reply {
         compact(&format!(r#"{{"text":{}}}"#, literal(NO_TEXT)))
     }
 
-    /// `POST /v1/responses/input_tokens`
-    pub(super) fn input_tokens(&self) -> EchoReply {
-        let tokens = self.tokens_in;
-        compact(&format!(r#"{{"object":"response.input_tokens","input_tokens":{tokens}}}"#))
-    }
-
     /// Gemini's calls whose answer is a promise, or numbers that nobody can make up.
     pub(super) fn predicted(&self, is_operation: bool) -> EchoReply {
         let id = &self.id;

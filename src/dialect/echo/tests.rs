@@ -143,8 +143,6 @@ fn messages_come_with_every_event_in_order() {
     assert_eq!(all[0].1["message"]["model"], "m\"1");
     assert_eq!(all[0].1["message"]["usage"]["input_tokens"], reply["usage"]["input_tokens"]);
     assert_eq!(all[8].1["usage"]["output_tokens"], reply["usage"]["output_tokens"]);
-    let count = json(&ask("messages.count_tokens", CHAT, false, false, false));
-    assert_eq!(count["input_tokens"], reply["usage"]["input_tokens"]);
 }
 
 #[test]
@@ -179,8 +177,6 @@ fn gemini_is_whole_an_array_or_events_that_end_in_crlf() {
     let array: Value = serde_json::from_slice(&array.pieces.concat()).expect("one JSON array");
     let parts: Vec<&Value> = array.as_array().expect("an array").iter().collect();
     assert_eq!(parts, all.iter().map(|(_, event)| event).collect::<Vec<_>>());
-    let count = json(&ask("countTokens", body, false, false, false));
-    assert_eq!(count["totalTokens"], reply["usageMetadata"]["promptTokenCount"]);
 }
 
 #[test]
