@@ -72,6 +72,9 @@ pub const LEDGER_ROWS_MAX: usize = 8_192;
 pub const OFFICE_JOBS_MAX: usize = 64;
 /// A piece of work, waiting included; then 503.
 pub const OFFICE_MS_MAX: u64 = 30_000;
+/// What usage rows have in common (user, provider, model, prices...), kept in memory by the writer;
+/// at the limit it begins anew.
+pub const LEDGER_KINDS_MAX: usize = 4_096;
 /// Worker threads.
 pub const WORKERS_MAX: usize = 64;
 /// Coroutine stack in machine words: 64 KiB on 64-bit machines.

@@ -10,9 +10,14 @@ const DECIMALS: i32 = 12;
 
 /// An amount as decimal text: no exponent, no zeros at the end.
 pub fn text(amount: i64) -> String {
+    grand_text(amount.into())
+}
+
+/// The same of a sum of many.
+pub fn grand_text(amount: i128) -> String {
     let sign = if amount < 0 { "-" } else { "" };
     let amount = amount.unsigned_abs();
-    let dollar = DOLLAR.unsigned_abs();
+    let dollar = u128::from(DOLLAR.unsigned_abs());
     let decimals = format!("{:012}", amount % dollar);
     match decimals.trim_end_matches('0') {
         "" => format!("{sign}{}", amount / dollar),

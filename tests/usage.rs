@@ -36,7 +36,7 @@ fn rows(gateway: Gateway, expected: usize) -> (Found, Vec<String>, i64) {
     });
     let books = Connection::open(path).expect("a database");
     let columns = "SELECT model, outcome, status, input_tokens, cache_read_input_tokens, \
-        output_tokens, cost, price IS NOT NULL, usage_source FROM usages ORDER BY id";
+        output_tokens, cost, price IS NOT NULL, usage_source FROM usages ORDER BY request_id";
     let mut statement = books.prepare(columns).expect("our table");
     let (mut found, mut sources) = (Found::new(), Vec::new());
     let mut rows = statement.query([]).expect("our table");
@@ -185,9 +185,9 @@ fn a_spent_quota_is_402_and_stays_so_after_a_restart() {
         (out.status.code(), String::from_utf8_lossy(&out.stdout).into_owned())
     };
     assert_eq!(audit(), (Some(0), "3 rows, 0.0162 USD, 0 faults\n".to_owned()));
-    books.execute_batch("UPDATE usages SET cost = 0 WHERE id = 2").expect("our tables");
+    books.execute_batch("UPDATE usage_rows SET cost = 0 WHERE id = 2").expect("our tables");
     let (code, told) = audit();
-    assert!(code == Some(1) && told.contains("was changed or taken out"), "{told}");
+    assert!(code == Some(1) && told.contains("(2): it was changed"), "{told}");
     std::fs::remove_dir_all(shared).expect("it is there");
 }
 

@@ -5,7 +5,8 @@ use std::path::Path;
 
 use super::arguments::Arguments;
 use super::{EXIT_MISTAKE, EXIT_WELL, Terminal, load};
-use crate::ledger::audit::{self, ExportError};
+use crate::ledger::audit;
+use crate::ledger::export::{self, ExportError, Selection};
 use crate::money;
 
 /// The books do not add up, or cannot be read.
@@ -18,7 +19,9 @@ pub(super) fn usage(
     terminal: &mut Terminal<'_>,
 ) -> io::Result<u8> {
     let Some(loaded) = load(arguments, terminal)? else { return Ok(EXIT_MISTAKE) };
-    match audit::export(Path::new(&loaded.settings.data_dir), as_json, terminal.out) {
+    let selection = Selection::default();
+    let folder = Path::new(&loaded.settings.data_dir);
+    match export::export(folder, &selection, as_json, terminal.out) {
         Ok(()) => Ok(EXIT_WELL),
         Err(ExportError::Out(error)) => Err(error),
         Err(ExportError::Ledger(error)) => {
@@ -41,8 +44,12 @@ pub(super) fn audit(arguments: &Arguments, terminal: &mut Terminal<'_>) -> io::R
     for fault in &audit.faults {
         writeln!(terminal.out, "{fault}")?;
     }
-    // A grand total may be more than one amount can be.
-    let cost = i64::try_from(audit.cost).map_or_else(|_| "more than 9 million".into(), money::text);
-    writeln!(terminal.out, "{} rows, {cost} USD, {} faults", audit.rows, audit.faults_count)?;
+    let (rows, pruned, faults) = (audit.rows, audit.pruned, audit.faults_count);
+    let cost = money::grand_text(audit.cost);
+    let sums = match pruned {
+        0 => String::new(),
+        _ => format!(" and the sums of {pruned} older ones"),
+    };
+    writeln!(terminal.out, "{rows} rows{sums}, {cost} USD, {faults} faults")?;
     Ok(if audit.faults_count == 0 { EXIT_WELL } else { EXIT_FAULTS })
 }

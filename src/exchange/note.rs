@@ -12,7 +12,14 @@ use crate::route::snapshot::Snapshot;
 
 /// The id of one exchange: 24 hexadecimal digits, of which the first 14 are the process's.
 #[derive(Clone, Copy)]
-pub struct RequestId([u8; 24]);
+pub struct RequestId {
+    digits: [u8; 24],
+    pub(super) process: u64,
+    pub(super) number: u64,
+}
+
+/// A process has 56 bits of an id.
+const PROCESS_MASK: u64 = (1 << 56) - 1;
 
 impl RequestId {
     pub(super) fn new(process: u64, number: u64) -> RequestId {
@@ -24,12 +31,12 @@ impl RequestId {
             };
             *digit = b"0123456789abcdef"[(nibble & 15) as usize];
         }
-        RequestId(digits)
+        RequestId { digits, process: process & PROCESS_MASK, number }
     }
 
     /// The id as text.
     pub fn as_str(&self) -> &str {
-        std::str::from_utf8(&self.0).expect("hexadecimal digits are ASCII")
+        std::str::from_utf8(&self.digits).expect("hexadecimal digits are ASCII")
     }
 }
 
@@ -154,9 +161,8 @@ impl Note {
 impl Drop for Note {
     fn drop(&mut self) {
         self.metrics.count(Count::Ended);
-        if let Some(settlement) = self.settlement.take() {
-            settlement.settle(self, &self.snapshot);
-        }
+        let settlement = self.settlement.take();
+        let row = settlement.and_then(|settlement| settlement.settle(self, &self.snapshot));
         let user = self.user.map_or("", |user| &self.snapshot.users[user].name);
         let provider = self.provider.map_or("", |at| &self.snapshot.providers[at].name);
         let (total_ms, first_ms) = (self.total_ms(), self.first_byte_ms());
@@ -177,6 +183,12 @@ impl Drop for Note {
             self.bytes_in,
             self.bytes_out,
         );
+        // Last, since it takes the names along.
+        if let Some((slot, mut row)) = row {
+            row.kind.model = std::mem::take(&mut self.model_asked);
+            row.kind.model_served = std::mem::take(&mut self.model_served);
+            slot.record(row);
+        }
     }
 }
 

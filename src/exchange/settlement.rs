@@ -14,7 +14,7 @@ use crate::dialect::endpoint::{Endpoint, ModelPlace};
 use crate::dialect::refusal::Refusal;
 use crate::dialect::usage::{ServiceTier, Told, Usage, UsageSource};
 use crate::ledger::accounts::{Accounts, Denied, Taken};
-use crate::ledger::{Ledger, Row, Slot};
+use crate::ledger::{Kind, Ledger, Row, Slot};
 use crate::metrics::Count;
 use crate::route::price::PriceRow;
 use crate::route::snapshot::{Model, Snapshot};
@@ -45,7 +45,8 @@ pub(super) struct Settlement {
     at_ms: i64,
     price: Option<PriceRow>,
     endpoint: &'static Endpoint,
-    limit_name: String,
+    // Where, in the name that was asked for, the one begins that limits are tested against.
+    limit_name_at: usize,
 }
 
 /// The last gates: quota, rate limits, a place in the books. From here on the request is admitted.
@@ -94,7 +95,7 @@ pub(super) fn admit<U: Upstream>(
         at_ms,
         price: price.cloned(),
         endpoint: plan.endpoint,
-        limit_name: name.to_owned(),
+        limit_name_at: target.model_asked.len().saturating_sub(name.len()),
     });
     Ok(())
 }
@@ -143,8 +144,9 @@ pub(super) fn tells_usage(endpoint: &Endpoint) -> bool {
 }
 
 impl Settlement {
-    /// Settles with what the note knows at the end.
-    pub(super) fn settle(self, note: &Note, snapshot: &Snapshot) {
+    /// Settles with what the note knows at the end. The row is the caller's to record, with the
+    /// names of the models, which the note still needs.
+    pub(super) fn settle(self, note: &Note, snapshot: &Snapshot) -> Option<(Slot, Row)> {
         let user = note.user.map_or("", |at| &snapshot.users[at].name);
         let (usage, source) = used(self.endpoint, note);
         let answered = (200..400).contains(&note.status) || source == UsageSource::Estimated;
@@ -162,35 +164,41 @@ impl Settlement {
         ];
         let tokens = tokens.into_iter().fold(0, u64::saturating_add);
         self.books.accounts.settle(user, &self.taken, cost, tokens, self.at_ms);
-        let Some(slot) = self.slot else { return };
+        let slot = self.slot?;
         note.metrics().count(Count::UsageRows);
         if applied.is_none() && !is_free(self.endpoint) {
             note.metrics().count(Count::UsageUnpriced);
         }
         let provider = note.provider.map_or("", |at| &snapshot.providers[at].name);
-        slot.record(Row {
-            request_id: note.id.as_str().to_owned(),
-            at_ms: self.at_ms,
+        let kind = Kind {
             user: user.into(),
+            user_key: String::new(),
             provider: provider.to_owned(),
             operation: self.endpoint.name,
             protocol: self.endpoint.dialect.name(),
-            model: note.model_asked.clone(),
-            model_served: note.model_served.clone(),
-            limit_name: self.limit_name,
-            usage,
+            model: String::new(),
+            limit_name_at: self.limit_name_at,
+            model_served: String::new(),
             usage_source: source.name(),
             service_tier: note.told.tier.name(),
-            cost,
-            price: applied.map(|applied| applied.to_json()),
+            price: applied,
             status: note.status,
             outcome: note.end,
+        };
+        let row = Row {
+            process: note.id.process,
+            number: note.id.number,
+            at_ms: self.at_ms,
+            kind,
+            usage,
+            cost,
             attempts: note.attempts,
             first_byte_ms: note.first_byte_ms(),
             total_ms: note.total_ms(),
             bytes_in: note.bytes_in,
             bytes_out: note.bytes_out,
-        });
+        };
+        Some((slot, row))
     }
 }
 

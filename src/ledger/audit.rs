@@ -1,37 +1,30 @@
-//! Reading the books: every row as text, and the proof that they add up.
+//! The proof that the books add up: the chain of rows, each cost, and the sums against what was
+//! spent.
 
-use std::collections::BTreeMap;
-use std::io::{self, Write};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::Path;
 
-use rusqlite::types::ValueRef;
-use rusqlite::{Connection, OpenFlags, Row};
-use serde_json::{Map, Value, json};
+use rusqlite::{Connection, Row};
 
 use super::LedgerError;
-use super::schema::{FILE, chained};
+use super::query::{self, damaged};
+use super::row::{self, Digest, NUMBERS};
 use crate::dialect::usage::Usage;
-use crate::money;
 use crate::route::price::Applied;
 use crate::route::rate::DAY_MS;
 
 /// Faults that are told; more are counted.
 const FAULTS_MAX: usize = 20;
-
-const COLUMNS: &str = "request_id, at, user, provider, operation, protocol, model, model_served, \
-    input_tokens, cache_read_input_tokens, cache_creation_input_tokens_5min, \
-    cache_creation_input_tokens_1h, output_tokens, reasoning_tokens, input_audio_tokens, \
-    output_audio_tokens, tool_calls, usage_source, service_tier, cost, price, status, outcome, \
-    attempts, first_byte_ms, total_ms, bytes_in, bytes_out";
-/// Column of the cost, which is printed in USD.
-const COST: usize = 19;
+const HOUR_MS: i64 = DAY_MS / 24;
 
 /// What an audit found.
 #[derive(Debug, Default)]
 pub struct Audit {
     /// Rows read.
     pub rows: u64,
-    /// The sum of their costs, in picodollars.
+    /// Rows of which only the sums are left.
+    pub pruned: u64,
+    /// What all of them cost, in picodollars.
     pub cost: i128,
     /// What is wrong, the first faults in full.
     pub faults: Vec<String>,
@@ -48,50 +41,190 @@ impl Audit {
     }
 }
 
-/// Opens the books of a data folder to read; a running gateway does not mind.
-fn open(folder: &Path) -> Result<Connection, LedgerError> {
-    let path = folder.join(FILE);
-    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let open = Connection::open_with_flags(&path, flags);
-    open.map_err(|error| LedgerError::Open(path, error.to_string()))
+/// What rows have in common, as an audit needs it.
+struct Kind {
+    user: String,
+    digest: Digest,
+    // `Err`: the prices cannot be read.
+    price: Result<Option<Applied>, ()>,
 }
 
-fn damaged(folder: &Path) -> impl Fn(rusqlite::Error) -> LedgerError {
-    let path = folder.join(FILE);
-    move |error| LedgerError::Damaged(path.clone(), error.to_string())
-}
+/// Rows and their costs, by hour and kind.
+type Sums = HashMap<(i64, i64), (i64, i128)>;
 
-/// Checks the chain of digests, works out each cost again, and compares the sums with what was
-/// spent.
+/// Checks the chain of digests, works out each cost again, and compares rows with their sums and
+/// the sums with what was spent. A running gateway does not mind.
 pub fn audit(folder: &Path) -> Result<Audit, LedgerError> {
-    let books = open(folder)?;
-    let sound = damaged(folder);
-    // One moment of the books, however long the reading takes.
-    books.execute_batch("BEGIN").map_err(&sound)?;
+    let books = query::open(folder)?;
     let mut audit = Audit::default();
-    let mut sums: BTreeMap<(String, i64), i128> = BTreeMap::new();
-    let select = format!("SELECT {COLUMNS}, digest FROM usages ORDER BY id");
-    let mut statement = books.prepare(&select).map_err(&sound)?;
-    let mut rows = statement.query([]).map_err(&sound)?;
-    let mut last = Vec::new();
-    while let Some(row) = rows.next().map_err(&sound)? {
-        check(row, &mut last, &mut sums, &mut audit).map_err(&sound)?;
+    // One moment of the books, however long the reading takes.
+    books.execute_batch("BEGIN").map_err(damaged(folder))?;
+    check_all(&books, &mut audit).map_err(damaged(folder))?;
+    Ok(audit)
+}
+
+fn check_all(books: &Connection, audit: &mut Audit) -> rusqlite::Result<()> {
+    let kinds = read_kinds(books, audit)?;
+    let sums = check_rows(books, &kinds, audit)?;
+    let spent = check_rollups(books, &kinds, &sums, audit)?;
+    check_spendings(books, spent, audit)
+}
+
+fn read_kinds(books: &Connection, audit: &mut Audit) -> rusqlite::Result<HashMap<i64, Kind>> {
+    let select = "SELECT id, user, user_key, provider, operation, protocol, model, limit_name, \
+        model_served, usage_source, service_tier, outcome, price, status, digest FROM kinds";
+    let mut statement = books.prepare(select)?;
+    let mut rows = statement.query([])?;
+    let mut kinds = HashMap::new();
+    while let Some(row) = rows.next()? {
+        let id: i64 = row.get(0)?;
+        let mut texts = Vec::with_capacity(12);
+        for at in 1..=11 {
+            texts.push(row.get_ref(at)?.as_str()?);
+        }
+        let price: Option<String> = row.get(12)?;
+        texts.push(price.as_deref().unwrap_or_default());
+        let digest = row::kind_digest(&texts, &[price.is_some().into(), row.get(13)?]);
+        if row.get_ref(14)?.as_blob()? != digest {
+            let (user, model) = (texts[0], texts[5]);
+            audit.fault(format!("kind {id} (user {user:?}, model {model:?}) was changed"));
+        }
+        let price = match price.as_deref().map(Applied::from_json) {
+            None => Ok(None),
+            Some(applied) => applied.map(Some).ok_or(()),
+        };
+        // What is written counts, so that one change is one fault.
+        let digest = row.get(14)?;
+        kinds.insert(id, Kind { user: texts[0].to_owned(), digest, price });
     }
-    let first_seen = "SELECT user, cost_used FROM first_seen WHERE cost_used > 0";
-    for (user, _, cost) in
-        sums_of(&books, &format!("SELECT user, 0, cost_used FROM ({first_seen})"))
-            .map_err(&sound)?
-    {
-        *sums.entry((user, 0)).or_default() += cost;
+    Ok(kinds)
+}
+
+fn check_rows(
+    books: &Connection,
+    kinds: &HashMap<i64, Kind>,
+    audit: &mut Audit,
+) -> rusqlite::Result<Sums> {
+    let chain = |row: &Row<'_>| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?));
+    let (mut last, mut last_digest, end, end_digest): (i64, Digest, i64, Digest) =
+        books.query_row("SELECT anchor, anchor_digest, last, last_digest FROM chain", [], chain)?;
+    let mut statement = books.prepare("SELECT * FROM usage_rows ORDER BY id")?;
+    let mut rows = statement.query([])?;
+    let mut sums = Sums::new();
+    while let Some(row) = rows.next()? {
+        let mut numbers = [0; NUMBERS];
+        for (at, number) in numbers.iter_mut().enumerate() {
+            *number = row.get(at)?;
+        }
+        let [id, request, at_ms, .., cost, _, _, _, _, _] = numbers;
+        let kind: i64 = row.get(NUMBERS)?;
+        let name = || query::name(books, id, request);
+        if id != last + 1 {
+            audit.fault(format!("{}: {} rows before it are missing", name(), id - last - 1));
+        }
+        let Some(known) = kinds.get(&kind) else {
+            audit.fault(format!("{}: its kind {kind} is missing", name()));
+            continue;
+        };
+        let expected = row::chained(&last_digest, &known.digest, &numbers);
+        last_digest = row.get(NUMBERS + 1)?;
+        if last_digest != expected && id == last + 1 {
+            audit.fault(format!("{}: it was changed, or the one before it", name()));
+        }
+        last = id;
+        check_cost(&numbers, known, &name, audit);
+        audit.rows += 1;
+        let sum = sums.entry((at_ms.div_euclid(HOUR_MS), kind)).or_default();
+        *sum = (sum.0 + 1, sum.1 + i128::from(cost));
+    }
+    if (last, last_digest) != (end, end_digest) {
+        audit.fault(format!("row {last} is the last one, but {end} were written"));
+    }
+    Ok(sums)
+}
+
+fn check_cost(numbers: &[i64; NUMBERS], kind: &Kind, name: &dyn Fn() -> String, audit: &mut Audit) {
+    let [_, _, _, counts @ .., cost, _, _, _, _, _] = numbers;
+    let [input, read, write_5min, write_1h, output, reasoning, audio_in, audio_out, tools] =
+        counts.map(i64::unsigned_abs);
+    let usage = Usage {
+        input_tokens: input,
+        cache_read_input_tokens: read,
+        cache_creation_input_tokens_5min: write_5min,
+        cache_creation_input_tokens_1h: write_1h,
+        output_tokens: output,
+        reasoning_tokens: reasoning,
+        input_audio_tokens: audio_in,
+        output_audio_tokens: audio_out,
+        tool_calls: tools,
+    };
+    let worked_out = match &kind.price {
+        Ok(None) => 0,
+        Ok(Some(applied)) => applied.cost(&usage),
+        Err(()) => return audit.fault(format!("{}: its prices cannot be read", name())),
+    };
+    // What failed, and what vendors do not bill, costs nothing although it has a price.
+    if *cost != worked_out && *cost != 0 {
+        let name = name();
+        audit.fault(format!("{name}: it cost {cost} picodollars, its prices say {worked_out}"));
+    }
+}
+
+/// Compares rows with their sums; what the sums say was spent, by user and day.
+fn check_rollups(
+    books: &Connection,
+    kinds: &HashMap<i64, Kind>,
+    sums: &Sums,
+    audit: &mut Audit,
+) -> rusqlite::Result<BTreeMap<(String, i64), i128>> {
+    let select = "SELECT hour, kind, requests, cost, pruned, pruned_cost FROM rollups";
+    let mut statement = books.prepare(select)?;
+    let mut rows = statement.query([])?;
+    let mut spent: BTreeMap<(String, i64), i128> = BTreeMap::new();
+    let mut seen = 0;
+    while let Some(row) = rows.next()? {
+        let (hour, kind): (i64, i64) = (row.get(0)?, row.get(1)?);
+        let (requests, cost): (i64, i64) = (row.get(2)?, row.get(3)?);
+        let (pruned, pruned_cost): (i64, i64) = (row.get(4)?, row.get(5)?);
+        let found = sums.get(&(hour, kind)).copied();
+        seen += usize::from(found.is_some());
+        let (found, found_cost) = found.unwrap_or_default();
+        if found + pruned != requests || found_cost + i128::from(pruned_cost) != cost.into() {
+            audit.fault(format!(
+                "hour {hour}, kind {kind}: {requests} rows of {cost} picodollars were summed up; \
+                 there are {found} of {found_cost}, and {pruned} of {pruned_cost} were pruned"
+            ));
+        }
+        audit.pruned += pruned.unsigned_abs();
+        audit.cost += i128::from(cost);
+        let user = kinds.get(&kind).map(|kind| kind.user.clone()).unwrap_or_default();
+        *spent.entry((user, hour.div_euclid(24))).or_default() += i128::from(cost);
+    }
+    if seen < sums.len() {
+        audit.fault(format!("{} sums of rows are missing", sums.len() - seen));
+    }
+    Ok(spent)
+}
+
+fn check_spendings(
+    books: &Connection,
+    mut sums: BTreeMap<(String, i64), i128>,
+    audit: &mut Audit,
+) -> rusqlite::Result<()> {
+    let read = |select: &str| -> rusqlite::Result<Vec<((String, i64), i128)>> {
+        let mut statement = books.prepare(select)?;
+        let rows = statement.query_map([], |row| {
+            Ok(((row.get(0)?, row.get(1)?), i128::from(row.get::<_, i64>(2)?)))
+        })?;
+        rows.collect()
+    };
+    for (key, cost) in read("SELECT user, 0, cost_used FROM first_seen WHERE cost_used > 0")? {
+        *sums.entry(key).or_default() += cost;
     }
     sums.retain(|_, cost| *cost != 0);
-    let mut spent = BTreeMap::new();
-    for (user, day, cost) in
-        sums_of(&books, "SELECT user, day, cost FROM spendings").map_err(&sound)?
-    {
-        spent.insert((user, day), cost);
-    }
-    let keys: std::collections::BTreeSet<_> = sums.keys().chain(spent.keys()).collect();
+    let spent: BTreeMap<_, _> =
+        read("SELECT user, day, cost FROM spendings")?.into_iter().collect();
+    let keys: BTreeSet<_> = sums.keys().chain(spent.keys()).collect();
     for key in keys {
         let amount = |of: &BTreeMap<_, i128>| of.get(key).copied().unwrap_or_default();
         let (rows, spent) = (amount(&sums), amount(&spent));
@@ -102,129 +235,5 @@ pub fn audit(folder: &Path) -> Result<Audit, LedgerError> {
             ));
         }
     }
-    Ok(audit)
-}
-
-fn sums_of(books: &Connection, select: &str) -> rusqlite::Result<Vec<(String, i64, i128)>> {
-    let mut statement = books.prepare(select)?;
-    let rows = statement
-        .query_map([], |row| Ok((row.get(0)?, row.get(1)?, i128::from(row.get::<_, i64>(2)?))))?;
-    rows.collect()
-}
-
-fn check(
-    row: &Row<'_>,
-    last: &mut Vec<u8>,
-    sums: &mut BTreeMap<(String, i64), i128>,
-    audit: &mut Audit,
-) -> rusqlite::Result<()> {
-    let text = |at: usize| row.get_ref(at)?.as_str().map_err(rusqlite::Error::from);
-    let number = |at: usize| row.get::<_, i64>(at);
-    let count = |at: usize| Ok::<u64, rusqlite::Error>(number(at)?.unsigned_abs());
-    let id = text(0)?;
-    let price: Option<String> = row.get(20)?;
-    let cost = number(COST)?;
-    audit.rows += 1;
-    audit.cost += i128::from(cost);
-    let texts = [id, text(2)?, text(3)?, text(6)?, text(7)?, text(4)?, text(17)?, text(18)?];
-    let numbers = [
-        number(1)?,
-        cost,
-        number(8)?,
-        number(9)?,
-        number(10)?,
-        number(11)?,
-        number(12)?,
-        number(16)?,
-    ];
-    let expected = chained(last, &texts, price.as_deref(), &numbers);
-    *last = row.get(28)?;
-    if *last != expected {
-        audit.fault(format!("row {id}: it, or a row before it, was changed or taken out"));
-    }
-    let usage = Usage {
-        input_tokens: count(8)?,
-        cache_read_input_tokens: count(9)?,
-        cache_creation_input_tokens_5min: count(10)?,
-        cache_creation_input_tokens_1h: count(11)?,
-        output_tokens: count(12)?,
-        reasoning_tokens: count(13)?,
-        input_audio_tokens: count(14)?,
-        output_audio_tokens: count(15)?,
-        tool_calls: count(16)?,
-    };
-    let worked_out = match price.as_deref().map(Applied::from_json) {
-        None => 0,
-        Some(Some(applied)) => applied.cost(&usage),
-        Some(None) => {
-            audit.fault(format!("row {id}: its prices cannot be read"));
-            cost
-        }
-    };
-    // What failed, and what vendors do not bill, costs nothing although it has a price.
-    if cost != worked_out && cost != 0 {
-        audit.fault(format!("row {id}: it cost {cost} picodollars, its prices say {worked_out}"));
-    }
-    let day = number(1)?.div_euclid(DAY_MS);
-    *sums.entry((text(2)?.to_owned(), day)).or_default() += i128::from(cost);
     Ok(())
-}
-
-/// Why rows could not be written out.
-#[derive(Debug)]
-pub enum ExportError {
-    /// The books.
-    Ledger(LedgerError),
-    /// The other side.
-    Out(io::Error),
-}
-
-/// Writes every row: as CSV with a line of names, or each as a JSON object on a line of its own.
-/// The cost is in USD, as decimal text.
-pub fn export(folder: &Path, as_json: bool, out: &mut dyn Write) -> Result<(), ExportError> {
-    let sound = damaged(folder);
-    let sound = |error| ExportError::Ledger(sound(error));
-    let books = open(folder).map_err(ExportError::Ledger)?;
-    let select = format!("SELECT {COLUMNS} FROM usages ORDER BY id");
-    let mut statement = books.prepare(&select).map_err(sound)?;
-    let names: Vec<String> = statement.column_names().map(str::to_owned).collect();
-    let mut rows = statement.query([]).map_err(sound)?;
-    if !as_json {
-        writeln!(out, "{}", names.join(",")).map_err(ExportError::Out)?;
-    }
-    while let Some(row) = rows.next().map_err(sound)? {
-        let mut values = Vec::with_capacity(names.len());
-        for at in 0..names.len() {
-            let value = row.get_ref(at).map_err(sound)?;
-            values.push(match value {
-                ValueRef::Integer(cost) if at == COST => json!(money::text(cost)),
-                ValueRef::Integer(number) => json!(number),
-                ValueRef::Text(text) => json!(String::from_utf8_lossy(text)),
-                _ => Value::Null,
-            });
-        }
-        let line = if as_json {
-            let object: Map<_, _> = names.iter().cloned().zip(values).collect();
-            Value::Object(object).to_string()
-        } else {
-            values.iter().map(cell).collect::<Vec<_>>().join(",")
-        };
-        writeln!(out, "{line}").map_err(ExportError::Out)?;
-    }
-    Ok(())
-}
-
-/// One cell of CSV, by RFC 4180. A text that a spreadsheet would take for a formula is defused.
-fn cell(value: &Value) -> String {
-    let text = match value {
-        Value::String(text) => text,
-        Value::Null => return String::new(),
-        other => return other.to_string(),
-    };
-    let formula = text.starts_with(['=', '+', '-', '@', '\t', '\r']);
-    if formula || text.contains([',', '"', '\n', '\r']) {
-        let guard = if formula { "'" } else { "" };
-        return format!("\"{guard}{}\"", text.replace('"', "\"\""));
-    }
-    text.clone()
 }

@@ -7,6 +7,11 @@
 
 pub mod accounts;
 pub mod audit;
+mod books;
+pub mod export;
+mod migrate;
+pub mod query;
+mod row;
 mod schema;
 #[cfg(test)]
 mod tests;
@@ -22,55 +27,9 @@ use std::time::Duration;
 use crossbeam_channel::{Sender, bounded};
 use parking_lot::Mutex;
 
-use crate::dialect::usage::Usage;
 use crate::limits;
 
-/// One admitted request, as it is kept. Everything that its cost depends on stands in it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Row {
-    /// The id that the caller was told.
-    pub request_id: String,
-    /// When it was admitted, in milliseconds since 1970, UTC.
-    pub at_ms: i64,
-    /// Who called.
-    pub user: Arc<str>,
-    /// Who served.
-    pub provider: String,
-    /// Name of the endpoint.
-    pub operation: &'static str,
-    /// Name of the dialect.
-    pub protocol: &'static str,
-    /// The model as it was asked for.
-    pub model: String,
-    /// The model as the upstream knows it.
-    pub model_served: String,
-    /// What rate limits are tested against: the name as asked, without its provider's prefix.
-    pub limit_name: String,
-    /// What was used.
-    pub usage: Usage,
-    /// Where the counts come from.
-    pub usage_source: &'static str,
-    /// The tier that was served.
-    pub service_tier: &'static str,
-    /// What it cost, in picodollars.
-    pub cost: i64,
-    /// The prices that were applied, as JSON; `None`: the model has none.
-    pub price: Option<String>,
-    /// Status sent down; 0: none was.
-    pub status: u16,
-    /// How it ended, in a word.
-    pub outcome: &'static str,
-    /// Attempts made.
-    pub attempts: u32,
-    /// From the first attempt to the upstream's head, in milliseconds; -1: none came.
-    pub first_byte_ms: i64,
-    /// All of it, in milliseconds.
-    pub total_ms: i64,
-    /// Bytes of the request's body.
-    pub bytes_in: u64,
-    /// Bytes of the reply's body.
-    pub bytes_out: u64,
-}
+pub use row::{Kind, Row};
 
 /// Why the books cannot be opened.
 #[derive(Debug)]
@@ -121,6 +80,7 @@ pub struct Opening {
 }
 
 struct Shared {
+    sender: Sender<Message>,
     taken: AtomicUsize,
     healthy: AtomicBool,
     written: AtomicUsize,
@@ -131,9 +91,8 @@ enum Message {
     Close,
 }
 
-/// A way to the books. Cheap to share.
+/// A way to the books.
 pub struct Ledger {
-    sender: Sender<Message>,
     shared: Arc<Shared>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
@@ -147,24 +106,30 @@ impl Ledger {
         now_ms: i64,
     ) -> Result<(Ledger, Opening), LedgerError> {
         let (store, opening) = schema::open(folder, first_seen, now_ms)?;
+        let ledger = Ledger::start(store);
+        let path = || folder.join(schema::FILE);
+        let ledger = ledger.map_err(|error| LedgerError::Open(path(), error.to_string()))?;
+        Ok((ledger, opening))
+    }
+
+    fn start(store: impl books::Store + 'static) -> std::io::Result<Ledger> {
         // One place for each slot, and one for the end.
         let (sender, receiver) = bounded(limits::LEDGER_ROWS_MAX + 1);
         let shared = Arc::new(Shared {
+            sender,
             taken: AtomicUsize::new(0),
             healthy: AtomicBool::new(true),
             written: AtomicUsize::new(0),
         });
-        let thread = writer::start(store, receiver, shared.clone());
-        let path = || folder.join(schema::FILE);
-        let thread = thread.map_err(|error| LedgerError::Open(path(), error.to_string()))?;
-        Ok((Ledger { sender, shared, thread: Mutex::new(Some(thread)) }, opening))
+        let thread = writer::start(store, receiver, shared.clone())?;
+        Ok(Ledger { shared, thread: Mutex::new(Some(thread)) })
     }
 
     /// A place in the queue; `None`: all are taken.
     pub fn slot(&self) -> Option<Slot> {
         let take = |taken| (taken < limits::LEDGER_ROWS_MAX).then_some(taken + 1);
         self.shared.taken.fetch_update(Ordering::AcqRel, Ordering::Acquire, take).ok()?;
-        Some(Slot { sender: self.sender.clone(), shared: self.shared.clone(), used: false })
+        Some(Slot { shared: self.shared.clone(), used: false })
     }
 
     /// Rows reach the disk.
@@ -185,7 +150,7 @@ impl Ledger {
     /// Writes all that waits and ends. False: it could not be written within `limit`.
     pub fn close(&self, limit: Duration) -> bool {
         let Some(thread) = self.thread.lock().take() else { return true };
-        if self.sender.send_timeout(Message::Close, limit).is_err() {
+        if self.shared.sender.send_timeout(Message::Close, limit).is_err() {
             return false;
         }
         let until = std::time::Instant::now() + limit;
@@ -201,7 +166,6 @@ impl Ledger {
 
 /// A place in the queue. Dropped unused, it is free again.
 pub struct Slot {
-    sender: Sender<Message>,
     shared: Arc<Shared>,
     used: bool,
 }
@@ -209,7 +173,7 @@ pub struct Slot {
 impl Slot {
     /// Hands the row over. Never waits: there is a place for each slot.
     pub fn record(mut self, row: Row) {
-        self.used = self.sender.try_send(Message::Row(Box::new(row))).is_ok();
+        self.used = self.shared.sender.try_send(Message::Row(Box::new(row))).is_ok();
     }
 }
 

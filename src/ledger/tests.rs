@@ -1,7 +1,9 @@
 use super::accounts::{Accounts, Denied};
-use super::schema::Store;
+use super::books::Store;
 use super::*;
+use crate::dialect::usage::Usage;
 use crate::route::glob::Glob;
+use crate::route::price::Applied;
 use crate::route::quota::{Quota, Window};
 use crate::route::rate::{DAY_MS, RateLimit};
 use crate::route::snapshot::User;
@@ -28,24 +30,34 @@ impl Drop for Folder {
     }
 }
 
+const PROCESS: u64 = 0xab_cdef_0123_4567;
+
+fn id(number: u64) -> String {
+    format!("{PROCESS:014x}{number:010x}")
+}
+
 fn row(number: u64, user: &str, cost: i64) -> Row {
     Row {
-        request_id: format!("r{number}"),
+        process: PROCESS,
+        number,
         at_ms: NOW_MS,
-        user: user.into(),
-        provider: "p".into(),
-        operation: "chat.completions",
-        protocol: "openai_chat",
-        model: "p/gpt-1".into(),
-        model_served: "gpt-1".into(),
-        limit_name: "gpt-1".into(),
+        kind: Kind {
+            user: user.into(),
+            user_key: "...4567".into(),
+            provider: "p".into(),
+            operation: "chat.completions",
+            protocol: "openai_chat",
+            model: "p/gpt-1".into(),
+            limit_name_at: 2,
+            model_served: "gpt-1".into(),
+            usage_source: "upstream",
+            service_tier: "default",
+            price: Applied::from_json(r#"{"price_each_call":"0.000000000003"}"#),
+            status: 200,
+            outcome: "ok",
+        },
         usage: Usage { input_tokens: number, ..Usage::default() },
-        usage_source: "upstream",
-        service_tier: "default",
         cost,
-        price: Some("{}".into()),
-        status: 200,
-        outcome: "ok",
         attempts: 1,
         first_byte_ms: 5,
         total_ms: 9,
@@ -130,7 +142,7 @@ fn a_newer_file_and_a_second_process_are_refused() {
 /// Refuses the first writes, then tells what it was given.
 struct Stubborn {
     refusals: u32,
-    written: crossbeam_channel::Sender<String>,
+    written: Sender<u64>,
 }
 
 impl Store for Stubborn {
@@ -139,8 +151,7 @@ impl Store for Stubborn {
             self.refusals -= 1;
             return Err("the disk is full".into());
         }
-        rows.iter()
-            .try_for_each(|row| self.written.send(row.request_id.clone()).map_err(|_| "?".into()))
+        rows.iter().try_for_each(|row| self.written.send(row.number).map_err(|_| "?".into()))
     }
 
     fn finish(&mut self) {}
@@ -148,16 +159,8 @@ impl Store for Stubborn {
 
 #[test]
 fn rows_wait_for_a_disk_that_refuses_and_none_is_lost() {
-    let (sender, receiver) = bounded(limits::LEDGER_ROWS_MAX + 1);
     let (written, told) = unbounded();
-    let shared = Arc::new(Shared {
-        taken: AtomicUsize::new(0),
-        healthy: AtomicBool::new(true),
-        written: AtomicUsize::new(0),
-    });
-    let store = Stubborn { refusals: 2, written };
-    let thread = writer::start(store, receiver, shared.clone()).expect("a thread");
-    let ledger = Ledger { sender, shared, thread: Mutex::new(Some(thread)) };
+    let ledger = Ledger::start(Stubborn { refusals: 2, written }).expect("a thread");
     let slots: Vec<Slot> = std::iter::from_fn(|| ledger.slot()).collect();
     assert_eq!(slots.len(), limits::LEDGER_ROWS_MAX, "then there is no room");
     for (number, slot) in slots.into_iter().enumerate() {
@@ -165,9 +168,8 @@ fn rows_wait_for_a_disk_that_refuses_and_none_is_lost() {
     }
     assert!(ledger.close(Duration::from_secs(20)));
     assert!(ledger.is_healthy());
-    let found: Vec<String> = told.try_iter().collect();
-    assert_eq!(found.len(), limits::LEDGER_ROWS_MAX);
-    assert!(found.iter().enumerate().all(|(at, id)| *id == format!("r{at}")), "in their order");
+    let found: Vec<u64> = told.try_iter().collect();
+    assert!(found.iter().copied().eq(0..limits::LEDGER_ROWS_MAX as u64), "in their order");
 }
 
 #[test]
@@ -230,38 +232,163 @@ fn a_limit_that_refuses_gives_back_what_the_quota_held() {
     assert!(matches!(denied, Err(Denied::Spent(_))), "{denied:?}");
 }
 
-#[test]
-fn an_audit_names_the_row_that_was_changed_and_the_sum_that_was() {
+/// A folder with so many rows of alice, each of three picodollars, and nobody who has it open.
+fn written(count: u64) -> Folder {
     let folder = Folder::new();
     let (ledger, _) = Ledger::open(&folder.0, &[("bob", 7)], NOW_MS).expect("a new file");
-    let price = r#"{"price_each_call":"0.000000000003"}"#;
-    for number in 0..50 {
-        let row = Row { price: Some(price.into()), ..row(number, "alice", 3) };
+    for number in 0..count {
+        ledger.slot().expect("room").record(row(number, "alice", 3));
+    }
+    assert!(ledger.close(Duration::from_secs(20)));
+    folder
+}
+
+impl Folder {
+    fn change(&self, sql: &str) {
+        let books = rusqlite::Connection::open(self.0.join(schema::FILE)).expect("a database");
+        books.execute_batch(sql).expect("our tables");
+    }
+
+    #[track_caller]
+    fn faults(&self) -> Vec<String> {
+        audit::audit(&self.0).expect("it can be read").faults
+    }
+}
+
+#[test]
+fn an_audit_names_the_row_that_was_changed_and_the_sum_that_was() {
+    let folder = written(50);
+    let sound = audit::audit(&folder.0).expect("it can be read");
+    assert_eq!((sound.rows, sound.cost, sound.faults_count), (50, 150, 0), "{:?}", sound.faults);
+    let row = |number| format!("row {} ", id(number));
+    let rows: &[(&str, String, usize)] = &[
+        ("UPDATE usage_rows SET cost = 4 WHERE id = 8", row(7) + "(8): it was changed", 3),
+        ("UPDATE usage_rows SET total_ms = 1 WHERE id = 8", row(7) + "(8): it was changed", 1),
+        ("DELETE FROM usage_rows WHERE id = 21", row(21) + "(22): 1 rows before it", 2),
+        ("DELETE FROM usage_rows WHERE id = 50", "row 49 is the last one, but 50".into(), 2),
+        ("UPDATE kinds SET price = '{}'", "kind 1 (user \"alice\"".into(), 20),
+        ("UPDATE spendings SET cost = 1 WHERE user = 'alice'", "user \"alice\", day".into(), 1),
+        ("UPDATE rollups SET cost = 151", "hour 498720, kind 1: 50 rows of 151".into(), 2),
+        ("DELETE FROM rollups", "1 sums of rows are missing".into(), 2),
+    ];
+    for (change, fault, count) in rows {
+        let folder = written(50);
+        folder.change(change);
+        let faults = folder.faults();
+        assert!(faults[0].starts_with(fault), "{change}: {faults:#?}");
+        assert_eq!(faults.len(), *count, "{change}: {faults:#?}");
+    }
+}
+
+#[test]
+fn rows_are_written_out_as_lines() {
+    let folder = written(3);
+    let exported = |selection: &export::Selection, json| {
+        let mut out = Vec::new();
+        export::export(&folder.0, selection, json, &mut out).expect("it can be read");
+        String::from_utf8(out).expect("text")
+    };
+    let all = export::Selection::default();
+    let text = exported(&all, true);
+    let first: serde_json::Value =
+        serde_json::from_str(text.lines().next().expect("a line")).expect("JSON");
+    let expected = (&id(0).into(), &"0.000000000003".into());
+    assert_eq!((&first["request_id"], &first["cost"]), expected);
+    let text = exported(&all, false);
+    assert!(text.starts_with("request_id,at,user,user_key,provider,"), "{text:.60}");
+    assert!(text.contains("\"{\"\"price_each_call"), "prices are quoted");
+    assert_eq!(text.lines().count(), 4);
+    for selection in [
+        export::Selection { user: Some("bob".into()), ..all.clone() },
+        export::Selection { from_ms: Some(NOW_MS + 1), ..all.clone() },
+        export::Selection { to_ms: Some(NOW_MS), ..all.clone() },
+    ] {
+        assert_eq!(exported(&selection, false).lines().count(), 1, "{selection:?}");
+    }
+}
+
+#[test]
+fn a_file_of_the_first_version_is_brought_up_with_all_that_it_holds() {
+    let folder = Folder::new();
+    std::fs::create_dir_all(&folder.0).expect("a folder");
+    folder.change(include_str!("tests/version_1.sql"));
+    let (ledger, opening) = Ledger::open(&folder.0, &[], NOW_MS).expect("our file");
+    assert_eq!(opening.spent, [("alice".to_owned(), 20_780, 6)]);
+    assert_eq!(opening.requests, [("alice".into(), "gpt-1".into(), 20_780, 2)]);
+    ledger.slot().expect("room").record(row(2, "alice", 3));
+    // One that was written by the older program is known.
+    ledger.slot().expect("room").record(row(1, "alice", 3));
+    assert!(ledger.close(Duration::from_secs(20)));
+    let audit = audit::audit(&folder.0).expect("it can be read");
+    assert_eq!((audit.rows, audit.cost, audit.faults), (3, 9, Vec::new()));
+    let reader = query::Reader::open(&folder.0).expect("it can be read");
+    let page = reader.rows(&query::Filter::default(), None, 10).expect("rows");
+    let ids: Vec<_> = page.rows.iter().map(|row| row["request_id"].clone()).collect();
+    assert_eq!(ids, [id(2), id(1), id(0)]);
+    assert_eq!(page.rows[2]["outcome"], "ok");
+}
+
+#[test]
+fn rows_are_found_by_what_they_are_newest_first_and_sums_agree() {
+    let folder = Folder::new();
+    let (ledger, _) = Ledger::open(&folder.0, &[], NOW_MS).expect("a new file");
+    let hour = DAY_MS / 24;
+    for number in 0..500_u64 {
+        let mut row = row(number, ["alice", "bob", "[x]"][number as usize % 3], number as i64);
+        row.at_ms = NOW_MS + (number as i64 / 100) * hour;
+        row.kind.model = format!("p/gpt-{}", number % 5);
+        row.kind.status = if number % 50 == 0 { 500 } else { 200 };
+        row.kind.price = None;
         ledger.slot().expect("room").record(row);
     }
     assert!(ledger.close(Duration::from_secs(20)));
-    let audited = || audit::audit(&folder.0).expect("it can be read");
-    let sound = audited();
-    assert_eq!((sound.rows, sound.cost, sound.faults_count), (50, 150, 0), "{:?}", sound.faults);
-    let change = |sql: &str| {
-        let books = rusqlite::Connection::open(folder.0.join(schema::FILE)).expect("a database");
-        books.execute_batch(sql).expect("our table");
-        let found = audited();
-        assert!(found.faults_count > 0, "{sql}");
-        found.faults[0].clone()
-    };
-    let fault = change("UPDATE usages SET cost = 4 WHERE request_id = 'r7'");
-    assert!(fault.starts_with("row r7: it, or a row before it"), "{fault}");
-    let fault = change("UPDATE usages SET cost = 3; DELETE FROM usages WHERE request_id = 'r20'");
-    assert!(fault.starts_with("row r21: "), "{fault}");
-    let mut out = Vec::new();
-    audit::export(&folder.0, true, &mut out).expect("it can be read");
-    let first = out.split(|byte| *byte == b'\n').next().expect("a line");
-    let first: serde_json::Value = serde_json::from_slice(first).expect("JSON");
-    assert_eq!((&first["request_id"], &first["cost"]), (&"r0".into(), &"0.000000000003".into()));
-    let mut out = Vec::new();
-    audit::export(&folder.0, false, &mut out).expect("it can be read");
-    let text = String::from_utf8(out).expect("text");
-    assert!(text.starts_with("request_id,at,user,provider,"), "{text:.60}");
-    assert!(text.contains("\"{\"\"price_each_call"), "prices are quoted");
+    let reader = query::Reader::open(&folder.0).expect("it can be read");
+    let filters = [
+        query::Filter::default(),
+        query::Filter { user: Some("bob".into()), ..Default::default() },
+        query::Filter { user: Some("[x]".into()), ..Default::default() },
+        query::Filter { model: Some("p/gpt-[1]".into()), ..Default::default() },
+        query::Filter {
+            model: Some("*-1".into()),
+            provider: Some("?".into()),
+            ..Default::default()
+        },
+        query::Filter { status: Some((400, 599)), ..Default::default() },
+        query::Filter {
+            from_ms: Some(NOW_MS - 1 + hour),
+            to_ms: Some(NOW_MS - 1 + 3 * hour),
+            ..Default::default()
+        },
+        query::Filter { cost_min: Some(450), user: Some("alice".into()), ..Default::default() },
+        query::Filter { request_id: Some(id(7)), ..Default::default() },
+        query::Filter { request_id: Some("r7".into()), ..Default::default() },
+    ];
+    let expected = [500, 167, 166, 0, 100, 10, 200, 17, 1, 0];
+    for (filter, expected) in filters.iter().zip(expected) {
+        let mut found = Vec::new();
+        let mut cursor = None;
+        loop {
+            let page = reader.rows(filter, cursor, 7).expect("rows");
+            found.extend(page.rows);
+            cursor = page.next;
+            if cursor.is_none() {
+                break;
+            }
+        }
+        assert_eq!(found.len(), expected, "{filter:?}");
+        let ids: Vec<_> = found.iter().map(|row| row["request_id"].to_string()).collect();
+        assert!(ids.is_sorted_by(|a, b| a > b), "newest first, each once: {ids:?}");
+        if filter.cost_min.is_none() && filter.request_id.is_none() {
+            let by = [query::Group::Hour, query::Group::User, query::Group::Status];
+            let sums = reader.sums(filter, &by).expect("sums");
+            let requests: i64 = sums.iter().filter_map(|sums| sums["requests"].as_i64()).sum();
+            assert_eq!(requests, expected as i64, "{filter:?}");
+        }
+    }
+    let sums = reader.sums(&query::Filter::default(), &[query::Group::Day]).expect("sums");
+    let day = |name: &str| sums[0][name].to_string();
+    let total = (0..500).sum::<i64>();
+    assert_eq!((sums.len(), day("day")), (1, (20_780 * DAY_MS).to_string()));
+    assert_eq!((day("requests"), day("input_tokens")), ("500".into(), total.to_string()));
+    assert_eq!((day("failed"), day("cost")), ("10".into(), "\"0.00000012475\"".into()));
 }

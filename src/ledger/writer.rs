@@ -4,17 +4,17 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread::{Builder, JoinHandle, sleep};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use crossbeam_channel::{Receiver, RecvTimeoutError};
+use crossbeam_channel::{Receiver, TryRecvError};
 
-use super::schema::Store;
+use super::books::Store;
 use super::{Message, Row, Shared};
 
 /// Rows of one transaction.
-const BATCH_ROWS_MAX: usize = 1_024;
+const BATCH_ROWS_MAX: usize = 2_048;
 /// The first row of a batch waits for others so long: what a killed process can lose.
-const FLUSH_AFTER: Duration = Duration::from_millis(100);
+const GATHER: Duration = Duration::from_millis(50);
 /// Pauses between tries to write a batch, the last one for all that follow.
 const PAUSES_MS: [u64; 4] = [50, 200, 1_000, 2_000];
 
@@ -35,24 +35,34 @@ fn run(mut store: impl Store, receiver: &Receiver<Message>, shared: &Shared) {
             Ok(Message::Row(row)) => batch.push(*row),
             Ok(Message::Close) | Err(_) => break,
         }
-        let until = Instant::now() + FLUSH_AFTER;
-        while batch.len() < BATCH_ROWS_MAX {
-            match receiver.recv_deadline(until) {
-                Ok(Message::Row(row)) => batch.push(*row),
-                Err(RecvTimeoutError::Timeout) => break,
-                Ok(Message::Close) | Err(RecvTimeoutError::Disconnected) => {
-                    open = false;
-                    break;
-                }
-            }
+        // Asleep, and not waiting in the queue: so only the first row of many wakes this thread.
+        sleep(GATHER);
+        while open && !receiver.is_empty() {
+            open = gather(receiver, &mut batch);
+            write(&mut store, &mut batch, shared);
         }
         write(&mut store, &mut batch, shared);
     }
     store.finish();
 }
 
+/// Takes what is there, up to a batch. False: it was the last of all.
+fn gather(receiver: &Receiver<Message>, batch: &mut Vec<Row>) -> bool {
+    while batch.len() < BATCH_ROWS_MAX {
+        match receiver.try_recv() {
+            Ok(Message::Row(row)) => batch.push(*row),
+            Ok(Message::Close) | Err(TryRecvError::Disconnected) => return false,
+            Err(TryRecvError::Empty) => break,
+        }
+    }
+    true
+}
+
 /// Writes a batch, however long it takes.
 fn write(store: &mut impl Store, batch: &mut Vec<Row>, shared: &Shared) {
+    if batch.is_empty() {
+        return;
+    }
     let mut tries = 0;
     while let Err(why) = store.write(batch) {
         shared.healthy.store(false, Ordering::Relaxed);

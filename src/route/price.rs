@@ -36,7 +36,7 @@ pub struct Mode {
 }
 
 /// Prices per million tokens, up to a size of the prompt.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Tier {
     /// Cached tokens count too; 0 is no bound.
     pub input_tokens_up_to: u64,
@@ -59,7 +59,7 @@ pub struct Tier {
 }
 
 /// The prices that one call was billed by: all that its cost depends on.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Applied {
     each_call: Option<i64>,
     tier: Tier,

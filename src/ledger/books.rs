@@ -1,0 +1,363 @@
+//! The database as the writer has it: rows, their sums and their spending, in one transaction.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fs::File;
+use std::sync::Arc;
+
+use rusqlite::{Connection, OptionalExtension, Statement, Transaction, params};
+
+use super::row::{self, Digest, Kind, NUMBERS, Row, count};
+use crate::limits;
+use crate::route::rate::DAY_MS;
+
+pub(super) const HOUR_MS: i64 = DAY_MS / 24;
+
+const INSERT_ROW: &str = "INSERT INTO usage_rows VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, \
+    ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20) ON CONFLICT (request) DO NOTHING";
+const INSERT_KIND: &str = "INSERT INTO kinds (digest, user, user_key, provider, operation, \
+    protocol, model, limit_name, model_served, usage_source, service_tier, outcome, price, status) \
+    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14) ON CONFLICT DO NOTHING";
+const ADD_SUMS: &str = "INSERT INTO rollups VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, \
+    ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, 0, 0) ON CONFLICT (hour, kind) DO UPDATE SET \
+    requests = requests + excluded.requests, \
+    input_tokens = input_tokens + excluded.input_tokens, \
+    cache_read_input_tokens = cache_read_input_tokens + excluded.cache_read_input_tokens, \
+    cache_creation_input_tokens_5min = cache_creation_input_tokens_5min + \
+        excluded.cache_creation_input_tokens_5min, \
+    cache_creation_input_tokens_1h = cache_creation_input_tokens_1h + \
+        excluded.cache_creation_input_tokens_1h, \
+    output_tokens = output_tokens + excluded.output_tokens, \
+    reasoning_tokens = reasoning_tokens + excluded.reasoning_tokens, \
+    input_audio_tokens = input_audio_tokens + excluded.input_audio_tokens, \
+    output_audio_tokens = output_audio_tokens + excluded.output_audio_tokens, \
+    tool_calls = tool_calls + excluded.tool_calls, \
+    cost = cost + excluded.cost, \
+    cost_max = max(cost_max, excluded.cost_max), \
+    first_bytes = first_bytes + excluded.first_bytes, \
+    first_byte_ms = first_byte_ms + excluded.first_byte_ms, \
+    total_ms = total_ms + excluded.total_ms, \
+    first_id = min(first_id, excluded.first_id), \
+    last_id = max(last_id, excluded.last_id)";
+pub(super) const SPEND: &str = "INSERT INTO spendings (user, day, cost) VALUES (?1, ?2, ?3) \
+    ON CONFLICT (user, day) DO UPDATE SET cost = cost + excluded.cost";
+
+/// Something that keeps rows.
+pub(super) trait Store: Send {
+    /// Writes all rows and what they cost, or nothing of it.
+    fn write(&mut self, rows: &[Row]) -> Result<(), String>;
+    /// Brings everything into the one file.
+    fn finish(&mut self);
+}
+
+/// The database, opened. The lock lives as long.
+pub(super) struct Database {
+    pub(super) connection: Connection,
+    pub(super) tail: Tail,
+    pub(super) _lock: File,
+}
+
+/// The end of the chain, and the numbers of what was written before.
+pub(super) struct Tail {
+    last: i64,
+    last_digest: Digest,
+    kinds: HashMap<Kind, (i64, Digest)>,
+    // The process whose rows came last, and its number.
+    process: (u64, i64),
+}
+
+/// Sums of the rows of one kind and hour.
+struct Sums {
+    user: Arc<str>,
+    requests: i64,
+    counts: [i64; 9],
+    cost: i64,
+    cost_max: i64,
+    first_bytes: i64,
+    first_byte_ms: i64,
+    total_ms: i64,
+    first_id: i64,
+    last_id: i64,
+}
+
+impl Store for Database {
+    fn write(&mut self, rows: &[Row]) -> Result<(), String> {
+        let result = self.try_write(rows);
+        result.map_err(|error| {
+            // What was numbered within the transaction went with it.
+            self.tail.forget();
+            error.to_string()
+        })
+    }
+
+    fn finish(&mut self) {
+        // What stays in the log is found at the next start.
+        let _ = self.connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()));
+    }
+}
+
+impl Database {
+    fn try_write(&mut self, rows: &[Row]) -> rusqlite::Result<()> {
+        let change = self.connection.transaction()?;
+        let end = self.tail.write(&change, rows)?;
+        change.commit()?;
+        (self.tail.last, self.tail.last_digest) = end;
+        Ok(())
+    }
+}
+
+impl Tail {
+    /// The end of the chain as the books have it.
+    pub(super) fn read(connection: &Connection) -> rusqlite::Result<Tail> {
+        let select = "SELECT last, last_digest FROM chain";
+        let (last, last_digest) =
+            connection.query_row(select, [], |row| Ok((row.get(0)?, row.get(1)?)))?;
+        Ok(Tail { last, last_digest, kinds: HashMap::new(), process: (0, 0) })
+    }
+
+    fn forget(&mut self) {
+        self.kinds.clear();
+        self.process = (0, 0);
+    }
+
+    /// Writes rows within a transaction; the new end of the chain.
+    fn write(&mut self, change: &Transaction<'_>, rows: &[Row]) -> rusqlite::Result<(i64, Digest)> {
+        let mut batch = Batch::begin(change, (self.last, self.last_digest))?;
+        for row in rows {
+            let kind = self.kind(change, &row.kind)?;
+            let process = self.process(change, row.process)?;
+            batch.add(numbers(row::request(process, row.number), row), kind, &row.kind.user)?;
+        }
+        batch.spend()?;
+        batch.end()
+    }
+
+    fn kind(&mut self, change: &Transaction<'_>, kind: &Kind) -> rusqlite::Result<(i64, Digest)> {
+        if let Some(known) = self.kinds.get(kind) {
+            return Ok(*known);
+        }
+        if self.kinds.len() >= limits::LEDGER_KINDS_MAX {
+            self.kinds.clear();
+        }
+        let price = kind.price.as_ref().map(|price| price.to_json());
+        let entered = enter_kind(change, &texts(kind), price.as_deref(), kind.status.into())?;
+        self.kinds.insert(kind.clone(), entered);
+        Ok(entered)
+    }
+
+    fn process(&mut self, change: &Transaction<'_>, prefix: u64) -> rusqlite::Result<i64> {
+        if self.process.0 != prefix || self.process.1 == 0 {
+            self.process = (prefix, enter_process(change, prefix)?);
+        }
+        Ok(self.process.1)
+    }
+}
+
+/// The texts of a kind, in the order of its columns.
+fn texts(kind: &Kind) -> [&str; 11] {
+    [
+        &kind.user,
+        &kind.user_key,
+        &kind.provider,
+        kind.operation,
+        kind.protocol,
+        &kind.model,
+        kind.limit_name(),
+        &kind.model_served,
+        kind.usage_source,
+        kind.service_tier,
+        kind.outcome,
+    ]
+}
+
+/// The number of a kind, which it is given when it comes for the first time, and its digest.
+pub(super) fn enter_kind(
+    change: &Transaction<'_>,
+    texts: &[&str; 11],
+    price: Option<&str>,
+    status: i64,
+) -> rusqlite::Result<(i64, Digest)> {
+    let mut digested = texts.to_vec();
+    digested.push(price.unwrap_or_default());
+    let digest = row::kind_digest(&digested, &[price.is_some().into(), status]);
+    let mut insert = change.prepare(INSERT_KIND)?;
+    insert.raw_bind_parameter(1, digest)?;
+    for (at, text) in texts.iter().enumerate() {
+        insert.raw_bind_parameter(at + 2, text)?;
+    }
+    insert.raw_bind_parameter(13, price)?;
+    insert.raw_bind_parameter(14, status)?;
+    insert.raw_execute()?;
+    let select = "SELECT id FROM kinds WHERE digest = ?1";
+    let id = change.query_row(select, [digest], |row| row.get(0))?;
+    Ok((id, digest))
+}
+
+/// The number of a process, which it is given when it writes for the first time.
+pub(super) fn enter_process(change: &Transaction<'_>, prefix: u64) -> rusqlite::Result<i64> {
+    let select = "SELECT id FROM processes WHERE prefix = ?1";
+    let prefix = count(prefix);
+    let known = change.query_row(select, [prefix], |row| row.get(0)).optional()?;
+    if let Some(id) = known {
+        return Ok(id);
+    }
+    change.execute("INSERT INTO processes (prefix) VALUES (?1)", [prefix])?;
+    Ok(change.last_insert_rowid())
+}
+
+/// Where a row's time stands among its numbers.
+const AT: usize = 2;
+
+/// Everything of a row that is a number of its own, in the order of its columns. The first is its
+/// place in the chain, which it is given when it is added.
+fn numbers(request: i64, row: &Row) -> [i64; NUMBERS] {
+    let usage = &row.usage;
+    [
+        0,
+        request,
+        row.at_ms,
+        count(usage.input_tokens),
+        count(usage.cache_read_input_tokens),
+        count(usage.cache_creation_input_tokens_5min),
+        count(usage.cache_creation_input_tokens_1h),
+        count(usage.output_tokens),
+        count(usage.reasoning_tokens),
+        count(usage.input_audio_tokens),
+        count(usage.output_audio_tokens),
+        count(usage.tool_calls),
+        row.cost,
+        row.attempts.into(),
+        row.first_byte_ms,
+        row.total_ms,
+        count(row.bytes_in),
+        count(row.bytes_out),
+    ]
+}
+
+/// Rows of one transaction.
+pub(super) struct Batch<'c> {
+    change: &'c Transaction<'c>,
+    insert: Statement<'c>,
+    sums: HashMap<(i64, i64), Sums>,
+    last: i64,
+    last_digest: Digest,
+}
+
+impl<'c> Batch<'c> {
+    /// `end`: of the chain, so far.
+    pub(super) fn begin(
+        change: &'c Transaction<'c>,
+        (last, last_digest): (i64, Digest),
+    ) -> rusqlite::Result<Batch<'c>> {
+        let insert = change.prepare(INSERT_ROW)?;
+        Ok(Batch { change, insert, sums: HashMap::new(), last, last_digest })
+    }
+
+    /// Adds a row; its place in the chain, the first of the numbers, is given here.
+    pub(super) fn add(
+        &mut self,
+        mut numbers: [i64; NUMBERS],
+        (kind, kind_digest): (i64, Digest),
+        user: &Arc<str>,
+    ) -> rusqlite::Result<()> {
+        numbers[0] = self.last + 1;
+        let digest = row::chained(&self.last_digest, &kind_digest, &numbers);
+        for (at, number) in numbers.iter().enumerate() {
+            self.insert.raw_bind_parameter(at + 1, number)?;
+        }
+        self.insert.raw_bind_parameter(NUMBERS + 1, kind)?;
+        self.insert.raw_bind_parameter(NUMBERS + 2, digest)?;
+        // Written twice, a row changes nothing.
+        if self.insert.raw_execute()? == 1 {
+            (self.last, self.last_digest) = (numbers[0], digest);
+            let hour = numbers[AT].div_euclid(HOUR_MS);
+            let sums = self.sums.entry((hour, kind));
+            sums.or_insert_with(|| Sums::new(user, numbers[0])).add(&numbers);
+        }
+        Ok(())
+    }
+
+    /// Adds what the rows cost to what was spent.
+    fn spend(&self) -> rusqlite::Result<()> {
+        let mut spent: BTreeMap<(&str, i64), i64> = BTreeMap::new();
+        for ((hour, _), sums) in self.sums.iter().filter(|(_, sums)| sums.cost != 0) {
+            *spent.entry((&sums.user, hour.div_euclid(24))).or_default() += sums.cost;
+        }
+        let mut spend = self.change.prepare(SPEND)?;
+        for ((user, day), cost) in spent {
+            spend.execute(params![user, day, cost])?;
+        }
+        Ok(())
+    }
+
+    /// Adds the sums and writes the new end of the chain.
+    pub(super) fn end(self) -> rusqlite::Result<(i64, Digest)> {
+        let mut add = self.change.prepare(ADD_SUMS)?;
+        for ((hour, kind), sums) in &self.sums {
+            for (at, number) in sums.numbers(*hour, *kind).iter().enumerate() {
+                add.raw_bind_parameter(at + 1, number)?;
+            }
+            add.raw_execute()?;
+        }
+        let end = "UPDATE chain SET last = ?1, last_digest = ?2";
+        self.change.execute(end, params![self.last, self.last_digest])?;
+        Ok((self.last, self.last_digest))
+    }
+}
+
+impl Sums {
+    fn new(user: &Arc<str>, first_id: i64) -> Sums {
+        Sums {
+            user: user.clone(),
+            requests: 0,
+            counts: [0; 9],
+            cost: 0,
+            cost_max: 0,
+            first_bytes: 0,
+            first_byte_ms: 0,
+            total_ms: 0,
+            first_id,
+            last_id: first_id,
+        }
+    }
+
+    fn add(&mut self, numbers: &[i64; NUMBERS]) {
+        let [id, _, _, counts @ .., cost, _, first_byte_ms, total_ms, _, _] = numbers;
+        self.requests += 1;
+        for (sum, count) in self.counts.iter_mut().zip(counts) {
+            *sum = sum.saturating_add(*count);
+        }
+        self.cost = self.cost.saturating_add(*cost);
+        self.cost_max = self.cost_max.max(*cost);
+        if *first_byte_ms >= 0 {
+            self.first_bytes += 1;
+            self.first_byte_ms += first_byte_ms;
+        }
+        self.total_ms += total_ms;
+        self.last_id = *id;
+    }
+
+    fn numbers(&self, hour: i64, kind: i64) -> [i64; 19] {
+        let [a, b, c, d, e, f, g, h, i] = self.counts;
+        [
+            hour,
+            kind,
+            self.requests,
+            a,
+            b,
+            c,
+            d,
+            e,
+            f,
+            g,
+            h,
+            i,
+            self.cost,
+            self.cost_max,
+            self.first_bytes,
+            self.first_byte_ms,
+            self.total_ms,
+            self.first_id,
+            self.last_id,
+        ]
+    }
+}

@@ -1,0 +1,190 @@
+//! Versions of the database. Each step leads from one version to the next, within a transaction
+//! of its own; what was written by a newer program is refused before.
+
+use std::sync::Arc;
+
+use rusqlite::{Connection, Row, Transaction};
+
+use super::books::{self, Batch};
+use super::row::{self, Digest, NUMBERS};
+use super::schema::APPLICATION;
+
+/// The steps, the first one from nothing.
+const STEPS: &[fn(&Transaction<'_>) -> rusqlite::Result<()>] = &[begin, number_the_kinds];
+/// What this program writes.
+pub(super) const VERSION: i64 = STEPS.len() as i64;
+
+/// Brings the file from `version` to ours.
+pub(super) fn bring_up(connection: &mut Connection, version: i64) -> rusqlite::Result<()> {
+    let from = usize::try_from(version).unwrap_or(0);
+    for (at, step) in STEPS.iter().enumerate().skip(from) {
+        let change = connection.transaction()?;
+        step(&change)?;
+        change.pragma_update(None, "application_id", APPLICATION)?;
+        change.pragma_update(None, "user_version", at as i64 + 1)?;
+        change.commit()?;
+    }
+    Ok(())
+}
+
+/// Spending, and what users had spent elsewhere.
+fn begin(change: &Transaction<'_>) -> rusqlite::Result<()> {
+    change.execute_batch(
+        "CREATE TABLE spendings (
+            user TEXT NOT NULL,
+            day INTEGER NOT NULL,
+            cost INTEGER NOT NULL,
+            PRIMARY KEY (user, day)
+        ) STRICT, WITHOUT ROWID;
+        CREATE TABLE first_seen (
+            user TEXT PRIMARY KEY,
+            cost_used INTEGER NOT NULL
+        ) STRICT, WITHOUT ROWID;",
+    )
+}
+
+const KINDS: &str = "
+    CREATE TABLE processes (
+        id INTEGER PRIMARY KEY,
+        prefix INTEGER NOT NULL UNIQUE
+    ) STRICT;
+    CREATE TABLE kinds (
+        id INTEGER PRIMARY KEY,
+        digest BLOB NOT NULL UNIQUE,
+        user TEXT NOT NULL,
+        user_key TEXT NOT NULL,
+        provider TEXT NOT NULL,
+        operation TEXT NOT NULL,
+        protocol TEXT NOT NULL,
+        model TEXT NOT NULL,
+        limit_name TEXT NOT NULL,
+        model_served TEXT NOT NULL,
+        usage_source TEXT NOT NULL,
+        service_tier TEXT NOT NULL,
+        outcome TEXT NOT NULL,
+        price TEXT,
+        status INTEGER NOT NULL
+    ) STRICT;
+    CREATE TABLE usage_rows (
+        id INTEGER PRIMARY KEY,
+        request INTEGER NOT NULL UNIQUE,
+        at INTEGER NOT NULL,
+        input_tokens INTEGER NOT NULL,
+        cache_read_input_tokens INTEGER NOT NULL,
+        cache_creation_input_tokens_5min INTEGER NOT NULL,
+        cache_creation_input_tokens_1h INTEGER NOT NULL,
+        output_tokens INTEGER NOT NULL,
+        reasoning_tokens INTEGER NOT NULL,
+        input_audio_tokens INTEGER NOT NULL,
+        output_audio_tokens INTEGER NOT NULL,
+        tool_calls INTEGER NOT NULL,
+        cost INTEGER NOT NULL,
+        attempts INTEGER NOT NULL,
+        first_byte_ms INTEGER NOT NULL,
+        total_ms INTEGER NOT NULL,
+        bytes_in INTEGER NOT NULL,
+        bytes_out INTEGER NOT NULL,
+        kind INTEGER NOT NULL,
+        digest BLOB NOT NULL
+    ) STRICT;
+    -- Sums of all rows ever, by hour of admission and kind. `pruned`: rows that are no longer here.
+    CREATE TABLE rollups (
+        hour INTEGER NOT NULL,
+        kind INTEGER NOT NULL,
+        requests INTEGER NOT NULL,
+        input_tokens INTEGER NOT NULL,
+        cache_read_input_tokens INTEGER NOT NULL,
+        cache_creation_input_tokens_5min INTEGER NOT NULL,
+        cache_creation_input_tokens_1h INTEGER NOT NULL,
+        output_tokens INTEGER NOT NULL,
+        reasoning_tokens INTEGER NOT NULL,
+        input_audio_tokens INTEGER NOT NULL,
+        output_audio_tokens INTEGER NOT NULL,
+        tool_calls INTEGER NOT NULL,
+        cost INTEGER NOT NULL,
+        cost_max INTEGER NOT NULL,
+        first_bytes INTEGER NOT NULL,
+        first_byte_ms INTEGER NOT NULL,
+        total_ms INTEGER NOT NULL,
+        first_id INTEGER NOT NULL,
+        last_id INTEGER NOT NULL,
+        pruned INTEGER NOT NULL,
+        pruned_cost INTEGER NOT NULL,
+        PRIMARY KEY (hour, kind)
+    ) STRICT, WITHOUT ROWID;
+    -- The last row that is no longer here, and the last one of all.
+    CREATE TABLE chain (
+        anchor INTEGER NOT NULL,
+        anchor_digest BLOB NOT NULL,
+        last INTEGER NOT NULL,
+        last_digest BLOB NOT NULL
+    ) STRICT;
+    INSERT INTO chain VALUES (0, zeroblob(16), 0, zeroblob(16));
+    CREATE VIEW usages AS SELECT
+        rows.id AS id,
+        printf('%014x%010x', processes.prefix, request & 0xffffffffff) AS request_id,
+        at, user, user_key, provider, operation, protocol, model, model_served, limit_name,
+        input_tokens, cache_read_input_tokens, cache_creation_input_tokens_5min,
+        cache_creation_input_tokens_1h, output_tokens, reasoning_tokens, input_audio_tokens,
+        output_audio_tokens, tool_calls, usage_source, service_tier, cost, price, status, outcome,
+        attempts, first_byte_ms, total_ms, bytes_in, bytes_out,
+        printf('%014x%010x', processes.prefix, request & 0xffffffffff) AS trace_id,
+        printf('%014x%010x', processes.prefix, request & 0xffffffffff) AS downstream_trace_id,
+        user AS user_id, user_key AS user_key_id, provider AS provider_id,
+        0 AS cache_creation_input_tokens, request, kind, rows.digest AS digest
+        FROM usage_rows AS rows
+        JOIN kinds ON kinds.id = rows.kind
+        JOIN processes ON processes.id = rows.request >> 40;
+";
+
+/// What rows have in common stands apart, and each row is a few numbers.
+fn number_the_kinds(change: &Transaction<'_>) -> rusqlite::Result<()> {
+    let there = "SELECT count(*) FROM sqlite_schema WHERE name = 'usages'";
+    let there: i64 = change.query_row(there, [], |row| row.get(0))?;
+    if there > 0 {
+        change.execute_batch("ALTER TABLE usages RENAME TO usages_1")?;
+    }
+    change.execute_batch(KINDS)?;
+    if there > 0 {
+        copy_rows(change)?;
+        change.execute_batch("DROP TABLE usages_1")?;
+    }
+    Ok(())
+}
+
+/// Rows of the first version. Their chain begins anew.
+fn copy_rows(change: &Transaction<'_>) -> rusqlite::Result<()> {
+    let select = "SELECT id, request_id, at, input_tokens, cache_read_input_tokens, \
+        cache_creation_input_tokens_5min, cache_creation_input_tokens_1h, output_tokens, \
+        reasoning_tokens, input_audio_tokens, output_audio_tokens, tool_calls, cost, attempts, \
+        first_byte_ms, total_ms, bytes_in, bytes_out, user, '', provider, operation, protocol, \
+        model, limit_name, model_served, usage_source, service_tier, outcome, price, status \
+        FROM usages_1 ORDER BY id";
+    let mut old = change.prepare(select)?;
+    let mut old = old.query([])?;
+    let mut batch = Batch::begin(change, (0, Digest::default()))?;
+    while let Some(row) = old.next()? {
+        let mut texts = [""; 11];
+        for (at, text) in texts.iter_mut().enumerate() {
+            *text = row.get_ref(NUMBERS + at)?.as_str()?;
+        }
+        let price: Option<String> = row.get(NUMBERS + 11)?;
+        let kind = books::enter_kind(change, &texts, price.as_deref(), row.get(NUMBERS + 12)?)?;
+        let user = Arc::from(texts[0]);
+        batch.add(old_numbers(change, row)?, kind, &user)?;
+    }
+    batch.end()?;
+    Ok(())
+}
+
+fn old_numbers(change: &Transaction<'_>, row: &Row<'_>) -> rusqlite::Result<[i64; NUMBERS]> {
+    let mut numbers = [0; NUMBERS];
+    // An id that is none of ours cannot come again: its row's number does.
+    let own = (0, row.get::<_, i64>(0)?.unsigned_abs());
+    let (process, number) = row::split_id(row.get_ref(1)?.as_str()?).unwrap_or(own);
+    numbers[1] = row::request(books::enter_process(change, process)?, number);
+    for (at, place) in numbers.iter_mut().enumerate().skip(2) {
+        *place = row.get(at)?;
+    }
+    Ok(numbers)
+}

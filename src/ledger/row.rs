@@ -1,0 +1,145 @@
+//! One row of the books, and its link in the chain.
+//!
+//! What many rows have in common is a `Kind`, written once and referred to by number, so that a row
+//! is a few numbers. The digest of a row is over the one before, its kind's and every number of it:
+//! whoever changes or takes out a row later breaks the chain there.
+
+use std::sync::Arc;
+
+use ring::digest::{Context, SHA256};
+
+use crate::dialect::usage::Usage;
+use crate::route::price::Applied;
+
+/// A digest as it is kept: half of a SHA-256.
+pub(super) type Digest = [u8; 16];
+
+/// One admitted request, as it is kept. Everything that its cost depends on stands in it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Row {
+    /// The part of the request's id that belongs to the process: 56 bits.
+    pub process: u64,
+    /// The part that counts its requests: 40 bits.
+    pub number: u64,
+    /// When it was admitted, in milliseconds since 1970, UTC.
+    pub at_ms: i64,
+    /// What it has in common with others.
+    pub kind: Kind,
+    /// What was used.
+    pub usage: Usage,
+    /// What it cost, in picodollars.
+    pub cost: i64,
+    /// Attempts made.
+    pub attempts: u32,
+    /// From the first attempt to the upstream's head, in milliseconds; -1: none came.
+    pub first_byte_ms: i64,
+    /// All of it, in milliseconds.
+    pub total_ms: i64,
+    /// Bytes of the request's body.
+    pub bytes_in: u64,
+    /// Bytes of the reply's body.
+    pub bytes_out: u64,
+}
+
+/// What rows have in common.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Kind {
+    /// Who called.
+    pub user: Arc<str>,
+    /// With which key, as people may see it.
+    pub user_key: String,
+    /// Who served.
+    pub provider: String,
+    /// Name of the endpoint.
+    pub operation: &'static str,
+    /// Name of the dialect.
+    pub protocol: &'static str,
+    /// The model as it was asked for.
+    pub model: String,
+    /// Where, in `model`, the name begins that rate limits are tested against.
+    pub limit_name_at: usize,
+    /// The model as the upstream knows it.
+    pub model_served: String,
+    /// Where the counts come from.
+    pub usage_source: &'static str,
+    /// The tier that was served.
+    pub service_tier: &'static str,
+    /// The prices that were applied; `None`: the model has none.
+    pub price: Option<Applied>,
+    /// Status sent down; 0: none was.
+    pub status: u16,
+    /// How it ended, in a word.
+    pub outcome: &'static str,
+}
+
+impl Kind {
+    /// What rate limits are tested against: the name as asked, without its provider's prefix.
+    pub fn limit_name(&self) -> &str {
+        self.model.get(self.limit_name_at..).unwrap_or_default()
+    }
+}
+
+/// A request's place among all of all processes.
+pub(super) fn request(process: i64, number: u64) -> i64 {
+    (process << NUMBER_BITS) | (number & NUMBER_MASK) as i64
+}
+
+const NUMBER_BITS: u32 = 40;
+const NUMBER_MASK: u64 = (1 << NUMBER_BITS) - 1;
+/// Hexadecimal digits of an id that are the process's; the other ten are the number's.
+const PROCESS_DIGITS: usize = 14;
+
+/// The process of a request.
+pub(super) fn process_of(request: i64) -> i64 {
+    request >> NUMBER_BITS
+}
+
+/// A request's id as the caller was told it.
+pub(super) fn id_text(prefix: i64, request: i64) -> String {
+    format!("{prefix:014x}{:010x}", request as u64 & NUMBER_MASK)
+}
+
+/// The two parts of a request's id.
+pub(super) fn split_id(id: &str) -> Option<(u64, u64)> {
+    let is_id = id.len() == 24 && id.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let (process, number) = id.split_at_checked(PROCESS_DIGITS).filter(|_| is_id)?;
+    Some((u64::from_str_radix(process, 16).ok()?, u64::from_str_radix(number, 16).ok()?))
+}
+
+/// The digest of what rows have in common.
+pub(super) fn kind_digest(texts: &[&str], numbers: &[i64]) -> Digest {
+    let mut context = Context::new(&SHA256);
+    for text in texts {
+        context.update(&(text.len() as u64).to_be_bytes());
+        context.update(text.as_bytes());
+    }
+    numbers.iter().for_each(|number| context.update(&number.to_be_bytes()));
+    finish(context)
+}
+
+/// Numbers of a row that its digest covers.
+pub(super) const NUMBERS: usize = 18;
+
+/// A row's link in the chain.
+pub(super) fn chained(before: &Digest, kind: &Digest, numbers: &[i64; NUMBERS]) -> Digest {
+    let mut bytes = [0; 32 + 8 * NUMBERS];
+    bytes[..16].copy_from_slice(before);
+    bytes[16..32].copy_from_slice(kind);
+    for (place, number) in bytes[32..].chunks_exact_mut(8).zip(numbers) {
+        place.copy_from_slice(&number.to_be_bytes());
+    }
+    let mut context = Context::new(&SHA256);
+    context.update(&bytes);
+    finish(context)
+}
+
+fn finish(context: Context) -> Digest {
+    let mut digest = Digest::default();
+    digest.copy_from_slice(&context.finish().as_ref()[..16]);
+    digest
+}
+
+/// A count as the database holds it.
+pub(super) fn count(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
