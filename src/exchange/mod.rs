@@ -92,10 +92,10 @@ pub trait Reply {
     fn headers(&self) -> impl Iterator<Item = (&str, &[u8])>;
     /// The declared length of the body.
     fn length(&self) -> Option<u64>;
-    /// Bytes of the body can be read without waiting.
-    fn is_ready(&self) -> bool;
-    /// Reads some bytes of the body; `Ok(0)` is its proper end.
-    fn read(&mut self, buf: &mut [u8]) -> Result<usize, Failure>;
+    /// A piece of the body, or its end, is there without waiting.
+    fn is_ready(&mut self) -> bool;
+    /// The next piece of the body, as it came; an empty one is its proper end.
+    fn piece(&mut self) -> Result<&[u8], Failure>;
 }
 
 /// The time, as the core sees it.

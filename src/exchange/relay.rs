@@ -52,7 +52,6 @@ struct Relay<'a, D: Downstream, R: Reply> {
     mask: Option<Mask>,
     held: Held,
     framing: Framing,
-    input: Vec<u8>,
     // `CHUNK_LINE_MAX` bytes of room, then what may leave.
     out: Vec<u8>,
     // The reply went down whole, or not at all.
@@ -86,11 +85,12 @@ pub(super) fn relay<D: Downstream, R: Reply>(
     note: &mut Note,
 ) -> Result<(), Ended> {
     let status = reply.status();
-    let mut input = session.lend();
-    input.resize(limits::RELAY_BYTES, 0);
     let mut out = Vec::with_capacity(OUT_BYTES);
     out.resize(CHUNK_LINE_MAX, 0);
     let (mut rewriter, changes, encoded) = rewriter(&reply, plan, snapshot.limits.event_bytes_max);
+    if rewriter.is_stream() {
+        session.shed();
+    }
     if note.settlement.is_some()
         && status < 400
         && !encoded
@@ -113,15 +113,12 @@ pub(super) fn relay<D: Downstream, R: Reply>(
         mask,
         held: core.metrics.clone().hold(Gauge::HeldBytes, 0),
         framing: Framing::Chunked,
-        input,
         out,
         ends_well: false,
         note,
     };
     let result = relay.run(head);
     relay.ends_well = matches!(result, Ok(()) | Err(Ended::Refused(_)));
-    let input = std::mem::take(&mut relay.input);
-    relay.session.take_back(input);
     result
 }
 
@@ -313,22 +310,23 @@ impl<D: Downstream, R: Reply> Relay<'_, D, R> {
 
     /// Reads a piece of the reply and appends to `out` what may leave. Whether the reply ended.
     fn read(&mut self) -> Result<bool, Broken> {
-        let count = self.reply.read(&mut self.input).map_err(Broken::Upstream)?;
+        let piece = self.reply.piece().map_err(Broken::Upstream)?;
         let from = self.out.len();
-        if count == 0 {
+        let ended = piece.is_empty();
+        if ended {
             self.rewriter.finish(&mut self.out);
         } else {
-            let fed = self.rewriter.feed(&self.input[..count], &mut self.out);
+            let fed = self.rewriter.feed(piece, &mut self.out);
             fed.map_err(|StreamError::EventTooLong| Broken::EventTooLong)?;
         }
         if let Some(mask) = &mut self.mask {
-            mask.piece(&mut self.out, from, count == 0);
+            mask.piece(&mut self.out, from, ended);
         }
         let held = self.rewriter.held() as i64;
         if held != self.held.by() {
             self.held.grow(held - self.held.by());
         }
-        Ok(count == 0)
+        Ok(ended)
     }
 
     /// Puts the chunk frame round `out` where one is needed, and the last chunk behind it at the

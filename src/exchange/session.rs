@@ -287,20 +287,12 @@ impl<D: Downstream> Session<D> {
         Ok(count)
     }
 
-    /// Lends the read buffer out while an answer is under way, unless bytes wait in it.
-    pub fn lend(&mut self) -> Vec<u8> {
-        if self.start < self.end {
-            return Vec::new();
-        }
-        self.start = 0;
-        self.end = 0;
-        std::mem::take(&mut self.buffer)
-    }
-
-    /// Takes the lent buffer back.
-    pub fn take_back(&mut self, buffer: Vec<u8>) {
-        if self.buffer.is_empty() && buffer.len() <= 2 * READ_BYTES {
-            self.buffer = buffer;
+    /// Gives the read buffer back while a long answer is under way, unless bytes wait in it.
+    pub fn shed(&mut self) {
+        if self.start == self.end {
+            self.start = 0;
+            self.end = 0;
+            self.buffer = Vec::new();
         }
     }
 

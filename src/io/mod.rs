@@ -1,5 +1,6 @@
 //! The shell: moves bytes and keeps time. Knows `may`, ureq and rustls; knows no model names.
 
+pub mod direct;
 pub mod downstream;
 pub mod listener;
 pub mod office;

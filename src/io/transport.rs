@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use ureq::Error;
-use ureq::http::uri::{Authority, Scheme};
+use ureq::http::uri::Scheme;
 
 /// The part of ureq that may change in a minor release, named here and nowhere else.
 pub use ureq::unversioned::resolver::{ResolvedSocketAddrs, Resolver};
@@ -43,7 +43,7 @@ pub struct Pool {
 
 struct Origin {
     secure: bool,
-    authority: Authority,
+    authority: Arc<str>,
     // Oldest first; connections are taken from the back.
     idle: Vec<Idle>,
 }
@@ -82,23 +82,23 @@ impl<A: Idler, B: Idler> Idler for Either<A, B> {
 
 impl Pool {
     /// Takes the most recently used connection that is still open and silent.
-    fn take(&self, secure: bool, authority: &Authority) -> Option<Box<dyn Idler>> {
+    pub fn take(self: &Arc<Self>, secure: bool, authority: &str) -> Option<Pooled> {
         loop {
-            let mut idle = {
+            let (mut idle, authority) = {
                 let mut origins = self.origins.lock();
                 let origin = origins
                     .iter_mut()
-                    .find(|origin| origin.secure == secure && origin.authority == *authority)?;
-                origin.idle.pop()?
+                    .find(|origin| origin.secure == secure && *origin.authority == *authority)?;
+                (origin.idle.pop()?, origin.authority.clone())
             };
             let age = idle.since.elapsed();
             if age < Duration::from_millis(limits::POOL_IDLE_MS_MAX) && idle.transport.is_open() {
-                return Some(idle.transport);
+                return Some(Pooled::shared(idle.transport, self, secure, authority));
             }
         }
     }
 
-    fn put(&self, secure: bool, authority: Authority, transport: Box<dyn Idler>) {
+    fn put(&self, secure: bool, authority: Arc<str>, transport: Box<dyn Idler>) {
         let idle = Idle { since: Instant::now(), is_bare: false, transport };
         let mut origins = self.origins.lock();
         let at = origins
@@ -185,19 +185,20 @@ impl Connector<()> for Pooling {
                 return Ok(transport.map(Pooled::unshared));
             }
         };
+        let authority = authority.as_str();
         let watch = Watch::current();
-        if let Some(transport) = self.pool.take(secure, authority) {
+        if let Some(pooled) = self.pool.take(secure, authority) {
             if let Some(watch) = watch {
                 watch.reused();
                 watch.enter(Phase::Send);
             }
-            return Ok(Some(Pooled::shared(transport, &self.pool, secure, authority)));
+            return Ok(Some(pooled));
         }
         let Some(transport) = self.fresh.connect(details, chained)? else { return Ok(None) };
         if let Some(watch) = watch {
             watch.enter(Phase::Send);
         }
-        Ok(Some(Pooled::shared(transport, &self.pool, secure, authority)))
+        Ok(Some(Pooled::shared(transport, &self.pool, secure, authority.into())))
     }
 }
 
@@ -207,13 +208,13 @@ impl fmt::Debug for Pooling {
     }
 }
 
-/// A connection that returns to the pool when ureq, having read the body to its end, offers it to
-/// its own (empty) pool and drops it.
+/// A connection that returns to the pool when whoever read a body to its end says so: ureq offers
+/// it to its own (empty) pool and drops it, others call [`Pooled::give_back`].
 pub struct Pooled {
     transport: Option<Box<dyn Idler>>,
     home: Weak<Pool>,
     secure: bool,
-    authority: Option<Authority>,
+    authority: Option<Arc<str>>,
     // `Connection::reuse` of ureq asks `is_open` just before it offers the connection; any use
     // afterwards takes the mark back.
     offered: bool,
@@ -234,15 +235,20 @@ impl Pooled {
         transport: Box<dyn Idler>,
         pool: &Arc<Pool>,
         secure: bool,
-        authority: &Authority,
+        authority: Arc<str>,
     ) -> Pooled {
         Pooled {
             transport: Some(transport),
             home: Arc::downgrade(pool),
             secure,
-            authority: Some(authority.clone()),
+            authority: Some(authority),
             offered: false,
         }
+    }
+
+    /// Back to the pool: the last body was read to its end, and nothing came behind it.
+    pub fn give_back(mut self) {
+        self.offered = true;
     }
 
     fn transport(&mut self) -> &mut Box<dyn Idler> {
@@ -291,6 +297,42 @@ impl fmt::Debug for Pooled {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Pooled")
     }
+}
+
+/// No limit: the watch has them all.
+const UNLIMITED: NextTimeout = NextTimeout {
+    after: ureq::unversioned::transport::time::Duration::NotHappening,
+    reason: ureq::Timeout::Global,
+    per_read: None,
+    per_write: None,
+};
+
+/// Queues bytes of a request; they leave at the latest when an answer is awaited.
+pub fn send(connection: &mut Pooled, mut bytes: &[u8]) -> Result<(), Error> {
+    let transport = connection.transport();
+    while !bytes.is_empty() {
+        let room = transport.buffers().output();
+        let count = room.len().min(bytes.len());
+        room[..count].copy_from_slice(&bytes[..count]);
+        bytes = &bytes[count..];
+        transport.transmit_output(count, UNLIMITED)?;
+    }
+    Ok(())
+}
+
+/// Bytes that were received and not yet taken.
+pub fn unread(connection: &mut Pooled) -> &[u8] {
+    connection.transport().buffers().input()
+}
+
+/// Takes the first of the unread bytes away.
+pub fn take(connection: &mut Pooled, count: usize) {
+    connection.transport().buffers().input_consume(count);
+}
+
+/// Waits for bytes. `Ok(false)`: the upstream ended the connection.
+pub fn receive(connection: &mut Pooled) -> Result<bool, Error> {
+    connection.transport().await_input(UNLIMITED)
 }
 
 #[derive(Debug)]

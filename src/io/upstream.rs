@@ -13,6 +13,7 @@ use ureq::{Agent, SendBody};
 use crate::dialect::echo;
 use crate::exchange::{Call, Desk, Reply, Source, SourceBroken, Unanswered, Upstream, Work};
 use crate::failure::{Cause, Failure, Phase, Sent};
+use crate::io::direct::{self, Address, Direct, takes_body};
 use crate::io::office::Office;
 use crate::io::resolver::Stub;
 use crate::io::transport::{Pool, Pooling};
@@ -20,6 +21,8 @@ use crate::io::watch::{End, Watch};
 use crate::io::worker::{self, Peek, Timer};
 use crate::limits;
 use crate::metrics::{Gauge, Held, Metrics};
+use crate::wire::head::Headers;
+use crate::wire::reply::{self, Framing};
 
 /// Room for the values of a request's header fields, at first.
 const VALUES_BYTES: usize = 1_024;
@@ -28,7 +31,7 @@ const VALUES_BYTES: usize = 1_024;
 /// connections belong to the worker's descriptor class.
 #[derive(Default)]
 pub struct Agents {
-    list: Mutex<Vec<Entry>>,
+    list: Mutex<Vec<Arc<Entry>>>,
 }
 
 struct Entry {
@@ -39,16 +42,17 @@ struct Entry {
 
 impl Agents {
     /// The agent that goes through `proxy`; made when it is first asked for.
-    fn through(&self, proxy: Option<&str>) -> Result<Agent, Failure> {
+    fn through(&self, proxy: Option<&str>) -> Result<Arc<Entry>, Failure> {
         let mut list = self.list.lock();
         if let Some(entry) = list.iter().find(|entry| entry.proxy.as_deref() == proxy) {
-            return Ok(entry.agent.clone());
+            return Ok(entry.clone());
         }
         let pool = Arc::new(Pool::default());
         let agent = agent(proxy, pool.clone())?;
         let proxy = proxy.map(str::to_owned);
-        list.push(Entry { proxy, agent: agent.clone(), pool });
-        Ok(agent)
+        let entry = Arc::new(Entry { proxy, agent, pool });
+        list.push(entry.clone());
+        Ok(entry)
     }
 
     /// Closes what has been idle for too long.
@@ -134,33 +138,67 @@ impl Upstream for Caller {
         if call.provider.is_echo() {
             return Echoed::begin(self, call, guard);
         }
-        let agent = self.agents.through(call.provider.proxy.as_deref())?;
+        let entry = self.agents.through(call.provider.proxy.as_deref())?;
         let downstream = Some(self.downstream.clone());
         let watch = Watch::begin(self.worker, downstream, call.provider.timeouts);
-        let result = if call.source.is_none() && takes_body(call.method) {
-            let request = request(call, call.body);
-            agent.run(request.map_err(|()| watch.failure(Cause::Malformed))?)
-        } else {
-            run_other(&agent, call).map_err(|()| watch.failure(Cause::Malformed))?
-        };
-        let response = result.map_err(|error| watch.failure(cause_of(&error)))?;
-        let (parts, body) = response.into_parts();
-        let framing = framing_of(&parts.headers).filter(|_| parts.status.as_u16() >= 200);
-        let framing = framing.ok_or_else(|| watch.failure(Cause::Malformed))?;
-        watch.enter(Phase::Relay);
-        if call.stream {
-            watch.streams();
+        let attached = Attached;
+        if call.source.is_none()
+            && let Some(address) = Address::of(call.url)
+            && let Some(connection) = entry.pool.take(address.secure, address.authority)
+        {
+            let (head, direct) = direct::call(connection, &address, call, watch.clone())?;
+            let length = match head.framing {
+                Framing::Length(length) => Some(length),
+                Framing::Chunked | Framing::UntilClose => None,
+            };
+            if call.stream {
+                watch.streams();
+            }
+            let body = Body::Direct(direct, attached);
+            let fields = Fields::Spans(head.headers);
+            return Ok(Answer { status: head.status, fields, length, body, _guard: guard });
         }
-        let until_close = framing == Framing::UntilClose;
-        let length = match framing {
-            Framing::Length(length) => Some(length),
-            Framing::Chunked | Framing::UntilClose => None,
-        };
-        let reader = Box::new(body.into_reader());
-        let body = Body::Http(Http { reader, watch, until_close });
-        let status = parts.status.as_u16();
-        Ok(Answer { status, headers: parts.headers, length, body, _guard: guard })
+        through_ureq(&entry.agent, call, watch, attached, guard)
     }
+}
+
+/// The first request on a connection, and bodies that are not held.
+#[inline(never)]
+fn through_ureq(
+    agent: &Agent,
+    call: &Call<'_>,
+    watch: Arc<Watch>,
+    attached: Attached,
+    guard: Held,
+) -> Result<Answer, Failure> {
+    let malformed = || watch.failure(Cause::Malformed);
+    let result = if call.source.is_none() && takes_body(call.method) {
+        agent.run(request(call, call.body).map_err(|()| malformed())?)
+    } else {
+        run_other(agent, call).map_err(|()| malformed())?
+    };
+    let response = result.map_err(|error| watch.failure(cause_of(&error)))?;
+    let (parts, body) = response.into_parts();
+    let all = |name| parts.headers.get_all(name).iter().map(HeaderValue::as_bytes);
+    let framing = reply::framing(all("content-length"), all("transfer-encoding"));
+    let framing = framing.map_err(|reply::Malformed| malformed())?;
+    if parts.status.as_u16() < 200 {
+        return Err(malformed());
+    }
+    watch.enter(Phase::Relay);
+    if call.stream {
+        watch.streams();
+    }
+    let until_close = framing == Framing::UntilClose;
+    let length = match framing {
+        Framing::Length(length) => Some(length),
+        Framing::Chunked | Framing::UntilClose => None,
+    };
+    let reader = Box::new(body.into_reader());
+    let body =
+        Body::Http(Http { reader, watch, until_close, piece: Vec::new(), _attached: attached });
+    let status = parts.status.as_u16();
+    Ok(Answer { status, fields: Fields::Map(parts.headers), length, body, _guard: guard })
 }
 
 /// A call with a body that is not held, or with none. Apart, so that the usual call stays small.
@@ -177,11 +215,6 @@ fn run_other(agent: &Agent, call: &Call<'_>) -> Result<RunResult, ()> {
 
 /// What ureq makes of a request.
 type RunResult = Result<ureq::http::Response<ureq::Body>, ureq::Error>;
-
-/// ureq sends a body with these methods, and none with others; requests have none with others.
-fn takes_body(method: &str) -> bool {
-    matches!(method, "POST" | "PUT" | "PATCH")
-}
 
 /// A body as ureq reads it.
 struct Reader<'a>(&'a dyn Source);
@@ -213,35 +246,6 @@ fn request<B>(call: &Call<'_>, body: B) -> Result<Request<B>, ()> {
     Ok(request)
 }
 
-/// How a reply's body ends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Framing {
-    Length(u64),
-    Chunked,
-    UntilClose,
-}
-
-/// The framing that the head of a reply declares; `None` when two readers could frame it
-/// differently.
-fn framing_of(headers: &HeaderMap) -> Option<Framing> {
-    let mut lengths = headers.get_all("content-length").iter();
-    let mut codings = headers.get_all("transfer-encoding").iter();
-    match (lengths.next(), codings.next()) {
-        (None, None) => Some(Framing::UntilClose),
-        (None, Some(coding)) if codings.next().is_none() => {
-            let is_chunked = coding.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked");
-            is_chunked.then_some(Framing::Chunked)
-        }
-        (Some(length), None) if lengths.next().is_none() => {
-            let digits = length.as_bytes();
-            let is_number = !digits.is_empty() && digits.iter().all(u8::is_ascii_digit);
-            let number = length.to_str().ok()?.parse().ok()?;
-            is_number.then_some(Framing::Length(number))
-        }
-        _ => None,
-    }
-}
-
 /// What an error of ureq's means when no transport noted a cause.
 fn cause_of(error: &ureq::Error) -> Cause {
     match error {
@@ -261,15 +265,30 @@ fn cause_of(error: &ureq::Error) -> Cause {
 /// A reply, from an upstream or from the built-in channel.
 pub struct Answer {
     status: u16,
-    headers: HeaderMap,
+    fields: Fields,
     length: Option<u64>,
     body: Body,
     _guard: Held,
 }
 
+enum Fields {
+    Map(HeaderMap),
+    Spans(Headers),
+}
+
 enum Body {
+    Direct(Direct, #[allow(dead_code)] Attached),
     Http(Http),
     Echo(Echoed),
+}
+
+/// While it lives, the watch hangs on the coroutine.
+struct Attached;
+
+impl Drop for Attached {
+    fn drop(&mut self) {
+        worker::attach(None);
+    }
 }
 
 impl Reply for Answer {
@@ -278,52 +297,57 @@ impl Reply for Answer {
     }
 
     fn headers(&self) -> impl Iterator<Item = (&str, &[u8])> {
-        self.headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes()))
+        let (map, spans) = match &self.fields {
+            Fields::Map(map) => (Some(map), None),
+            Fields::Spans(spans) => (None, Some(spans)),
+        };
+        let map = map.into_iter().flatten();
+        let map = map.map(|(name, value)| (name.as_str(), value.as_bytes()));
+        map.chain(spans.into_iter().flat_map(Headers::iter))
     }
 
     fn length(&self) -> Option<u64> {
         self.length
     }
 
-    fn is_ready(&self) -> bool {
-        match &self.body {
+    fn is_ready(&mut self) -> bool {
+        match &mut self.body {
+            Body::Direct(direct, _) => direct.is_ready(),
             Body::Http(http) => http.watch.has_buffered(),
             Body::Echo(echo) => echo.is_ready(),
         }
     }
 
-    fn read(&mut self, buf: &mut [u8]) -> Result<usize, Failure> {
+    fn piece(&mut self) -> Result<&[u8], Failure> {
         match &mut self.body {
-            Body::Http(http) => http.read(buf),
-            Body::Echo(echo) => echo.read(buf),
+            Body::Direct(direct, _) => direct.piece(),
+            Body::Http(http) => http.piece(),
+            Body::Echo(echo) => echo.piece(),
         }
     }
 }
 
-/// The body of an upstream's reply.
+/// The body of an upstream's reply, as ureq reads it.
 struct Http {
     reader: Box<ureq::BodyReader<'static>>,
     watch: Arc<Watch>,
     until_close: bool,
-}
-
-impl Drop for Http {
-    fn drop(&mut self) {
-        worker::attach(None);
-    }
+    piece: Vec<u8>,
+    _attached: Attached,
 }
 
 impl Http {
-    fn read(&mut self, buf: &mut [u8]) -> Result<usize, Failure> {
-        match self.reader.read(buf) {
+    fn piece(&mut self) -> Result<&[u8], Failure> {
+        self.piece.resize(limits::RELAY_BYTES, 0);
+        match self.reader.read(&mut self.piece) {
             // ureq takes some ends for proper ones that are none: a reset in place of a close, a
             // close in place of the last line of a chunked body.
             Ok(0) => match self.watch.end() {
-                End::Open => Ok(0),
-                End::Closed if self.until_close => Ok(0),
+                End::Open => Ok(&[]),
+                End::Closed if self.until_close => Ok(&[]),
                 End::Closed | End::Reset => Err(self.watch.failure(Cause::Disconnected)),
             },
-            Ok(count) => Ok(count),
+            Ok(count) => Ok(&self.piece[..count]),
             Err(_) => Err(self.watch.failure(Cause::Disconnected)),
         }
     }
@@ -333,7 +357,6 @@ impl Http {
 struct Echoed {
     pieces: Vec<Vec<u8>>,
     next: usize,
-    offset: usize,
     pause: Duration,
     timer: Option<Timer>,
     downstream: Arc<OwnedFd>,
@@ -363,7 +386,6 @@ impl Echoed {
         let mut echoed = Echoed {
             pieces: reply.pieces,
             next: 0,
-            offset: 0,
             pause: Duration::from_millis(settings.event_delay_ms),
             timer: None,
             downstream: caller.downstream.clone(),
@@ -371,30 +393,23 @@ impl Echoed {
         };
         echoed.sleep(Duration::from_millis(settings.delay_ms), Phase::AwaitHead)?;
         let body = Body::Echo(echoed);
-        Ok(Answer { status: reply.status, headers, length, body, _guard: guard })
+        let fields = Fields::Map(headers);
+        Ok(Answer { status: reply.status, fields, length, body, _guard: guard })
     }
 
     fn is_ready(&self) -> bool {
         self.next == 0 || self.pause.is_zero()
     }
 
-    fn read(&mut self, buf: &mut [u8]) -> Result<usize, Failure> {
+    fn piece(&mut self) -> Result<&[u8], Failure> {
         if self.next == self.pieces.len() {
-            return Ok(0);
+            return Ok(&[]);
         }
-        if self.offset == 0 && self.next > 0 && !self.pause.is_zero() {
+        if self.next > 0 && !self.pause.is_zero() {
             self.sleep(self.pause, Phase::Relay)?;
         }
-        let piece = &self.pieces[self.next];
-        let rest = &piece[self.offset..];
-        let count = rest.len().min(buf.len());
-        buf[..count].copy_from_slice(&rest[..count]);
-        self.offset += count;
-        if self.offset == piece.len() {
-            self.next += 1;
-            self.offset = 0;
-        }
-        Ok(count)
+        self.next += 1;
+        Ok(&self.pieces[self.next - 1])
     }
 
     /// Pauses in slices, so that a downstream that leaves is noticed.

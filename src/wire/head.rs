@@ -84,7 +84,28 @@ struct Span {
     len: u32,
 }
 
+impl Span {
+    /// Where `part` stands in `text`, of which it is a part.
+    fn of(part: &[u8], text: &[u8]) -> Span {
+        Span { at: (part.as_ptr().addr() - text.as_ptr().addr()) as u32, len: part.len() as u32 }
+    }
+}
+
 impl Headers {
+    /// Keeps the fields that httparse found in `text`.
+    pub(super) fn of(text: &[u8], fields: &[httparse::Header<'_>]) -> Headers {
+        let field = |field: &httparse::Header<'_>| Field {
+            name: Span::of(field.name.as_bytes(), text),
+            value: Span::of(field.value, text),
+        };
+        let fields = fields.iter().map(field).collect::<Box<[Field]>>();
+        let mut bytes = Box::<[u8]>::from(text);
+        for Field { name, .. } in &fields {
+            bytes[name.at as usize..(name.at + name.len) as usize].make_ascii_lowercase();
+        }
+        Headers { bytes, fields }
+    }
+
     /// The first value of a field. `name` is in lower case.
     pub fn get(&self, name: &str) -> Option<&[u8]> {
         self.all(name).next()
@@ -238,24 +259,13 @@ fn parse_whole(text: &[u8]) -> Result<Head, WireError> {
     check_target(method, target)?;
     let facts = read_fields(request.headers, http11)?;
 
-    let base = text.as_ptr().addr();
-    let span =
-        |part: &[u8]| Span { at: (part.as_ptr().addr() - base) as u32, len: part.len() as u32 };
-    let fields = request
-        .headers
-        .iter()
-        .map(|field| Field { name: span(field.name.as_bytes()), value: span(field.value) })
-        .collect::<Box<[Field]>>();
+    let span = |part: &[u8]| Span::of(part, text);
     let (method, target) = (span(method.as_bytes()), span(target.as_bytes()));
-    let mut bytes = Box::<[u8]>::from(text);
-    for Field { name, .. } in &fields {
-        bytes[name.at as usize..(name.at + name.len) as usize].make_ascii_lowercase();
-    }
     Ok(Head {
         method,
         target,
         http11,
-        headers: Headers { bytes, fields },
+        headers: Headers::of(text, request.headers),
         framing: facts.framing,
         keep_alive: http11 && !facts.close,
         expects_continue: http11 && facts.expects_continue,
@@ -404,22 +414,13 @@ fn framing(
     match (length, coding) {
         (None, None) => Ok(Framing::None),
         (Some(_), Some(_)) => Err(WireError::LengthWithCoding),
-        (Some(length), None) => decimal(length).map(Framing::Length).ok_or(WireError::Length),
+        (Some(length), None) => {
+            header::number(length).map(Framing::Length).ok_or(WireError::Length)
+        }
         (None, Some(_)) if !http11 => Err(WireError::CodingInHttp10),
         (None, Some(coding)) if coding.eq_ignore_ascii_case(b"chunked") => Ok(Framing::Chunked),
         (None, Some(_)) => Err(WireError::Coding),
     }
-}
-
-/// Digits only: no sign, no blank, no list, nothing that `u64` cannot hold.
-fn decimal(digits: &[u8]) -> Option<u64> {
-    if digits.is_empty() {
-        return None;
-    }
-    digits.iter().try_fold(0u64, |value, byte| {
-        let digit = byte.is_ascii_digit().then(|| u64::from(byte - b'0'))?;
-        value.checked_mul(10)?.checked_add(digit)
-    })
 }
 
 #[cfg(test)]

@@ -63,6 +63,18 @@ pub fn field_number(name: &str, value: u64, out: &mut Vec<u8>) {
     field(name, decimal(value, &mut digits), out);
 }
 
+/// Reads a plain decimal number: digits only, no sign, no blank, no list, nothing that `u64` cannot
+/// hold.
+pub fn number(digits: &[u8]) -> Option<u64> {
+    if digits.is_empty() {
+        return None;
+    }
+    digits.iter().try_fold(0u64, |value, byte| {
+        let digit = byte.is_ascii_digit().then(|| u64::from(byte - b'0'))?;
+        value.checked_mul(10)?.checked_add(digit)
+    })
+}
+
 /// Decimal digits of `u64::MAX`.
 const DIGITS_MAX: usize = 20;
 

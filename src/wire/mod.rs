@@ -11,6 +11,7 @@ pub mod head;
 pub mod header;
 pub mod json;
 pub mod multipart;
+pub mod reply;
 pub mod sse;
 
 /// Which rule of HTTP/1.1's grammar, or which limit, a downstream broke.

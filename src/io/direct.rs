@@ -1,0 +1,249 @@
+//! The usual attempt: a held body, or none, on a connection that the pool kept.
+//!
+//! ureq opens connections and speaks the first request on each. From the second one on the bytes
+//! are put together and read by `wire`, over the very same transport: that is less than half of the
+//! work, and an attempt's limits, retries and ends are the same (`watch`). Both ways are tested with
+//! the same faults.
+
+use std::sync::Arc;
+
+use crate::exchange::Call;
+use crate::failure::{Cause, Failure, Phase};
+use crate::io::transport::{self, Pooled};
+use crate::io::watch::{End, Watch};
+use crate::limits;
+use crate::wire::body::Decoder;
+use crate::wire::reply::{self, Framing, ReplyHead};
+use crate::wire::{head, header};
+
+/// Room for a request's head, at first.
+const HEAD_BYTES: usize = 1_024;
+
+/// An address, as far as it is spoken: whether through TLS, to whom, and what stands behind it.
+pub struct Address<'a> {
+    /// The scheme is `https`.
+    pub secure: bool,
+    /// Host and port as written.
+    pub authority: &'a str,
+    /// Path and query.
+    pub target: &'a str,
+}
+
+impl<'a> Address<'a> {
+    /// Takes an absolute URL apart; `None`: it is not one that the pool knows.
+    pub fn of(url: &'a str) -> Option<Address<'a>> {
+        let (scheme, rest) = url.split_once("://")?;
+        let slash = rest.find('/')?;
+        let (authority, target) = rest.split_at(slash);
+        Some(Address { secure: scheme == "https", authority, target })
+    }
+}
+
+/// Sends the request and waits for the head of the reply.
+pub fn call(
+    mut connection: Pooled,
+    address: &Address<'_>,
+    call: &Call<'_>,
+    watch: Arc<Watch>,
+) -> Result<(ReplyHead, Direct), Failure> {
+    watch.reused();
+    watch.enter(Phase::Send);
+    let has_body = takes_body(call.method);
+    let mut lines = Vec::with_capacity(HEAD_BYTES);
+    if !request_head(call, address, has_body, &mut lines) {
+        return Err(watch.failure(Cause::Malformed));
+    }
+    let body = if has_body { call.body } else { &[] };
+    let sent = transport::send(&mut connection, &lines)
+        .and_then(|()| transport::send(&mut connection, body));
+    sent.map_err(|_| watch.failure(Cause::Disconnected))?;
+    drop(lines);
+    let head = read_head(&mut connection, &watch)?;
+    watch.enter(Phase::Relay);
+    let state = match head.framing {
+        _ if header::is_bodiless(call.method, head.status) => State::Done,
+        Framing::Length(0) => State::Done,
+        Framing::Length(length) => State::Length(length),
+        Framing::Chunked => {
+            let decoder = Decoder::new(head::Framing::Chunked, u64::MAX);
+            State::Chunked(decoder.map_err(|_| watch.failure(Cause::Malformed))?)
+        }
+        Framing::UntilClose => State::UntilClose,
+    };
+    let keep = head.keep_alive;
+    let connection = Some(connection);
+    let mut direct = Direct { connection, watch, state, keep, shown: 0, decoded: Vec::new() };
+    if matches!(direct.state, State::Done) {
+        direct.give_back();
+    }
+    Ok((head, direct))
+}
+
+/// Requests with these methods have a body, others have none.
+pub fn takes_body(method: &str) -> bool {
+    matches!(method, "POST" | "PUT" | "PATCH")
+}
+
+/// Writes the head; false when something in it cannot stand in one.
+fn request_head(call: &Call<'_>, address: &Address<'_>, has_body: bool, out: &mut Vec<u8>) -> bool {
+    let is_plain = |text: &str| text.bytes().all(|byte| byte.is_ascii_graphic());
+    if !header::is_name(call.method.as_bytes()) || !is_plain(address.target) {
+        return false;
+    }
+    for part in [call.method, " ", address.target, " HTTP/1.1\r\n"] {
+        out.extend_from_slice(part.as_bytes());
+    }
+    let mut legal = header::field("host", address.authority.as_bytes(), out);
+    call.headers.each(&mut |name, value| legal &= header::field(name, value, out));
+    if has_body {
+        header::field_number("content-length", call.body.len() as u64, out);
+    }
+    out.extend_from_slice(b"\r\n");
+    legal
+}
+
+fn read_head(connection: &mut Pooled, watch: &Watch) -> Result<ReplyHead, Failure> {
+    loop {
+        let unread = transport::unread(connection);
+        if !unread.is_empty() {
+            let malformed = |_| watch.failure(Cause::Malformed);
+            let is_full = unread.len() >= limits::UPSTREAM_HEAD_BYTES_MAX;
+            let (head, used) = reply::parse(unread).map_err(malformed)?;
+            transport::take(connection, used);
+            match head {
+                Some(head) => return Ok(head),
+                None if is_full && used == 0 => return Err(malformed(reply::Malformed)),
+                None => {}
+            }
+        }
+        match transport::receive(connection) {
+            Ok(true) => {}
+            Ok(false) | Err(_) => return Err(watch.failure(Cause::Disconnected)),
+        }
+    }
+}
+
+/// The body of a reply on its way.
+pub struct Direct {
+    connection: Option<Pooled>,
+    watch: Arc<Watch>,
+    state: State,
+    keep: bool,
+    // Bytes of the connection's buffer that were shown and not yet taken out of it.
+    shown: usize,
+    // The last piece of a chunked body.
+    decoded: Vec<u8>,
+}
+
+enum State {
+    Length(u64),
+    Chunked(Decoder),
+    UntilClose,
+    Done,
+}
+
+impl Direct {
+    /// A piece, or the end, is there without waiting.
+    pub fn is_ready(&mut self) -> bool {
+        match (&self.state, &mut self.connection) {
+            (State::Done, _) | (_, None) => true,
+            (_, Some(connection)) => transport::unread(connection).len() > self.shown,
+        }
+    }
+
+    /// The next piece of the body; an empty one is its proper end.
+    pub fn piece(&mut self) -> Result<&[u8], Failure> {
+        let Some(connection) = &mut self.connection else { return Ok(&[]) };
+        transport::take(connection, std::mem::take(&mut self.shown));
+        loop {
+            if matches!(self.state, State::Done) {
+                self.give_back();
+                return Ok(&[]);
+            }
+            let Some(connection) = &mut self.connection else { return Ok(&[]) };
+            let unread = transport::unread(connection).len();
+            if unread > 0 && self.step(unread)? {
+                break;
+            }
+            if unread == 0 {
+                self.receive()?;
+            }
+        }
+        match (&self.state, &mut self.connection) {
+            (_, Some(connection)) if self.shown > 0 => {
+                Ok(&transport::unread(connection)[..self.shown])
+            }
+            _ => Ok(&self.decoded),
+        }
+    }
+
+    /// Makes a piece of the bytes that are there. False: they held none.
+    fn step(&mut self, unread: usize) -> Result<bool, Failure> {
+        let Some(connection) = &mut self.connection else { return Ok(false) };
+        match &mut self.state {
+            State::Length(left) => {
+                self.shown = usize::try_from(*left).map_or(unread, |left| left.min(unread));
+                *left -= self.shown as u64;
+                if *left == 0 {
+                    self.state = State::Done;
+                }
+            }
+            State::UntilClose => self.shown = unread,
+            State::Chunked(decoder) => {
+                self.decoded.clear();
+                let fed = decoder.feed(transport::unread(connection), &mut self.decoded);
+                let is_done = decoder.is_done();
+                let used = fed.map_err(|_| self.watch.failure(Cause::Disconnected))?;
+                transport::take(connection, used);
+                if is_done {
+                    self.state = State::Done;
+                }
+                return Ok(!self.decoded.is_empty());
+            }
+            State::Done => {}
+        }
+        Ok(true)
+    }
+
+    /// Waits for more bytes. Only a body that ends with the connection may end with a close.
+    fn receive(&mut self) -> Result<(), Failure> {
+        let Some(connection) = &mut self.connection else { return Ok(()) };
+        let received = transport::receive(connection);
+        match received {
+            Ok(true) => Ok(()),
+            Ok(false)
+                if matches!(self.state, State::UntilClose) && self.watch.end() == End::Closed =>
+            {
+                self.keep = false;
+                self.state = State::Done;
+                Ok(())
+            }
+            Ok(false) | Err(_) => Err(self.watch.failure(Cause::Disconnected)),
+        }
+    }
+
+    /// The body was read to its end: the connection goes back to the pool, unless the upstream
+    /// closes it or has sent more than was asked for.
+    fn give_back(&mut self) {
+        let Some(mut connection) = self.connection.take() else { return };
+        if self.keep && transport::unread(&mut connection).is_empty() {
+            connection.give_back();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_taken_apart() {
+        let parts = |url| {
+            Address::of(url).map(|address| (address.secure, address.authority, address.target))
+        };
+        assert_eq!(parts("https://host/v1/x?y=z"), Some((true, "host", "/v1/x?y=z")));
+        assert_eq!(parts("http://[::1]:8080/"), Some((false, "[::1]:8080", "/")));
+        assert_eq!(parts("http://host"), None);
+        assert_eq!(parts("host/path"), None);
+    }
+}
