@@ -7,7 +7,7 @@ use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex};
 
 use support::client::{chat, find, post};
-use support::upstream::STREAM_HEAD;
+use support::upstream::{Conn, STREAM_HEAD};
 use support::{Config, Gateway, Reply, UPSTREAM_KEY, Upstream};
 
 const MODEL: &str = "openai-main/gpt-4.1-mini";
@@ -17,15 +17,29 @@ fn start(upstream: &Upstream) -> Gateway {
     Gateway::start(&Config::to(upstream).workers(1).text())
 }
 
-/// An upstream that answers the first request of each connection with these bytes and closes.
-fn once(bytes: impl Into<Vec<u8>>) -> Upstream {
-    let bytes = bytes.into();
+/// The two ways to an upstream: its first request on a connection, which ureq speaks, and one on a
+/// connection that the pool kept.
+const POOLED: [bool; 2] = [false, true];
+
+/// An upstream that does `script` with each connection; where `pooled`, after it has served one
+/// request there.
+fn faulty(pooled: bool, script: impl Fn(&mut Conn) + Send + Sync + 'static) -> Upstream {
     Upstream::scripted(move |conn| {
-        if conn.request().is_some() {
-            conn.raw(&bytes);
-            conn.cut();
+        if pooled && conn.request().is_some() {
+            conn.whole(200, r#"{"model":"warm"}"#);
         }
+        script(conn);
     })
+}
+
+/// What the client gets from the script of a [`faulty`] upstream.
+#[track_caller]
+fn ask(gateway: &Gateway, pooled: bool, request: &[u8]) -> Reply {
+    let mut client = gateway.connect();
+    if pooled {
+        assert!(client.ask(&chat(MODEL, false)).text().contains("model"), "the way is open");
+    }
+    client.ask(request)
 }
 
 /// A refusal of our own: the status, JSON that says something, and nothing about the upstream.
@@ -109,17 +123,21 @@ fn a_provider_has_timeouts_of_its_own() {
 
 #[test]
 fn an_upstream_that_falls_silent_within_a_reply_is_a_visible_break() {
-    let upstream = Upstream::answering(|conn, _| {
-        conn.stream_head();
-        conn.piece("data: {\"id\":\"1\",\"model\":\"m\",\"choices\":[{\"index\":0}]}\n\n");
-        conn.wait_closed();
-    });
-    let config = Config::to(&upstream).timeout("between_bytes_ms = 300");
-    let gateway = Gateway::start(&config.text());
-    let reply = gateway.connect().ask(&chat(MODEL, true)).clone();
-    assert_eq!(reply.status, 200);
-    assert!(!reply.complete, "{}", reply.text());
-    assert!(reply.text().contains("\"choices\":[{\"index\":0}]"), "{}", reply.text());
+    for pooled in POOLED {
+        let upstream = faulty(pooled, |conn| {
+            if conn.request().is_some() {
+                conn.stream_head();
+                conn.piece("data: {\"id\":\"1\",\"model\":\"m\",\"choices\":[{\"index\":0}]}\n\n");
+                conn.wait_closed();
+            }
+        });
+        let config = Config::to(&upstream).timeout("between_bytes_ms = 300");
+        let gateway = Gateway::start(&config.text());
+        let reply = ask(&gateway, pooled, &chat(MODEL, true));
+        assert_eq!(reply.status, 200);
+        assert!(!reply.complete, "{}", reply.text());
+        assert!(reply.text().contains("\"choices\":[{\"index\":0}]"), "{}", reply.text());
+    }
 }
 
 #[test]
@@ -197,10 +215,10 @@ fn a_truncated_body_never_ends_as_a_whole_one() {
     let bad_chunk = format!("{OK}transfer-encoding: chunked\r\n\r\n{chunk}zz\r\nabc\r\n0\r\n\r\n");
     let half_last = format!("{OK}transfer-encoding: chunked\r\n\r\n{chunk}0\r\n");
     for bytes in [cut_length, short_length, no_last, mid_chunk, mid_line, bad_chunk, half_last] {
-        for with_reset in [false, true] {
+        for (with_reset, pooled) in [(false, false), (true, false), (false, true), (true, true)] {
             let what = &bytes[bytes.len().saturating_sub(20)..].to_owned();
             let bytes = bytes.clone();
-            let upstream = Upstream::scripted(move |conn| {
+            let upstream = faulty(pooled, move |conn| {
                 if conn.request().is_some() {
                     conn.raw(&bytes);
                     conn.break_off(with_reset);
@@ -208,7 +226,7 @@ fn a_truncated_body_never_ends_as_a_whole_one() {
             });
             let gateway = start(&upstream);
             for model in [MODEL, "chat-default"] {
-                let reply = gateway.connect().ask(&chat(model, false));
+                let reply = ask(&gateway, pooled, &chat(model, false));
                 if reply.complete {
                     let size = reply.body.len();
                     assert_eq!(reply.status, 502, "{size} bytes as a whole body: ...{what}");
@@ -223,15 +241,21 @@ fn a_truncated_body_never_ends_as_a_whole_one() {
 
 #[test]
 fn a_body_that_ends_with_its_connection_passes() {
-    let upstream = once(format!("{OK}connection: close\r\n\r\n{{\"model\":\"m\",\"x\":1}}"));
-    let gateway = start(&upstream);
-    let reply = gateway.connect().ask(&chat(MODEL, false));
-    assert_eq!((reply.status, reply.complete), (200, true));
-    assert_eq!(reply.text(), format!(r#"{{"model":"{MODEL}","x":1}}"#));
-    let upstream =
-        once("HTTP/1.0 200 OK\r\ncontent-type: application/json\r\n\r\n{\"model\":\"m\"}");
-    let gateway = start(&upstream);
-    assert_eq!(gateway.connect().ask(&chat(MODEL, false)).json()["model"], MODEL);
+    let close = format!("{OK}connection: close\r\n\r\n{{\"model\":\"m\",\"x\":1}}");
+    let old = "HTTP/1.0 200 OK\r\ncontent-type: application/json\r\n\r\n{\"model\":\"m\",\"x\":1}";
+    for (bytes, pooled) in POOLED.into_iter().flat_map(|way| [(&*close, way), (old, way)]) {
+        let bytes = bytes.to_owned();
+        let upstream = faulty(pooled, move |conn| {
+            if conn.request().is_some() {
+                conn.raw(&bytes);
+                conn.cut();
+            }
+        });
+        let gateway = start(&upstream);
+        let reply = ask(&gateway, pooled, &chat(MODEL, false));
+        assert_eq!((reply.status, reply.complete), (200, true));
+        assert_eq!(reply.text(), format!(r#"{{"model":"{MODEL}","x":1}}"#));
+    }
 }
 
 #[test]
@@ -264,26 +288,38 @@ fn malformed_heads_are_a_502_and_their_connection_is_dropped() {
         format!("HTTP/1.1 200 OK\r\nx: {long}\r\ncontent-length: 2\r\n\r\n{{}}"),
         format!("HTTP/1.1 200 OK\r\n{many}content-length: 2\r\n\r\n{{}}"),
     ] {
-        let upstream = once(bytes.clone());
-        let gateway = start(&upstream);
-        let mut client = gateway.connect();
-        let what = &bytes[..bytes.len().min(120)];
-        check_own(&client.ask(&chat(MODEL, false)), &upstream, 502, what);
-        client.ask(&chat(MODEL, false));
-        assert_eq!(upstream.seen().last().map(|seen| seen.connection), Some(1), "{what}");
+        for pooled in POOLED {
+            let what = &bytes[..bytes.len().min(120)];
+            let bytes = bytes.clone();
+            let upstream = faulty(pooled, move |conn| {
+                if conn.request().is_some() {
+                    conn.raw(&bytes);
+                    conn.cut();
+                }
+            });
+            let gateway = start(&upstream);
+            check_own(&ask(&gateway, pooled, &chat(MODEL, false)), &upstream, 502, what);
+            gateway.connect().ask(&chat(MODEL, false));
+            assert_eq!(upstream.seen().last().map(|seen| seen.connection), Some(1), "{what}");
+        }
     }
 }
 
 #[test]
 fn interim_answers_are_passed_over() {
-    let upstream = once(format!(
-        "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nlink: </x>\r\n\r\n\
-         HTTP/1.1 102 Processing\r\n\r\n{OK}content-length: 13\r\n\r\n{{\"model\":\"m\"}}"
-    ));
+    let upstream = Upstream::answering(|conn, _| {
+        conn.raw(format!(
+            "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nlink: </x>\r\n\r\n\
+             HTTP/1.1 102 Processing\r\n\r\n{OK}content-length: 13\r\n\r\n{{\"model\":\"m\"}}"
+        ));
+    });
     let gateway = start(&upstream);
-    let reply = gateway.connect().ask(&chat(MODEL, false));
-    assert_eq!((reply.status, reply.interim.len()), (200, 0));
-    assert_eq!(reply.json()["model"], MODEL);
+    for _ in POOLED {
+        let reply = gateway.connect().ask(&chat(MODEL, false));
+        assert_eq!((reply.status, reply.interim.len()), (200, 0));
+        assert_eq!(reply.json()["model"], MODEL);
+    }
+    assert_eq!(upstream.accepted(), 1);
 }
 
 #[test]
@@ -447,8 +483,11 @@ fn a_head_that_comes_byte_by_byte_is_read() {
         conn.raw_in_pieces(bytes.as_bytes(), 1);
     });
     let gateway = start(&upstream);
-    let reply = gateway.connect().ask(&chat(MODEL, false));
-    assert_eq!(reply.json()["model"], MODEL);
+    for _ in POOLED {
+        let reply = gateway.connect().ask(&chat(MODEL, false));
+        assert_eq!(reply.json()["model"], MODEL);
+    }
+    assert_eq!(upstream.accepted(), 1);
 }
 
 #[test]
