@@ -22,7 +22,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("admin", &["edge", "route", "dialect", "wire"]),
     ("ledger", &["route", "dialect"]),
     ("exchange", &["admin", "ledger", "edge", "route", "dialect", "wire"]),
-    ("io", &["exchange", "route", "dialect"]),
+    ("io", &["exchange", "route", "dialect", "wire"]),
     ("command", &["config", "edge", "ledger", "route", "dialect", "wire"]),
     ("logging", &[]),
     ("serve", &["config", "exchange", "io", "ledger", "logging", "route"]),

@@ -2,8 +2,8 @@
 //!
 //! ureq opens connections and speaks the first request on each. From the second one on the bytes
 //! are put together and read by `wire`, over the very same transport: that is less than half of the
-//! work, and an attempt's limits, retries and ends are the same (`watch`). Both ways are tested with
-//! the same faults.
+//! work, and an attempt's limits, retries and ends are the same (`watch`). Both ways are tested
+//! with the same faults.
 
 use std::sync::Arc;
 
