@@ -24,7 +24,7 @@ skip() {
 dictionary() {
     case $1 in
         canary | literal | reply | request | scanner | splitter | stream) echo json ;;
-        chunked | head) echo http ;;
+        chunked | head | websocket) echo http ;;
         config | path) echo "$1" ;;
     esac
 }

@@ -3,7 +3,7 @@
 //! The canary's inputs pass as they stand. It fails on a whole request, which shows that an entry
 //! point can fail at all.
 
-use super::{fuzz_config, fuzz_http, fuzz_json, fuzz_path, fuzz_sse};
+use super::{fuzz_config, fuzz_http, fuzz_json, fuzz_path, fuzz_sse, fuzz_websocket};
 use std::panic::catch_unwind;
 use std::path::PathBuf;
 
@@ -41,6 +41,7 @@ const TARGETS: &[Target] = targets! {
     scanner: fuzz_json::scanner,
     splitter: fuzz_sse::splitter,
     stream: fuzz_sse::stream,
+    websocket: fuzz_websocket::frames,
 };
 
 fn below_fuzz(path: &str) -> PathBuf {

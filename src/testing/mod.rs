@@ -13,6 +13,7 @@ pub mod fuzz_http;
 pub mod fuzz_json;
 pub mod fuzz_path;
 pub mod fuzz_sse;
+pub mod fuzz_websocket;
 pub mod mutate;
 pub mod naive;
 pub mod prng;

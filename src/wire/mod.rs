@@ -13,6 +13,7 @@ pub mod json;
 pub mod multipart;
 pub mod reply;
 pub mod sse;
+pub mod websocket;
 
 /// Which rule of HTTP/1.1's grammar, or which limit, a downstream broke.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
