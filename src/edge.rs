@@ -114,6 +114,7 @@ impl From<AskError> for Refusal {
                 "the body has a key in another case than this API writes it, such as `Model`"
             }
             AskError::BodyModelMismatch => "the body names another model than the path",
+            AskError::OtherModel => "this connection serves another model; open one for each",
             AskError::TooManyModels => "the body names too many models",
         };
         Refusal::new(Code::BadRequest, message)

@@ -53,6 +53,8 @@ pub enum AskError {
     KeyMisspelt,
     /// The body names another model than the path.
     BodyModelMismatch,
+    /// An event names another model than its session.
+    OtherModel,
     /// The body names more than [`BODY_MODELS_MAX`] models.
     TooManyModels,
 }
@@ -126,7 +128,7 @@ pub fn scan(endpoint: &Endpoint, body: &[u8]) -> Result<Ask, AskError> {
     match endpoint.model {
         ModelPlace::Body | ModelPlace::MaybeBody if blank => Err(AskError::Empty),
         ModelPlace::Path if blank => Ok(Ask::default()),
-        ModelPlace::Multipart | ModelPlace::Nowhere => Ok(Ask::default()),
+        ModelPlace::Multipart | ModelPlace::Event | ModelPlace::Nowhere => Ok(Ask::default()),
         ModelPlace::Body | ModelPlace::MaybeBody => scan_named_in_body(endpoint, body),
         ModelPlace::Path => scan_named_in_path(endpoint, body),
     }
@@ -255,7 +257,7 @@ pub fn plain_name(field: &[u8]) -> Result<String, AskError> {
 }
 
 /// The name that a literal spells, if it can be a model's.
-fn model_name(literal: &[u8]) -> Result<String, AskError> {
+pub(super) fn model_name(literal: &[u8]) -> Result<String, AskError> {
     // One byte of a name takes at most the six of `\u0061`.
     if literal.len() > MODEL_BYTES_MAX * 6 + 2 {
         return Err(AskError::ModelTooLong);

@@ -41,6 +41,8 @@ pub enum ModelPlace {
     Path,
     /// The field `model` of a `multipart/form-data` body.
     Multipart,
+    /// The query or an event of a WebSocket: see `live.rs`.
+    Event,
     /// Nowhere: see `resource.rs`.
     Nowhere,
 }

@@ -453,7 +453,7 @@ impl<'t> Query<'t> {
 
 /// Decoded names and raw values of a query's parameters. A name that cannot be decoded stays as it
 /// is: it is the upstream's to judge.
-fn parameters(query: &str) -> impl Iterator<Item = (Cow<'_, str>, &str)> {
+pub(super) fn parameters(query: &str) -> impl Iterator<Item = (Cow<'_, str>, &str)> {
     query.split('&').filter(|parameter| !parameter.is_empty()).map(|parameter| {
         let (name, value) = parameter.split_once('=').unwrap_or((parameter, ""));
         (decode(name).unwrap_or(Cow::Borrowed(name)), value)

@@ -174,7 +174,7 @@ pub fn raw<'t>(target: &'t str, is_provider: &dyn Fn(&str) -> bool) -> Option<Ca
 }
 
 /// The provider that a path begins with, and the rest.
-fn scope_of<'t>(
+pub(super) fn scope_of<'t>(
     path: &'t str,
     is_provider: &dyn Fn(&str) -> bool,
 ) -> Result<(Option<Cow<'t, str>>, &'t str), PathError> {

@@ -123,6 +123,29 @@ fn count(value: &Value) -> u64 {
 const COUNT_MAX: u64 = 1 << 40;
 
 impl Told {
+    /// Adds what another answer of the same session used.
+    pub fn plus(&mut self, other: &Told) {
+        let (sum, more) = (&mut self.usage, &other.usage);
+        for (sum, more) in [
+            (&mut sum.input_tokens, more.input_tokens),
+            (&mut sum.cache_read_input_tokens, more.cache_read_input_tokens),
+            (&mut sum.cache_creation_input_tokens_5min, more.cache_creation_input_tokens_5min),
+            (&mut sum.cache_creation_input_tokens_1h, more.cache_creation_input_tokens_1h),
+            (&mut sum.output_tokens, more.output_tokens),
+            (&mut sum.reasoning_tokens, more.reasoning_tokens),
+            (&mut sum.input_audio_tokens, more.input_audio_tokens),
+            (&mut sum.output_audio_tokens, more.output_audio_tokens),
+            (&mut sum.tool_calls, more.tool_calls),
+        ] {
+            *sum = sum.saturating_add(more);
+        }
+        if other.any {
+            self.tier = other.tier;
+        }
+        self.any |= other.any;
+        self.output |= other.output;
+    }
+
     /// Takes in a usage object as it stands in a reply of the dialect.
     pub fn add(&mut self, dialect: Dialect, value: &Value) {
         if !value.is_object() {
@@ -143,23 +166,27 @@ impl Told {
         self.tier = ServiceTier::named(name);
     }
 
-    /// Details are parts of the totals. Chat and Responses have names of their own for the same.
+    /// Details are parts of the totals. Chat, Responses and Realtime have names of their own for
+    /// the same.
     fn openai(&mut self, value: &Value) {
-        let either = |one: &str, other: &str| {
-            let found = value.get(one).or_else(|| value.get(other));
-            found.map_or(0, count)
-        };
-        let detail = |one: &str, other: &str, name: &str| {
-            let details = value.get(one).or_else(|| value.get(other));
+        let first = |names: &[&str]| names.iter().find_map(|name| value.get(*name));
+        let either = |one: &str, other: &str| first(&[one, other]).map_or(0, count);
+        let of_input =
+            first(&["prompt_tokens_details", "input_tokens_details", "input_token_details"]);
+        let of_output =
+            first(&["completion_tokens_details", "output_tokens_details", "output_token_details"]);
+        let detail = |details: Option<&Value>, name: &str| {
             details.and_then(|details| details.get(name)).map_or(0, count)
         };
-        let (prompt, input) = ("prompt_tokens_details", "input_tokens_details");
-        let (completion, output) = ("completion_tokens_details", "output_tokens_details");
         let all_in = either("prompt_tokens", "input_tokens");
-        let cached = detail(prompt, input, "cached_tokens");
+        let cached = detail(of_input, "cached_tokens");
         let cached = cached.max(value.get("prompt_cache_hit_tokens").map_or(0, count)).min(all_in);
-        let written = detail(prompt, input, "cache_write_tokens").min(all_in - cached);
+        let written = detail(of_input, "cache_write_tokens").min(all_in - cached);
         let rest = all_in - cached - written;
+        // Realtime says how much of what was cached is audio.
+        let cached_parts = of_input.and_then(|details| details.get("cached_tokens_details"));
+        let audio_in = detail(of_input, "audio_tokens");
+        let audio_in = audio_in.saturating_sub(detail(cached_parts, "audio_tokens"));
         let all_out = either("completion_tokens", "output_tokens");
         self.usage = Usage {
             input_tokens: rest,
@@ -167,9 +194,9 @@ impl Told {
             cache_creation_input_tokens_5min: written,
             cache_creation_input_tokens_1h: 0,
             output_tokens: all_out,
-            reasoning_tokens: detail(completion, output, "reasoning_tokens").min(all_out),
-            input_audio_tokens: detail(prompt, input, "audio_tokens").min(rest),
-            output_audio_tokens: detail(completion, output, "audio_tokens").min(all_out),
+            reasoning_tokens: detail(of_output, "reasoning_tokens").min(all_out),
+            input_audio_tokens: audio_in.min(rest),
+            output_audio_tokens: detail(of_output, "audio_tokens").min(all_out),
             tool_calls: self.usage.tool_calls,
         };
         self.output = true;
@@ -222,14 +249,17 @@ impl Told {
         let cached = field("cachedContentTokenCount").min(prompt);
         let rest = prompt - cached + field("toolUsePromptTokenCount");
         let thoughts = field("thoughtsTokenCount");
-        let output = field("candidatesTokenCount") + thoughts;
+        // Live has another name for what it generates.
+        let output = field("candidatesTokenCount").max(field("responseTokenCount")) + thoughts;
         self.usage = Usage {
             input_tokens: rest,
             cache_read_input_tokens: cached,
             output_tokens: output,
             reasoning_tokens: thoughts,
             input_audio_tokens: of_audio("promptTokensDetails").min(rest),
-            output_audio_tokens: of_audio("candidatesTokensDetails").min(output),
+            output_audio_tokens: of_audio("candidatesTokensDetails")
+                .max(of_audio("responseTokensDetails"))
+                .min(output),
             ..Usage::default()
         };
         self.output = true;

@@ -96,7 +96,7 @@ impl<'a> Plan<'a> {
         let Target { model_asked, model_served, .. } = *self.target;
         let renamed = model_asked != model_served;
         match self.endpoint.model {
-            ModelPlace::Multipart | ModelPlace::Nowhere => Ok(()),
+            ModelPlace::Multipart | ModelPlace::Event | ModelPlace::Nowhere => Ok(()),
             ModelPlace::Body | ModelPlace::MaybeBody => {
                 let served = renamed.then_some(model_served);
                 ask.rewrite(body, served, None, self.hide_usage)

@@ -384,6 +384,7 @@ impl Destination {
             ModelPlace::Body
             | ModelPlace::MaybeBody
             | ModelPlace::Multipart
+            | ModelPlace::Event
             | ModelPlace::Nowhere => {
                 self.layout.push_model(&mut url, endpoint, model_served);
                 url.push_str(endpoint.tail);

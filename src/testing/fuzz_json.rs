@@ -87,7 +87,8 @@ pub fn request(data: &[u8]) {
     match endpoint.model {
         ModelPlace::Body => named_in_body(endpoint, &ask, body),
         ModelPlace::MaybeBody if ask.model.is_some() => named_in_body(endpoint, &ask, body),
-        ModelPlace::MaybeBody | ModelPlace::Multipart | ModelPlace::Nowhere => {}
+        ModelPlace::MaybeBody | ModelPlace::Multipart | ModelPlace::Event | ModelPlace::Nowhere => {
+        }
         ModelPlace::Path => named_in_path(endpoint, &ask, body),
     }
 }
