@@ -16,6 +16,7 @@ use crate::route::quota::{Spent, Window};
 use crate::route::rate::Limited;
 use crate::wire::WireError;
 use crate::wire::multipart::FormError;
+use crate::wire::websocket::HandshakeError;
 
 /// After an error of the grammar nothing on the connection can be trusted.
 impl From<WireError> for Refusal {
@@ -116,6 +117,20 @@ impl From<AskError> for Refusal {
             AskError::BodyModelMismatch => "the body names another model than the path",
             AskError::OtherModel => "this connection serves another model; open one for each",
             AskError::TooManyModels => "the body names too many models",
+        };
+        Refusal::new(Code::BadRequest, message)
+    }
+}
+
+impl From<HandshakeError> for Refusal {
+    fn from(error: HandshakeError) -> Refusal {
+        let message = match error {
+            HandshakeError::NoUpgrade => {
+                "a WebSocket needs HTTP/1.1, `connection: upgrade` and no body"
+            }
+            HandshakeError::Version => "the only version of WebSocket is 13",
+            HandshakeError::Key => "`sec-websocket-key` is missing or malformed",
+            HandshakeError::NotServed => "this provider has no WebSockets",
         };
         Refusal::new(Code::BadRequest, message)
     }

@@ -56,6 +56,10 @@ pub const KEEP_ALIVE_MS_MAX: u64 = 75_000;
 pub const PARK_AFTER_MS: u64 = 2_000;
 /// Draining an unread body, or lingering after a refusal.
 pub const DRAIN_MS_MAX: u64 = 1_000;
+/// Silence of both ends of a WebSocket; then it is closed. Vendors end sessions within an hour.
+pub const TUNNEL_IDLE_MS_MAX: u64 = 900_000;
+/// From the first close of a WebSocket to its end, whatever the other end says.
+pub const TUNNEL_CLOSE_MS_MAX: u64 = 2_000;
 /// How often a coroutine that waits for an upstream looks whether its downstream is still there.
 pub const HANG_UP_POLL_MS: u64 = 250;
 /// Age of an idle upstream connection.

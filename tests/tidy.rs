@@ -33,7 +33,16 @@ const LEAVES: &[&str] = &["limits", "secret", "failure", "metrics", "money", "pa
 const FENCED: &[(&str, &[&str])] = &[
     ("may::", &["io/worker.rs"]),
     ("ureq::unversioned", &["io/transport.rs"]),
-    ("ureq::", &["io/transport.rs", "io/tls.rs", "io/resolver.rs", "io/upstream.rs"]),
+    (
+        "ureq::",
+        &[
+            "io/transport.rs",
+            "io/tls.rs",
+            "io/resolver.rs",
+            "io/upstream.rs",
+            "io/upstream/dial.rs",
+        ],
+    ),
     ("rustls::", &["io/tls.rs"]),
     ("unsafe {", &["io/worker.rs"]),
     (

@@ -18,7 +18,8 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ServerConfig, ServerConnection};
 use support::client::{chat, post};
-use support::{Config, Gateway, UPSTREAM_KEY, Upstream};
+use support::websocket::{CLOSE, frame};
+use support::{ADMIN_KEY, Config, Gateway, UPSTREAM_KEY, Upstream};
 
 const MODEL: &str = "openai-main/gpt-4.1-mini";
 
@@ -255,4 +256,35 @@ fn a_proxy_that_does_not_let_us_through_is_a_502() {
     let reply = gateway.connect().ask(&chat(MODEL, false));
     assert_eq!(reply.status, 502);
     assert!(reply.error_message().contains("upstream"), "{}", reply.text());
+}
+
+#[test]
+fn a_websocket_is_dialled_through_tls_and_the_proxy() {
+    let upstream = Upstream::answering(|conn, seen| {
+        conn.switch(seen, "");
+        // Long enough for several records, in both directions.
+        while let Some(event) = conn.frame() {
+            conn.raw(frame(128 | event.opcode, &event.payload, false));
+        }
+    });
+    let secure = terminator(upstream.port);
+    let bearer = format!("Bearer {ADMIN_KEY}");
+    for (scheme, port) in [("http", upstream.port), ("https", secure)] {
+        let (seen, proxy) = proxy();
+        let config = Config::to_url(&format!("{scheme}://127.0.0.1:{port}"));
+        let config =
+            config.global(&trusted()).global(&format!("proxy = \"http://127.0.0.1:{proxy}\""));
+        let gateway = Gateway::start(&config.text());
+        let mut client = gateway.connect();
+        client.dial("/v1/realtime?model=chat-default", &[("authorization", &bearer)]);
+        for length in [10, 100_000] {
+            let event = serde_json::json!({ "data": "x".repeat(length) });
+            client.tell(&event);
+            assert_eq!(client.event(), event);
+        }
+        client.send(&frame(128 | CLOSE, &1000_u16.to_be_bytes(), true));
+        assert_eq!(client.close().code(), 1000);
+        let lines = seen.lock().unwrap().clone();
+        assert_eq!(lines, [format!("CONNECT 127.0.0.1:{port} HTTP/1.1")]);
+    }
 }

@@ -7,7 +7,7 @@
 //!
 //! Everything is a filter over borrowed fields, so nothing is allocated for a field.
 
-use super::Dialect;
+use super::{Dialect, live};
 use crate::wire::head::Headers;
 use crate::wire::header;
 
@@ -22,6 +22,12 @@ const NEVER_UP: &[&str] = &[
     "expect",
     "host",
     "http2-settings",
+    // A key may stand in the subprotocols; the rest belongs to one connection.
+    "sec-websocket-accept",
+    "sec-websocket-extensions",
+    "sec-websocket-key",
+    "sec-websocket-protocol",
+    "sec-websocket-version",
     "x-api-key",
     "x-goog-api-key",
     "x-provider",
@@ -39,6 +45,9 @@ const NEVER_DOWN: &[&str] = &[
     "content-length",
     "nel",
     "report-to",
+    "sec-websocket-accept",
+    "sec-websocket-extensions",
+    "sec-websocket-protocol",
     "set-cookie",
     "set-cookie2",
     "strict-transport-security",
@@ -116,7 +125,8 @@ where
 }
 
 /// The key that a caller presents, wherever it stands: `Authorization: Bearer`, then Anthropic's,
-/// Google's and Azure's fields. The query's key is for [`super::path::query_key`].
+/// Google's and Azure's fields, then the subprotocols of a browser's WebSocket. The query's key is
+/// for [`super::path::query_key`].
 pub fn credential_of(headers: &Headers) -> Option<&[u8]> {
     let bearer = headers.get("authorization").and_then(bearer);
     let other = |name| headers.get(name).map(<[u8]>::trim_ascii);
@@ -124,6 +134,7 @@ pub fn credential_of(headers: &Headers) -> Option<&[u8]> {
         .into_iter()
         .flatten()
         .find(|key| !key.is_empty())
+        .or_else(|| headers.all("sec-websocket-protocol").find_map(live::key_of_protocols))
 }
 
 /// What follows the scheme `Bearer`.

@@ -188,10 +188,10 @@ pub fn protocols_up<'o>(offered: impl Iterator<Item = &'o [u8]>) -> Vec<&'o str>
 /// What is found in one event: the first value of each path.
 type Found = [Option<(Kind, Range<usize>)>; PATHS_MAX];
 
-/// Reads an event. `repeats` is told of a path that stands there twice.
-fn read(paths: &[Path], event: &[u8], mut repeats: impl FnMut(usize)) -> Result<Found, JsonError> {
+/// Reads an event. `odd` is told of keys that stand there twice or are misspelt.
+fn read(watch: Watch, event: &[u8], mut odd: impl FnMut(Event)) -> Result<Found, JsonError> {
     let mut found: Found = [const { None }; PATHS_MAX];
-    let mut scanner = Scanner::new(Watch::of(paths));
+    let mut scanner = Scanner::new(watch);
     let mut on = |news| match news {
         Event::Begins { path, kind, at, .. } => {
             found[path] = Some((kind, at as usize..at as usize))
@@ -201,7 +201,7 @@ fn read(paths: &[Path], event: &[u8], mut repeats: impl FnMut(usize)) -> Result<
                 span.end = end as usize;
             }
         }
-        Event::Repeats { path } => repeats(path),
+        Event::Repeats { .. } | Event::Misspelt { .. } => odd(news),
     };
     scanner.feed(event, &mut on)?;
     scanner.finish(&mut on)?;
@@ -210,13 +210,19 @@ fn read(paths: &[Path], event: &[u8], mut repeats: impl FnMut(usize)) -> Result<
 
 /// The name that an event which goes up gives the model, and where; `None` when it gives none.
 fn named(live: &Live, event: &[u8]) -> Result<Option<(String, Range<usize>)>, AskError> {
-    let mut twice = false;
-    let [root, model, ..] = read(&[&[], live.up_model], event, |_| twice = true)?;
+    let mut error = None;
+    let watch = Watch::of(&[&[], live.up_model]).in_any_case();
+    let [root, model, ..] = read(watch, event, |odd| {
+        error.get_or_insert(match odd {
+            Event::Misspelt { .. } => AskError::KeyMisspelt,
+            _ => AskError::ModelTwice,
+        });
+    })?;
     if root.is_none_or(|(kind, _)| kind != Kind::Object) {
         return Err(AskError::NotAnObject);
     }
-    if twice {
-        return Err(AskError::ModelTwice);
+    if let Some(error) = error {
+        return Err(error);
     }
     match model {
         Some((Kind::String, span)) => {
@@ -310,7 +316,9 @@ impl Events {
 
     fn openai(&mut self, event: &mut Vec<u8>) {
         let paths = [TYPE, USAGE, TIER, self.live.down_model];
-        let Ok([kind, usage, tier, model, ..]) = read(&paths, event, |_| ()) else { return };
+        let Ok([kind, usage, tier, model, ..]) = read(Watch::of(&paths), event, |_| ()) else {
+            return;
+        };
         let text = |value: Option<(Kind, Range<usize>)>| {
             let literal = value.map_or(&[][..], |(_, span)| &event[span]);
             serde_json::from_slice::<String>(literal).unwrap_or_default()
@@ -331,7 +339,9 @@ impl Events {
     }
 
     fn gemini(&mut self, event: &[u8]) {
-        let Ok([usage, content, complete, tool, ..]) = read(&GEMINI_PATHS, event, |_| ()) else {
+        let Ok([usage, content, complete, tool, ..]) =
+            read(Watch::of(&GEMINI_PATHS), event, |_| ())
+        else {
             return;
         };
         if self.turn_over && (content.is_some() || tool.is_some()) {

@@ -26,6 +26,7 @@ pub const RESERVED: &[&str] = &[
     "user",
     "console",
     "login",
+    "ws",
     "healthz",
     "readyz",
     "metrics",
@@ -492,8 +493,10 @@ pub fn family(target: &str, has_header: &dyn Fn(&str) -> bool) -> Family {
     for segment in path.split('/') {
         match segment {
             "messages" => return Family::Anthropic,
-            "chat" | "completions" | "responses" | "embeddings" => return Family::Openai,
-            "v1beta" | "v1beta1" | "publishers" | "tunedModels" => gemini = true,
+            "chat" | "completions" | "responses" | "embeddings" | "realtime" => {
+                return Family::Openai;
+            }
+            "v1beta" | "v1beta1" | "publishers" | "tunedModels" | "ws" => gemini = true,
             // What follows is a model's id.
             "models" => break,
             _ => {}

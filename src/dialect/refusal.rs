@@ -321,6 +321,12 @@ impl Refusal {
         Refusal::new(Code::ProviderPrefix, message)
     }
 
+    /// The upstream refused a handshake, which a caller within a session cannot be shown.
+    pub fn not_opened(status: u16) -> Refusal {
+        let message = format!("the upstream refused the connection with status {status}");
+        Refusal::new(Code::UpstreamBroken, message)
+    }
+
     /// Something of ours broke. The same request would most likely break it again.
     pub fn internal() -> Refusal {
         Refusal {

@@ -8,7 +8,7 @@ use std::fmt::Write;
 const FAMILIES: [(Family, &str); 3] =
     [(Family::Openai, "openai"), (Family::Anthropic, "anthropic"), (Family::Gemini, "gemini")];
 
-const ASK_ERRORS: [AskError; 15] = [
+const ASK_ERRORS: [AskError; 16] = [
     AskError::NotJson,
     AskError::NotAnObject,
     AskError::Truncated,
@@ -23,6 +23,7 @@ const ASK_ERRORS: [AskError; 15] = [
     AskError::StreamOptionsTwice,
     AskError::KeyMisspelt,
     AskError::BodyModelMismatch,
+    AskError::OtherModel,
     AskError::TooManyModels,
 ];
 
@@ -57,6 +58,9 @@ fn refusals() -> Vec<(String, Refusal)> {
     }
     for error in ASK_ERRORS {
         add(format!("AskError::{error:?}"), error.into());
+    }
+    for error in HandshakeError::ALL {
+        add(format!("HandshakeError::{error:?}"), error.into());
     }
     let spoken = [Dialect::OpenaiChat, Dialect::Gemini].into_iter().collect();
     for (name, error) in [

@@ -25,6 +25,8 @@ pub(super) struct Plan<'a> {
     pub(super) hide_usage: bool,
     /// The longest answer that was asked for, in tokens.
     pub(super) output_max: Option<u64>,
+    // A WebSocket is wanted, with these subprotocols.
+    upgrade: Option<&'a str>,
     destination: &'a Destination,
     head: &'a Head,
     url: String,
@@ -82,6 +84,7 @@ impl<'a> Plan<'a> {
             credential: pick(&provider.credentials, turn),
             hide_usage: false,
             output_max: None,
+            upgrade: None,
             destination,
             head,
             url,
@@ -89,6 +92,16 @@ impl<'a> Plan<'a> {
             alt_sse: false,
             wants_usage: false,
         }
+    }
+
+    /// The same, as the handshake of a WebSocket with these subprotocols.
+    pub(super) fn upgraded(self, protocols: &'a str) -> Plan<'a> {
+        Plan { upgrade: Some(protocols), ..self }
+    }
+
+    /// The served model as an event of a session names it.
+    pub(super) fn live_name(&self) -> String {
+        self.destination.live_name(self.endpoint, self.target.model_served)
     }
 
     /// Puts the served model's name into the body, and our wish for usage.
@@ -176,6 +189,7 @@ pub(super) fn attempt<U: Upstream>(
         stream: plan.stream,
         alt_sse: plan.alt_sse,
         wants_usage: plan.wants_usage,
+        upgrade: plan.upgrade,
     };
     note.called_at = Some(core.now());
     loop {

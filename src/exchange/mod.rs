@@ -16,6 +16,7 @@ pub mod office;
 mod relay;
 mod session;
 mod settlement;
+mod tunnel;
 
 use std::borrow::Cow;
 use std::net::IpAddr;
@@ -29,7 +30,8 @@ use crate::admin;
 use crate::dialect::Family;
 use crate::dialect::ask::{self, AskError};
 use crate::dialect::endpoint::{Endpoint, ModelPlace};
-use crate::dialect::path::{self, PathError, Route};
+use crate::dialect::live;
+use crate::dialect::path::{self, PathError};
 use crate::dialect::refusal::Refusal;
 use crate::failure::Failure;
 use crate::metrics::{Gauge, Metrics};
@@ -38,6 +40,7 @@ use crate::route::plan::{self, Need, RouteError, Target};
 use crate::route::snapshot::{Provider, Snapshot};
 use crate::wire::head::Head;
 use crate::wire::multipart::FormError;
+use crate::wire::websocket::{self, HandshakeError};
 
 pub use attempt::UpHeaders;
 use incoming::{Incoming, Load};
@@ -51,6 +54,10 @@ pub use settlement::Books;
 pub trait Downstream {
     /// Reads some bytes, waiting until `until` at most. `Ok(0)`: the downstream ended its side.
     fn read(&mut self, buf: &mut [u8], until: Instant) -> Result<usize, Stop>;
+    /// Reads what is there; `Ok(None)`: nothing now.
+    fn read_now(&mut self, buf: &mut [u8]) -> Result<Option<usize>, Stop>;
+    /// Writes what there is room for now, and says how much.
+    fn write_now(&mut self, bytes: &[u8]) -> Result<usize, Stop>;
     /// Writes all of `bytes`; fails when the downstream makes no progress for too long.
     fn write(&mut self, bytes: &[u8]) -> Result<(), Stop>;
     /// The address of its other end, where it can be told.
@@ -96,6 +103,23 @@ pub trait Reply {
     fn is_ready(&mut self) -> bool;
     /// The next piece of the body, as it came; an empty one is its proper end.
     fn piece(&mut self) -> Result<&[u8], Failure>;
+    /// The connection itself, once it has switched protocols.
+    fn pipe(&mut self) -> Option<&mut dyn Pipe>;
+}
+
+/// The upstream's end of a WebSocket, as bytes.
+pub trait Pipe {
+    /// Reads what is there; `Ok(None)`: nothing now.
+    fn read(&mut self, buf: &mut [u8]) -> Result<Option<usize>, Stop>;
+    /// Writes what there is room for now, and says how much. No bytes: what was held back leaves.
+    fn write(&mut self, bytes: &[u8]) -> Result<usize, Stop>;
+    /// Waits until either end, the downstream's too, has moved: when nothing could be read from
+    /// it, or written to it, that now may be.
+    fn wait(&mut self, until: Instant);
+    /// Lets others have their turn now and then.
+    fn give_way(&mut self);
+    /// A mask for a frame, which nobody can guess.
+    fn mask(&mut self) -> [u8; 4];
 }
 
 /// The time, as the core sees it.
@@ -130,6 +154,8 @@ pub struct Call<'a> {
     pub alt_sse: bool,
     /// The upstream is asked for usage in the stream.
     pub wants_usage: bool,
+    /// A WebSocket is wanted, with these subprotocols.
+    pub upgrade: Option<&'a str>,
 }
 
 /// What all exchanges share.
@@ -203,6 +229,11 @@ impl Core {
         self.cut.store(true, Ordering::SeqCst);
     }
 
+    /// Whether requests that are open have to end.
+    fn is_cut(&self) -> bool {
+        self.cut.load(Ordering::Relaxed)
+    }
+
     /// Now, by the core's clock.
     pub fn now(&self) -> Instant {
         self.clock.now()
@@ -236,6 +267,8 @@ pub enum Ended {
     Refused(Refusal),
     /// The answer broke off after its first byte.
     Cut,
+    /// The downstream was told within its session why it ends.
+    Told,
     /// The downstream left.
     Gone,
 }
@@ -250,7 +283,7 @@ macro_rules! refused_by {
     };
 }
 
-refused_by!(Refusal, PathError, AskError, FormError);
+refused_by!(Refusal, PathError, AskError, FormError, HandshakeError);
 
 /// Serves the next request of a connection. Every exit passes through the note, which records
 /// itself when it is dropped, also while a panic unwinds.
@@ -295,7 +328,7 @@ fn answer<D: Downstream, U: Upstream>(
     }
     let user = admin::user_of(snapshot, head).ok_or_else(Refusal::unauthorized)?;
     note.user = Some(user);
-    if core.cut.load(Ordering::Relaxed) {
+    if core.is_cut() {
         return Err(Refusal::shutting_down().into());
     }
     if core.metrics.level(Gauge::RequestsInFlight) > snapshot.limits.in_flight_max as i64 {
@@ -305,6 +338,11 @@ fn answer<D: Downstream, U: Upstream>(
         return session.send_page(core, head, page?, note);
     }
     let is_provider = |name: &str| snapshot.provider_named(name).is_some();
+    if websocket::is_asked(head)
+        && let Some(call) = live::parse(head.target(), &is_provider)?
+    {
+        return tunnel::answer(core, snapshot, session, up, head, note, &call);
+    }
     let route = match path::parse(head.method(), head.target(), &is_provider) {
         Ok(route) => route,
         Err(error) => return nameless::answer(core, snapshot, session, up, head, note, error),
@@ -321,10 +359,12 @@ fn answer<D: Downstream, U: Upstream>(
         _ => ask.model.clone(),
     };
     let asked = asked.unwrap_or_default();
+    let scope = route.scope.as_deref().and_then(|name| snapshot.provider_named(name));
     let target = if asked.is_empty() {
-        nameless::target(snapshot, &route, head, note, Need::Every)?
+        let dialect = route.endpoint.dialect;
+        nameless::target(snapshot, scope, head, note, dialect, Need::Every)?
     } else {
-        target(snapshot, &route, &asked, note)?
+        target(snapshot, scope, &asked, note)?
     };
     let destination = admit(snapshot, user, &target, route.endpoint)?;
     let provider = &snapshot.providers[target.provider];
@@ -374,11 +414,10 @@ fn carry<D: Downstream, U: Upstream>(
 /// Finds who serves the model.
 fn target<'t>(
     snapshot: &'t Snapshot,
-    route: &Route<'_>,
+    scope: Option<usize>,
     asked: &'t str,
     note: &mut Note,
 ) -> Result<Target<'t>, Refusal> {
-    let scope = route.scope.as_deref().and_then(|name| snapshot.provider_named(name));
     note.model_asked = asked.to_owned();
     let target = plan::resolve(snapshot, scope, asked).map_err(|error| about(error, asked))?;
     note.provider = Some(target.provider);

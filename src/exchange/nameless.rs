@@ -110,10 +110,11 @@ pub(super) fn form<D: Downstream, U: Upstream>(
         Some(place) => ask::plain_name(&begun[place.clone()])?,
         None => String::new(),
     };
+    let scope = route.scope.as_deref().and_then(|name| snapshot.provider_named(name));
     let target = if asked.is_empty() {
-        target(snapshot, route, head, note, Need::Every)?
+        target(snapshot, scope, head, note, route.endpoint.dialect, Need::Every)?
     } else {
-        super::target(snapshot, route, &asked, note)?
+        super::target(snapshot, scope, &asked, note)?
     };
     let user = note.user.unwrap_or_default();
     let destination = super::admit(snapshot, user, &target, route.endpoint)?;
@@ -140,13 +141,13 @@ pub(super) fn form<D: Downstream, U: Upstream>(
 /// The target of a request in whose body the model is optional and absent.
 pub(super) fn target(
     snapshot: &Snapshot,
-    route: &Route<'_>,
+    scope: Option<usize>,
     head: &Head,
     note: &mut Note,
+    dialect: Dialect,
     need: Need,
 ) -> Result<Target<'static>, Refusal> {
-    let scope = route.scope.as_deref().and_then(|name| snapshot.provider_named(name));
-    provider(snapshot, scope, head, note, route.endpoint.dialect, need).map(unnamed)
+    provider(snapshot, scope, head, note, dialect, need).map(unnamed)
 }
 
 /// The provider of a request that names no model.

@@ -267,8 +267,19 @@ impl<D: Downstream> Session<D> {
         }
     }
 
+    /// Bytes that were read and not used.
+    pub(super) fn unread(&self) -> &[u8] {
+        &self.buffer[self.start..self.end]
+    }
+
+    /// The first so many of them were used.
+    pub(super) fn used(&mut self, count: usize) {
+        self.start += count;
+        debug_assert!(self.start <= self.end);
+    }
+
     /// Reads more bytes behind the unread ones.
-    fn fill(&mut self, until: Instant) -> Result<usize, Stop> {
+    pub(super) fn fill(&mut self, until: Instant) -> Result<usize, Stop> {
         if self.start == self.end {
             self.start = 0;
             self.end = 0;
@@ -412,6 +423,11 @@ impl<D: Downstream> Session<D> {
                 note.end = "cut";
                 Next::Close
             }
+            Err(Ended::Told) => {
+                core.metrics.count(Count::Refused);
+                note.end = "refused";
+                Next::Close
+            }
             Err(Ended::Gone) => {
                 core.metrics.count(Count::DownstreamsGone);
                 note.end = "gone";
@@ -497,7 +513,7 @@ impl<D: Downstream> Session<D> {
 
     /// Lets the last answer arrive before the connection goes: a close with unread bytes is a
     /// reset, which may overtake it.
-    fn linger(&mut self, core: &Core) {
+    pub(super) fn linger(&mut self, core: &Core) {
         self.down.shut_write();
         let until = core.now() + ms(limits::DRAIN_MS_MAX);
         let mut total = 0;

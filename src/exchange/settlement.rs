@@ -149,7 +149,8 @@ impl Settlement {
     pub(super) fn settle(self, note: &Note, snapshot: &Snapshot) -> Option<(Slot, Row)> {
         let user = note.user.map_or("", |at| &snapshot.users[at].name);
         let (usage, source) = used(self.endpoint, note);
-        let answered = (200..400).contains(&note.status) || source == UsageSource::Estimated;
+        // A session that was opened has the status of its handshake.
+        let answered = (101..400).contains(&note.status) || source == UsageSource::Estimated;
         let applied = self.price.as_ref().map(|price| price.applied(&usage, note.told.tier));
         let cost = match &applied {
             Some(applied) if answered && !is_free(self.endpoint) => applied.cost(&usage),

@@ -85,7 +85,12 @@ pub fn takes_body(method: &str) -> bool {
 }
 
 /// Writes the head; false when something in it cannot stand in one.
-fn request_head(call: &Call<'_>, address: &Address<'_>, has_body: bool, out: &mut Vec<u8>) -> bool {
+pub fn request_head(
+    call: &Call<'_>,
+    address: &Address<'_>,
+    has_body: bool,
+    out: &mut Vec<u8>,
+) -> bool {
     let is_plain = |text: &str| text.bytes().all(|byte| byte.is_ascii_graphic());
     if !header::is_name(call.method.as_bytes()) || !is_plain(address.target) {
         return false;

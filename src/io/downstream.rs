@@ -5,6 +5,7 @@ use std::net::{IpAddr, Shutdown, SocketAddr};
 use std::time::{Duration, Instant};
 
 use crate::exchange::{Downstream, Stop};
+use crate::io::upstream::now;
 use crate::io::worker::{self, Sock};
 use crate::limits;
 
@@ -75,6 +76,14 @@ impl Downstream for Client {
     fn peer(&self) -> Option<IpAddr> {
         let address = rustix::net::getpeername(&self.sock).ok().flatten()?;
         SocketAddr::try_from(address).ok().map(|address| address.ip().to_canonical())
+    }
+
+    fn read_now(&mut self, buf: &mut [u8]) -> Result<Option<usize>, Stop> {
+        now(self.sock.read_now(buf))
+    }
+
+    fn write_now(&mut self, bytes: &[u8]) -> Result<usize, Stop> {
+        now(self.sock.write_now(bytes)).map(Option::unwrap_or_default)
     }
 
     fn shut_write(&mut self) {

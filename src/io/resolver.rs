@@ -150,7 +150,7 @@ impl Resolver for Stub {
 }
 
 /// The addresses of `host`, IPv4 first.
-fn look_up(host: &str, watch: &Watch) -> Result<Vec<IpAddr>, Cause> {
+pub fn look_up(host: &str, watch: &Watch) -> Result<Vec<IpAddr>, Cause> {
     if let Ok(address) = host.parse::<IpAddr>() {
         return Ok(vec![address]);
     }

@@ -64,6 +64,73 @@ pub fn load(extra_ca_file: Option<&str>) -> Result<(), TlsError> {
     Ok(())
 }
 
+/// TLS without a socket: whoever holds it brings the bytes.
+pub struct Sealed(ClientConnection);
+
+impl Sealed {
+    /// Shakes hands as a client of `host`.
+    pub fn open(host: &str, io: &mut (impl Read + Write)) -> Result<Box<Sealed>, Cause> {
+        let name = ServerName::try_from(host.to_owned()).map_err(|_| Cause::TlsRefused)?;
+        let config = CLIENT.get().ok_or(Cause::TlsRefused)?.read().clone();
+        let connection = ClientConnection::new(config, name).map_err(|_| Cause::TlsRefused)?;
+        let mut sealed = Box::new(Sealed(connection));
+        while sealed.0.is_handshaking() {
+            sealed.0.complete_io(io).map_err(|error| match error.kind() {
+                io::ErrorKind::InvalidData => Cause::TlsRefused,
+                _ => Cause::Disconnected,
+            })?;
+        }
+        Ok(sealed)
+    }
+
+    /// Reads clear bytes. Where `io` does not wait, neither does this.
+    pub fn read(&mut self, buf: &mut [u8], io: &mut (impl Read + Write)) -> io::Result<usize> {
+        loop {
+            match self.0.reader().read(buf) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                other => return other,
+            }
+            self.0.read_tls(io)?;
+            let fed = self.0.process_new_packets();
+            fed.map_err(|_| io::Error::from(io::ErrorKind::InvalidData))?;
+        }
+    }
+
+    /// Writes clear bytes: how many were taken. What is sealed and has not left yet leaves with the
+    /// next call, for which no bytes will do.
+    pub fn write(&mut self, bytes: &[u8], io: &mut impl Write) -> io::Result<usize> {
+        self.flush(io)?;
+        let count = self.0.writer().write(bytes)?;
+        match self.flush(io) {
+            Err(error) if error.kind() != io::ErrorKind::WouldBlock => Err(error),
+            _ => Ok(count),
+        }
+    }
+
+    fn flush(&mut self, io: &mut impl Write) -> io::Result<()> {
+        while self.0.wants_write() {
+            self.0.write_tls(io)?;
+        }
+        Ok(())
+    }
+
+    /// Both as one thing to read from.
+    pub fn through<'a, I: Read + Write>(&'a mut self, io: &'a mut I) -> impl Read + 'a {
+        Through { sealed: self, io }
+    }
+}
+
+struct Through<'a, I> {
+    sealed: &'a mut Sealed,
+    io: &'a mut I,
+}
+
+impl<I: Read + Write> Read for Through<'_, I> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        self.sealed.read(buf, self.io)
+    }
+}
+
 /// Wraps a transport in TLS when the URL says `https`.
 #[derive(Debug)]
 pub struct TlsConnector;

@@ -6,6 +6,7 @@
 
 use std::fmt;
 use std::io;
+use std::net::SocketAddr;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
@@ -366,34 +367,33 @@ impl<In: Transport> Connector<In> for Tcp {
             return Ok(Some(Either::A(transport)));
         }
         let watch = Watch::current().ok_or(Error::ConnectionFailed)?;
-        watch.enter(Phase::Connect);
-        let deadline = watch.deadline();
-        let begun = Instant::now();
-        // Each address gets its share of the limit, so that a dead first one is not the end.
-        let share = deadline.saturating_duration_since(begun) / details.addrs.len().max(1) as u32;
-        let mut until = begun;
-        for address in details.addrs.iter() {
-            until += share;
-            match connect_one(*address, &watch, until) {
-                Ok(sock) => {
-                    let reports = !details.needs_tls();
-                    return Ok(Some(Either::B(Plain::new(sock, reports))));
-                }
-                Err(Cause::DownstreamGone) => break,
-                Err(_) => {}
-            }
-        }
-        let timed_out = Instant::now() >= deadline;
-        watch.died(if timed_out { Cause::TimedOut } else { Cause::Unreachable });
-        Err(Error::ConnectionFailed)
+        let sock = open(&details.addrs, &watch).map_err(|_| Error::ConnectionFailed)?;
+        Ok(Some(Either::B(Plain::new(sock, !details.needs_tls()))))
     }
 }
 
-fn connect_one(
-    address: std::net::SocketAddr,
-    watch: &Watch,
-    until: Instant,
-) -> Result<Sock, Cause> {
+/// Connects to the first address that answers.
+pub fn open(addresses: &[SocketAddr], watch: &Watch) -> Result<Sock, Cause> {
+    watch.enter(Phase::Connect);
+    let deadline = watch.deadline();
+    let begun = Instant::now();
+    // Each address gets its share of the limit, so that a dead first one is not the end.
+    let share = deadline.saturating_duration_since(begun) / addresses.len().max(1) as u32;
+    let mut until = begun;
+    for address in addresses {
+        until += share;
+        match connect_one(*address, watch, until) {
+            Ok(sock) => return Ok(sock),
+            Err(Cause::DownstreamGone) => break,
+            Err(_) => {}
+        }
+    }
+    let cause = if Instant::now() >= deadline { Cause::TimedOut } else { Cause::Unreachable };
+    watch.died(cause);
+    Err(cause)
+}
+
+fn connect_one(address: SocketAddr, watch: &Watch, until: Instant) -> Result<Sock, Cause> {
     let mut sock = Sock::connect(address, watch.worker).map_err(|_| Cause::Unreachable)?;
     loop {
         let wait = watch.wait_until(until)?;

@@ -1,9 +1,13 @@
 //! One attempt at an upstream through ureq: open, send, response head, body reads.
 
+mod dial;
+
 use std::io::{self, Read};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
+
+pub(super) use dial::now;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -11,7 +15,7 @@ use ureq::http::{HeaderMap, HeaderName, HeaderValue, Request, Uri};
 use ureq::{Agent, SendBody};
 
 use crate::dialect::echo;
-use crate::exchange::{Call, Desk, Reply, Source, SourceBroken, Unanswered, Upstream, Work};
+use crate::exchange::{Call, Desk, Pipe, Reply, Source, SourceBroken, Unanswered, Upstream, Work};
 use crate::failure::{Cause, Failure, Phase, Sent};
 use crate::io::direct::{self, Address, Direct, takes_body};
 use crate::io::office::Office;
@@ -137,6 +141,9 @@ impl Upstream for Caller {
         let guard = self.metrics.clone().hold(Gauge::UpstreamInFlight, 1);
         if call.provider.is_echo() {
             return Echoed::begin(self, call, guard);
+        }
+        if let Some(protocols) = call.upgrade {
+            return dial::dial(self, call, protocols, guard);
         }
         let entry = self.agents.through(call.provider.proxy.as_deref())?;
         let downstream = Some(self.downstream.clone());
@@ -280,6 +287,12 @@ enum Body {
     Direct(Direct, #[allow(dead_code)] Attached),
     Http(Http),
     Echo(Echoed),
+    /// The refusal of a handshake, held.
+    Whole {
+        bytes: Vec<u8>,
+        is_read: bool,
+    },
+    Pipe(Box<dyn Pipe>),
 }
 
 /// While it lives, the watch hangs on the coroutine.
@@ -315,6 +328,7 @@ impl Reply for Answer {
             Body::Direct(direct, _) => direct.is_ready(),
             Body::Http(http) => http.watch.has_buffered(),
             Body::Echo(echo) => echo.is_ready(),
+            Body::Whole { .. } | Body::Pipe(_) => true,
         }
     }
 
@@ -323,6 +337,18 @@ impl Reply for Answer {
             Body::Direct(direct, _) => direct.piece(),
             Body::Http(http) => http.piece(),
             Body::Echo(echo) => echo.piece(),
+            Body::Whole { bytes, is_read } => {
+                let is_read = std::mem::replace(is_read, true);
+                Ok(if is_read { &[] } else { bytes })
+            }
+            Body::Pipe(_) => Ok(&[]),
+        }
+    }
+
+    fn pipe(&mut self) -> Option<&mut dyn Pipe> {
+        match &mut self.body {
+            Body::Pipe(pipe) => Some(&mut **pipe),
+            Body::Direct(..) | Body::Http(_) | Body::Echo(_) | Body::Whole { .. } => None,
         }
     }
 }

@@ -12,6 +12,7 @@
 
 use std::cell::RefCell;
 use std::io::{self, Read, Write};
+use std::mem::MaybeUninit;
 use std::net::{Shutdown, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::Arc;
@@ -19,6 +20,7 @@ use std::sync::atomic::{AtomicBool, AtomicI32, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use may::io::CoIo;
+use rustix::event::epoll::{self, EventFlags};
 use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType};
 
 use crate::limits;
@@ -249,6 +251,16 @@ impl Sock {
         result
     }
 
+    /// Reads what is there; `WouldBlock` when that is nothing.
+    pub fn read_now(&self, buf: &mut [u8]) -> io::Result<usize> {
+        Ok(rustix::io::read(&*self.fd, buf)?)
+    }
+
+    /// Writes what there is room for; `WouldBlock` when that is nothing.
+    pub fn write_now(&self, bytes: &[u8]) -> io::Result<usize> {
+        Ok(rustix::net::send(&*self.fd, bytes, rustix::net::SendFlags::NOSIGNAL)?)
+    }
+
     /// Whether it is open and nothing is there to read. When so, and the coroutine writes next and
     /// then reads, that read waits without asking the system first.
     pub fn is_quiet(&mut self) -> bool {
@@ -314,6 +326,69 @@ pub fn shut_down(fd: &OwnedFd, how: Shutdown) {
     };
     // It may be closed already, which is what we want.
     let _ = rustix::net::shutdown(fd, how);
+}
+
+/// Two sockets at once, for a coroutine that serves both ends of a connection: they stand in an
+/// epoll of their own, and the coroutine waits on that one's descriptor, which is of its class.
+pub struct Both {
+    // Invariant: dropped before `epoll`, as in `Sock`.
+    io: CoIo<Moved>,
+    _epoll: Arc<OwnedFd>,
+    worker: usize,
+    turns: u32,
+}
+
+/// The inner epoll as `CoIo` sees it: something to read from when a socket has moved.
+struct Moved(Arc<OwnedFd>);
+
+impl AsRawFd for Moved {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.as_raw_fd()
+    }
+}
+
+impl Read for Moved {
+    fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
+        let zero = rustix::time::Timespec { tv_sec: 0, tv_nsec: 0 };
+        let mut events = [MaybeUninit::uninit(); 2];
+        let (moved, _) = epoll::wait(&*self.0, &mut events, Some(&zero))?;
+        if moved.is_empty() { Err(rustix::io::Errno::AGAIN.into()) } else { Ok(moved.len()) }
+    }
+}
+
+impl Both {
+    /// Watches both from now on. They tell of each change once, so whoever waits first reads and
+    /// writes until nothing more can be.
+    pub fn of(worker: usize, one: &OwnedFd, other: &OwnedFd) -> io::Result<Both> {
+        let epoll = into_class(epoll::create(epoll::CreateFlags::CLOEXEC)?, worker)?;
+        let flags = EventFlags::IN | EventFlags::OUT | EventFlags::RDHUP | EventFlags::ET;
+        for (number, fd) in [(0, one), (1, other)] {
+            epoll::add(&epoll, fd, epoll::EventData::new_u64(number), flags)?;
+        }
+        let epoll = Arc::new(epoll);
+        let io = CoIo::new(Moved(epoll.clone())).map_err(io::Error::from)?;
+        Ok(Both { io, _epoll: epoll, worker, turns: 0 })
+    }
+
+    /// Waits at most `wait` until one of them has moved.
+    pub fn wait(&mut self, wait: Duration) -> io::Result<()> {
+        self.give_way()?;
+        let home = Home::here();
+        self.io.set_read_timeout(Some(wait))?;
+        let result = self.io.read(&mut [0; 1]);
+        home.check();
+        result.map(drop)
+    }
+
+    /// Lets the worker poll now and then, when neither ever makes us wait.
+    pub fn give_way(&mut self) -> io::Result<()> {
+        self.turns += 1;
+        if self.turns < OPERATIONS_MAX {
+            return Ok(());
+        }
+        self.turns = 0;
+        Timer::new(self.worker)?.sleep(Duration::ZERO)
+    }
 }
 
 /// A one-shot timer on which coroutines of one worker may wait.

@@ -5,6 +5,7 @@
 //! `gproxy check` prints the results.
 
 pub mod cloud;
+mod live;
 
 use std::borrow::Cow;
 use std::fmt;

@@ -20,7 +20,7 @@ pub enum Framing {
     UntilClose,
 }
 
-/// The head of a reply, 200 or above.
+/// The head of a reply, 200 or above, or 101.
 #[derive(Debug)]
 pub struct ReplyHead {
     /// The status.
@@ -43,6 +43,15 @@ pub struct Malformed;
 /// `Ok((Some(head), used))`: what follows is the body. A switch of protocols is malformed: nobody
 /// asked for one.
 pub fn parse(buf: &[u8]) -> Result<(Option<ReplyHead>, usize), Malformed> {
+    parse_any(buf, false)
+}
+
+/// The same, where somebody asked for a switch of protocols: a 101 is a head too.
+pub fn parse_switch(buf: &[u8]) -> Result<(Option<ReplyHead>, usize), Malformed> {
+    parse_any(buf, true)
+}
+
+fn parse_any(buf: &[u8], switches: bool) -> Result<(Option<ReplyHead>, usize), Malformed> {
     let mut used = 0;
     loop {
         let mut fields = [const { MaybeUninit::uninit() }; HEADER_COUNT_MAX];
@@ -58,7 +67,7 @@ pub fn parse(buf: &[u8]) -> Result<(Option<ReplyHead>, usize), Malformed> {
         used += length;
         match (reply.code, reply.version) {
             (Some(100 | 102..=199), _) => {}
-            (Some(status @ 200..), Some(minor)) => {
+            (Some(status), Some(minor)) if status >= 200 || (switches && status == 101) => {
                 let head = head(status, minor == 1, text, reply.headers)?;
                 return Ok((Some(head), used));
             }

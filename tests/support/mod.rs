@@ -12,6 +12,7 @@ pub mod config;
 pub mod gateway;
 pub mod upstream;
 pub mod vendor;
+pub mod websocket;
 
 use std::time::{Duration, Instant};
 

@@ -257,6 +257,12 @@ impl Conn {
         }
     }
 
+    /// Reads exactly so many bytes; `None` when the connection ends before.
+    pub fn read_raw(&mut self, count: usize) -> Option<Vec<u8>> {
+        self.fill_to(count)?;
+        Some(self.held.drain(..count).collect())
+    }
+
     fn fill_to(&mut self, length: usize) -> Option<()> {
         while self.held.len() < length {
             self.read_some().ok().filter(|count| *count > 0)?;

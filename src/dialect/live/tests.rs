@@ -82,6 +82,7 @@ fn events_that_go_up_name_the_served_model_and_no_other() {
     goes_up(&responses, r#"{"type":"response.cancel"}"#, Ok(r#"{"type":"response.cancel"}"#));
     goes_up(&responses, r#"{"model":"gpt-5"}"#, Err(AskError::OtherModel));
     goes_up(&responses, r#"{"model":"chat","mod\u0065l":"gpt-5"}"#, Err(AskError::ModelTwice));
+    goes_up(&responses, r#"{"model":"chat","Model":"gpt-5"}"#, Err(AskError::KeyMisspelt));
     goes_up(&responses, r#"{"model":["chat"]}"#, Err(AskError::ModelNotText));
     goes_up(&responses, r#"["chat"]"#, Err(AskError::NotAnObject));
     goes_up(&responses, r#"{"model":"chat"} {"model":"gpt-5"}"#, Err(AskError::NotJson));

@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::exchange::{
-    Call, Clock, Core, Desk, Downstream, Reply, Stop, Unanswered, Upstream, Work,
+    Call, Clock, Core, Desk, Downstream, Pipe, Reply, Stop, Unanswered, Upstream, Work,
 };
 use crate::failure::{Cause, Failure};
 use crate::limits;
@@ -274,6 +274,15 @@ impl Downstream for SimDownstream {
         self.wire.borrow_mut().read(buf, until, &self.clock)
     }
 
+    // No simulated caller asks for a WebSocket.
+    fn read_now(&mut self, _: &mut [u8]) -> Result<Option<usize>, Stop> {
+        Err(Stop::Gone)
+    }
+
+    fn write_now(&mut self, _: &[u8]) -> Result<usize, Stop> {
+        Err(Stop::Gone)
+    }
+
     fn write(&mut self, bytes: &[u8]) -> Result<(), Stop> {
         self.wire.borrow_mut().write(bytes, &self.clock)
     }
@@ -459,6 +468,10 @@ pub(super) struct SimReply {
 }
 
 impl Reply for SimReply {
+    fn pipe(&mut self) -> Option<&mut dyn Pipe> {
+        None
+    }
+
     fn status(&self) -> u16 {
         self.script.status
     }

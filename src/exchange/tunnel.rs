@@ -1,0 +1,639 @@
+//! Sessions over WebSocket: gates, handshakes on both sides, and events in both directions.
+//!
+//! A session is an exchange like the others. Where the query names the model, every gate stands
+//! before the handshake; where the first event does, we shake hands ourselves, read it, and tell of
+//! a refusal within the session. One coroutine serves both ends. It reads from one only when all
+//! that it owes the other has been taken, so that a slow reader slows the writer down; of each
+//! direction at most one message is held.
+
+use std::time::{Duration, Instant};
+
+use super::attempt::{self, Plan};
+use super::note::Note;
+use super::session::Session;
+use super::{Core, Downstream, Ended, Pipe, Reply, Stop, Upstream, nameless, relay, settlement};
+use crate::dialect::ask::AskError;
+use crate::dialect::headers;
+use crate::dialect::live::{self, Call, Events, Live};
+use crate::dialect::refusal::Refusal;
+use crate::failure::{Cause, Failure, Phase, Sent};
+use crate::limits;
+use crate::metrics::{Gauge, Held};
+use crate::route::plan::{Need, Target};
+use crate::route::snapshot::Snapshot;
+use crate::wire::head::Head;
+use crate::wire::header;
+use crate::wire::websocket::{self, FrameError, HandshakeError, Kind, Reader, Unit};
+
+/// How often a silent session looks whether the process is draining.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// Codes of closes: RFC 6455 section 7.4.1 and the registry that it opened.
+const GOING_AWAY: u16 = 1001;
+const REFUSED: u16 = 1008;
+const BROKEN: u16 = 1011;
+const TRY_LATER: u16 = 1013;
+
+/// Answers a handshake for a path of a session. Its frame stays out of its caller's.
+#[inline(never)]
+pub(super) fn answer<D: Downstream, U: Upstream>(
+    core: &Core,
+    snapshot: &Snapshot,
+    session: &mut Session<D>,
+    up: &mut U,
+    head: &Head,
+    note: &mut Note,
+    call: &Call<'_>,
+) -> Result<(), Ended> {
+    note.endpoint = call.live.endpoint.name;
+    let key = websocket::key_of(head)?;
+    if core.is_draining() {
+        return Err(Refusal::shutting_down().into());
+    }
+    let offered = live::protocols_up(head.headers.all("sec-websocket-protocol"));
+    let hands = Hands { core, snapshot, head, call, key, offered };
+    if call.live.in_query {
+        return hands.by_query(session, up, note);
+    }
+    hands.greet(session, None::<&U::Reply>, note)?;
+    hands.by_event(session, up, note)
+}
+
+/// What both kinds of handshakes need.
+struct Hands<'a> {
+    core: &'a Core,
+    snapshot: &'a Snapshot,
+    head: &'a Head,
+    call: &'a Call<'a>,
+    key: &'a [u8],
+    offered: Vec<&'a str>,
+}
+
+impl Hands<'_> {
+    /// The query names the model, or nothing does.
+    fn by_query<D: Downstream, U: Upstream>(
+        &self,
+        session: &mut Session<D>,
+        up: &mut U,
+        note: &mut Note,
+    ) -> Result<(), Ended> {
+        let asked = self.call.model()?.unwrap_or_default();
+        let target = self.target(&asked, note)?;
+        let protocols = self.offered.join(", ");
+        let plan = self.plan(&target, &protocols, note)?;
+        settlement::admit(self.core, self.snapshot, up, &plan, note)?;
+        let mut reply = attempt::attempt(self.core, up, &plan, &[], None, note)?;
+        if reply.status() != 101 {
+            return relay::relay(self.core, self.snapshot, session, self.head, &plan, reply, note);
+        }
+        self.greet(session, Some(&reply), note)?;
+        let mut tunnel = Tunnel::new(self.core, self.snapshot, session, self.call.live, note);
+        tunnel.events = Some(self.events(&plan));
+        let result = tunnel.run(&mut reply);
+        tunnel.end(result)
+    }
+
+    /// The first event names the model. A refusal is told within the session.
+    fn by_event<D: Downstream, U: Upstream>(
+        &self,
+        session: &mut Session<D>,
+        up: &mut U,
+        note: &mut Note,
+    ) -> Result<(), Ended> {
+        let mut tunnel = Tunnel::new(self.core, self.snapshot, session, self.call.live, note);
+        let result = match tunnel.first_event() {
+            Ok(Some(first)) => match self.dial(&mut tunnel, up, &first) {
+                Ok(mut reply) => tunnel.run_from(first, &mut reply),
+                Err(Ended::Refused(refusal)) => Err(tunnel.refuse(&refusal)),
+                Err(ended) => Err(ended),
+            },
+            Ok(None) => Ok(()),
+            Err(ended) => Err(ended),
+        };
+        tunnel.end(result)
+    }
+
+    fn dial<D: Downstream, U: Upstream>(
+        &self,
+        tunnel: &mut Tunnel<'_, D>,
+        up: &mut U,
+        first: &Unit,
+    ) -> Result<U::Reply, Ended> {
+        let asked = live::first(self.call.live, &first.payload)?;
+        let target = self.target(&asked, tunnel.note)?;
+        let protocols = self.offered.join(", ");
+        let plan = self.plan(&target, &protocols, tunnel.note)?;
+        settlement::admit(self.core, self.snapshot, up, &plan, tunnel.note)?;
+        let reply = attempt::attempt(self.core, up, &plan, &[], None, tunnel.note)?;
+        if reply.status() != 101 {
+            return Err(Refusal::not_opened(reply.status()).into());
+        }
+        tunnel.events = Some(self.events(&plan));
+        Ok(reply)
+    }
+
+    fn target<'t>(&'t self, asked: &'t str, note: &mut Note) -> Result<Target<'t>, Refusal> {
+        let scope = self.call.scope.as_deref().and_then(|name| self.snapshot.provider_named(name));
+        if !asked.is_empty() {
+            return super::target(self.snapshot, scope, asked, note);
+        }
+        let dialect = self.call.live.endpoint.dialect;
+        nameless::target(self.snapshot, scope, self.head, note, dialect, Need::Every)
+    }
+
+    fn plan<'t>(
+        &'t self,
+        target: &'t Target<'t>,
+        protocols: &'t str,
+        note: &Note,
+    ) -> Result<Plan<'t>, Ended> {
+        let live: &'static Live = self.call.live;
+        let endpoint = &live.endpoint;
+        let user = note.user.unwrap_or_default();
+        let destination = super::admit(self.snapshot, user, target, endpoint)?;
+        let provider = &self.snapshot.providers[target.provider];
+        if provider.is_echo() {
+            return Err(HandshakeError::NotServed.into());
+        }
+        let model = target.model_served;
+        let model = (self.call.live.in_query && !model.is_empty()).then_some(model);
+        let url = destination.live_url(endpoint, self.call.version, model, &self.call.rest());
+        let turn = self.core.turn();
+        let plain = Plan::plain(provider, destination, self.head, endpoint, target, url, turn);
+        Ok(plain.upgraded(protocols))
+    }
+
+    fn events(&self, plan: &Plan<'_>) -> Events {
+        let Target { model_asked, model_served, renamed, .. } = *plan.target;
+        let in_event = plan.live_name();
+        Events::new(self.call.live, model_asked, model_served, &in_event, renamed)
+    }
+
+    /// Sends our half of the handshake with the caller: from here on this is a session.
+    fn greet<D: Downstream, R: Reply>(
+        &self,
+        session: &mut Session<D>,
+        reply: Option<&R>,
+        note: &mut Note,
+    ) -> Result<(), Ended> {
+        let mut out = Vec::with_capacity(512);
+        header::status_line(101, &mut out);
+        header::field("connection", b"Upgrade", &mut out);
+        header::field("upgrade", b"websocket", &mut out);
+        let accept = websocket::accept_of(self.key);
+        header::field("sec-websocket-accept", accept.as_bytes(), &mut out);
+        // A browser gives up when it offered some and none is chosen.
+        let mut chosen = self.offered.first().copied();
+        if let Some(reply) = reply {
+            headers::forward_down(|| reply.headers(), &mut out);
+            let theirs = reply.headers().find(|(name, _)| *name == "sec-websocket-protocol");
+            let theirs = theirs.and_then(|(_, value)| str::from_utf8(value).ok());
+            let is_theirs = |offered: &&&str| theirs == Some(**offered);
+            chosen = self.offered.iter().find(is_theirs).copied().or(chosen);
+        }
+        if let Some(protocol) = chosen {
+            header::field("sec-websocket-protocol", protocol.as_bytes(), &mut out);
+        }
+        header::field("x-gproxy-request-id", note.id.as_str().as_bytes(), &mut out);
+        out.extend_from_slice(b"\r\n");
+        session.close_after();
+        note.status = 101;
+        session.send(&out)
+    }
+}
+
+/// What one end sends, and what it is owed.
+struct Side {
+    reader: Reader,
+    out: Vec<u8>,
+    sent: usize,
+    /// It has said its last word.
+    has_closed: bool,
+    /// Our last word to it stands in `out`, or has left.
+    was_closed: bool,
+}
+
+impl Side {
+    fn new(masked: bool, event_bytes_max: usize) -> Side {
+        let reader = Reader::new(masked, event_bytes_max);
+        Side { reader, out: Vec::new(), sent: 0, has_closed: false, was_closed: false }
+    }
+
+    fn put(&mut self, kind: Kind, payload: &[u8], mask: Option<[u8; 4]>) {
+        if !self.was_closed {
+            websocket::write(kind, payload, mask, &mut self.out);
+            self.was_closed = kind == Kind::Close;
+        }
+    }
+
+    fn owed(&self) -> &[u8] {
+        &self.out[self.sent..]
+    }
+
+    /// So many bytes left.
+    fn gave(&mut self, count: usize) -> bool {
+        self.sent += count;
+        if self.sent == self.out.len() {
+            self.sent = 0;
+            self.out.clear();
+            self.out.shrink_to(limits::EVENT_KEPT_BYTES_MAX);
+        }
+        count > 0
+    }
+
+    fn held(&self) -> usize {
+        self.reader.held() + self.out.capacity()
+    }
+}
+
+/// A session after the handshake with its caller.
+struct Tunnel<'a, D: Downstream> {
+    core: &'a Core,
+    session: &'a mut Session<D>,
+    note: &'a mut Note,
+    live: &'static Live,
+    events: Option<Events>,
+    down: Side,
+    up: Side,
+    input: Vec<u8>,
+    held: Held,
+    held_bytes_max: u64,
+    // From our last words on: until when the ends have time for theirs.
+    closing_until: Option<Instant>,
+    // He is owed an answer of ours, which he has to read before he is read again.
+    answered: bool,
+    // It did not end as both wished.
+    broke: bool,
+    // Nothing more can be written to the upstream.
+    is_lost: bool,
+}
+
+/// However the session ends, by a panic too, the note learns what it used.
+impl<D: Downstream> Drop for Tunnel<'_, D> {
+    fn drop(&mut self) {
+        if let Some(events) = &self.events {
+            self.note.told = events.told();
+        }
+    }
+}
+
+impl<'a, D: Downstream> Tunnel<'a, D> {
+    fn new(
+        core: &'a Core,
+        snapshot: &Snapshot,
+        session: &'a mut Session<D>,
+        live: &'static Live,
+        note: &'a mut Note,
+    ) -> Tunnel<'a, D> {
+        let event_bytes_max = snapshot.limits.event_bytes_max;
+        Tunnel {
+            core,
+            session,
+            note,
+            live,
+            events: None,
+            down: Side::new(true, event_bytes_max),
+            up: Side::new(false, event_bytes_max),
+            input: vec![0; limits::RELAY_BYTES],
+            held: core.metrics.clone().hold(Gauge::HeldBytes, 0),
+            held_bytes_max: snapshot.limits.held_bytes_max,
+            closing_until: None,
+            answered: false,
+            broke: false,
+            is_lost: false,
+        }
+    }
+
+    /// Waits for the first event; `None`: the session ended before one.
+    fn first_event(&mut self) -> Result<Option<Unit>, Ended> {
+        let idle_until = self.core.now() + Duration::from_millis(limits::TUNNEL_IDLE_MS_MAX);
+        loop {
+            // Whatever came behind the first event is read when there is somebody to tell it to.
+            let (used, unit) = match self.down.reader.feed(self.session.unread()) {
+                Ok(fed) => fed,
+                Err(error) => return Err(self.leave(error.close_code(), "")),
+            };
+            self.session.used(used);
+            match unit {
+                Some(Unit { kind: Kind::Close, payload }) => {
+                    self.down.put(Kind::Close, &payload, None);
+                    return self.tell().map(|()| None);
+                }
+                Some(Unit { kind: Kind::Ping, payload }) => {
+                    self.down.put(Kind::Pong, &payload, None);
+                    self.tell()?;
+                    continue;
+                }
+                Some(Unit { kind: Kind::Pong, .. }) => continue,
+                Some(unit) => return Ok(Some(unit)),
+                None => {}
+            }
+            self.account();
+            let now = self.core.now();
+            if self.core.is_draining() || now >= idle_until {
+                return Err(self.leave(GOING_AWAY, "no event came"));
+            }
+            match self.session.fill(idle_until.min(now + LOOK_EVERY)) {
+                Ok(0) | Err(Stop::Gone) => return Err(Ended::Gone),
+                Ok(_) | Err(Stop::TimedOut | Stop::ShuttingDown) => {}
+            }
+        }
+    }
+
+    /// Tells the caller what it is owed, and waits for that.
+    fn tell(&mut self) -> Result<(), Ended> {
+        let sent = self.session.send(self.down.owed());
+        let count = self.down.owed().len();
+        self.down.gave(count);
+        sent
+    }
+
+    fn leave(&mut self, code: u16, reason: &str) -> Ended {
+        self.down.put(Kind::Close, &websocket::close(code, reason), None);
+        match self.tell() {
+            Ok(()) => Ended::Cut,
+            Err(gone) => gone,
+        }
+    }
+
+    /// Ends a session that leads nowhere.
+    fn refuse(&mut self, refusal: &Refusal) -> Ended {
+        self.put_error(refusal);
+        let code = if refusal.status < 500 { REFUSED } else { BROKEN };
+        self.note.status = refusal.status;
+        match self.leave(code, &refusal.message) {
+            Ended::Cut => Ended::Told,
+            gone => gone,
+        }
+    }
+
+    /// Whether there is an event that can say it.
+    fn put_error(&mut self, refusal: &Refusal) -> bool {
+        let event = live::error_event(self.live, refusal, self.note.id.as_str());
+        if let Some(event) = &event {
+            self.note.bytes_out += event.len() as u64;
+            self.down.put(Kind::Text, event, None);
+        }
+        event.is_some()
+    }
+
+    /// Lets our last words arrive.
+    fn end(self, result: Result<(), Ended>) -> Result<(), Ended> {
+        if let Err(Ended::Cut | Ended::Told) = result {
+            self.session.linger(self.core);
+        }
+        result
+    }
+
+    fn run_from<R: Reply>(&mut self, first: Unit, reply: &mut R) -> Result<(), Ended> {
+        if let Some(pipe) = reply.pipe() {
+            self.pass_up(pipe, first);
+        }
+        self.run(reply)
+    }
+
+    /// Passes events on in both directions until the session ends.
+    fn run<R: Reply>(&mut self, reply: &mut R) -> Result<(), Ended> {
+        let pipe = reply.pipe().expect("the caller has seen that it switched protocols");
+        let idle = Duration::from_millis(limits::TUNNEL_IDLE_MS_MAX);
+        let mut moved_at = self.core.now();
+        loop {
+            let moved = self.pump(pipe)?;
+            let now = self.core.now();
+            if self.is_over(now) {
+                return if self.broke { Err(Ended::Cut) } else { Ok(()) };
+            }
+            moved_at = if moved { now } else { moved_at };
+            let silent = now.saturating_duration_since(moved_at);
+            let drains = self.core.is_draining() && silent >= LOOK_EVERY;
+            if silent >= idle || drains || self.core.is_cut() {
+                self.close(pipe, GOING_AWAY, GOING_AWAY);
+            } else if self.is_past_ceiling() {
+                self.close(pipe, TRY_LATER, GOING_AWAY);
+            }
+            if moved {
+                pipe.give_way();
+                continue;
+            }
+            pipe.wait(self.closing_until.unwrap_or(now + LOOK_EVERY).min(now + LOOK_EVERY));
+        }
+    }
+
+    /// Both have said their last words and heard ours, or had time enough for it.
+    fn is_over(&self, now: Instant) -> bool {
+        let quiet = |side: &Side| side.was_closed && side.owed().is_empty();
+        let done = quiet(&self.down) && quiet(&self.up);
+        let heard = self.down.has_closed && self.up.has_closed;
+        (done && heard) || self.closing_until.is_some_and(|until| now >= until)
+    }
+
+    /// Moves what can be moved now. Whether something was.
+    fn pump(&mut self, pipe: &mut dyn Pipe) -> Result<bool, Ended> {
+        let mut moved = false;
+        if !self.down.owed().is_empty() {
+            let count = self.session.down.write_now(self.down.owed()).map_err(|_| Ended::Gone)?;
+            moved |= self.down.gave(count);
+        }
+        // Also when nothing is owed: TLS may hold back what it took.
+        if !self.is_lost {
+            match pipe.write(self.up.owed()) {
+                Ok(count) => moved |= self.up.gave(count),
+                Err(_) => self.lost(),
+            }
+        }
+        self.answered &= !self.down.owed().is_empty();
+        if self.up.owed().is_empty() && !self.answered && !self.down.has_closed {
+            moved |= self.read_down(pipe)?;
+        }
+        if self.down.owed().is_empty() && !self.up.has_closed {
+            moved |= self.read_up(pipe);
+        }
+        self.account();
+        Ok(moved)
+    }
+
+    fn read_down(&mut self, pipe: &mut dyn Pipe) -> Result<bool, Ended> {
+        let mut input = std::mem::take(&mut self.input);
+        // What came with the handshake comes first.
+        let begun = self.session.unread().len().min(input.len());
+        let count = match begun {
+            0 => self.session.down.read_now(&mut input),
+            _ => {
+                input[..begun].copy_from_slice(&self.session.unread()[..begun]);
+                self.session.used(begun);
+                Ok(Some(begun))
+            }
+        };
+        let result = match count {
+            Ok(None) => Ok(false),
+            Ok(Some(count @ 1..)) => {
+                self.feed_down(pipe, &input[..count]);
+                Ok(true)
+            }
+            Ok(Some(0)) | Err(_) if self.closing_until.is_some() => {
+                self.down.has_closed = true;
+                Ok(true)
+            }
+            Ok(Some(_)) | Err(_) => Err(Ended::Gone),
+        };
+        self.input = input;
+        result
+    }
+
+    fn feed_down(&mut self, pipe: &mut dyn Pipe, mut rest: &[u8]) {
+        while !self.down.has_closed {
+            match self.down.reader.feed(rest) {
+                Ok((used, Some(unit))) => {
+                    rest = &rest[used..];
+                    self.pass_up(pipe, unit);
+                }
+                Ok((_, None)) => return,
+                Err(error) => return self.misspoke(pipe, error, true),
+            }
+        }
+    }
+
+    fn read_up(&mut self, pipe: &mut dyn Pipe) -> bool {
+        let mut input = std::mem::take(&mut self.input);
+        let moved = match pipe.read(&mut input) {
+            Ok(None) => false,
+            Ok(Some(count @ 1..)) => {
+                self.feed_up(pipe, &input[..count]);
+                true
+            }
+            Ok(Some(0)) | Err(_) => {
+                self.lost();
+                true
+            }
+        };
+        self.input = input;
+        moved
+    }
+
+    fn feed_up(&mut self, pipe: &mut dyn Pipe, mut rest: &[u8]) {
+        while !self.up.has_closed {
+            match self.up.reader.feed(rest) {
+                Ok((used, Some(unit))) => {
+                    rest = &rest[used..];
+                    self.pass_down(unit);
+                }
+                Ok((_, None)) => return,
+                Err(error) => return self.misspoke(pipe, error, false),
+            }
+        }
+    }
+
+    /// One whole message or control frame of the caller's.
+    fn pass_up(&mut self, pipe: &mut dyn Pipe, mut unit: Unit) {
+        match unit.kind {
+            Kind::Text | Kind::Binary => {
+                self.note.bytes_in += unit.payload.len() as u64;
+                let result = match &self.events {
+                    Some(events) => events.up(&mut unit.payload),
+                    None => Err(AskError::ModelMissing),
+                };
+                if let Err(error) = result {
+                    return self.not_sent(pipe, error);
+                }
+            }
+            Kind::Close => {
+                self.down.has_closed = true;
+                self.begin_closing();
+            }
+            Kind::Ping | Kind::Pong => {}
+        }
+        self.up.put(unit.kind, &unit.payload, Some(pipe.mask()));
+    }
+
+    /// An event that must not go up: its caller is told, and may go on where it can be told.
+    fn not_sent(&mut self, pipe: &mut dyn Pipe, error: AskError) {
+        let refusal = Refusal::from(error);
+        self.answered = true;
+        if !self.put_error(&refusal) {
+            let payload = websocket::close(REFUSED, &refusal.message);
+            self.down.put(Kind::Close, &payload, None);
+            self.close(pipe, REFUSED, GOING_AWAY);
+        }
+    }
+
+    /// One whole message or control frame of the upstream's.
+    fn pass_down(&mut self, mut unit: Unit) {
+        match unit.kind {
+            Kind::Text | Kind::Binary => {
+                if let Some(events) = &mut self.events {
+                    events.down(&mut unit.payload);
+                }
+                self.note.bytes_out += unit.payload.len() as u64;
+            }
+            Kind::Close => {
+                self.up.has_closed = true;
+                self.begin_closing();
+            }
+            Kind::Ping | Kind::Pong => {}
+        }
+        self.down.put(unit.kind, &unit.payload, None);
+    }
+
+    fn begin_closing(&mut self) {
+        let time = Duration::from_millis(limits::TUNNEL_CLOSE_MS_MAX);
+        self.closing_until.get_or_insert(self.core.now() + time);
+    }
+
+    /// Our last words to both.
+    fn close(&mut self, pipe: &mut dyn Pipe, down: u16, up: u16) {
+        self.down.put(Kind::Close, &websocket::close(down, ""), None);
+        self.up.put(Kind::Close, &websocket::close(up, ""), Some(pipe.mask()));
+        self.begin_closing();
+    }
+
+    /// An end broke a rule: nothing more can be read from it.
+    fn misspoke(&mut self, pipe: &mut dyn Pipe, error: FrameError, is_down: bool) {
+        self.broke = true;
+        let code = error.close_code();
+        match is_down {
+            true => {
+                self.down.has_closed = true;
+                self.close(pipe, code, GOING_AWAY);
+            }
+            false => {
+                self.up.has_closed = true;
+                self.close(pipe, if code == 1009 { code } else { BROKEN }, code);
+            }
+        }
+    }
+
+    /// The upstream has gone. Without a last word of anybody's, ours says so.
+    fn lost(&mut self) {
+        if self.closing_until.is_none() {
+            self.broke = true;
+            let failure = Failure {
+                phase: Phase::Relay,
+                sent: Sent::Part,
+                cause: Cause::Disconnected,
+                reused: false,
+                after_ms: 0,
+            };
+            let refusal = Refusal::from(failure);
+            self.put_error(&refusal);
+            self.down.put(Kind::Close, &websocket::close(BROKEN, &refusal.message), None);
+            self.begin_closing();
+        }
+        self.down.put(Kind::Close, &websocket::close(GOING_AWAY, ""), None);
+        self.is_lost = true;
+        self.up.has_closed = true;
+        self.up.was_closed = true;
+        let count = self.up.owed().len();
+        self.up.gave(count);
+    }
+
+    fn is_past_ceiling(&self) -> bool {
+        let level = self.core.metrics.level(Gauge::HeldBytes);
+        self.held.by() > limits::RELAY_BYTES as i64 && level > self.held_bytes_max as i64
+    }
+
+    fn account(&mut self) {
+        let held = (self.down.held() + self.up.held()) as i64;
+        if held != self.held.by() {
+            self.held.grow(held - self.held.by());
+        }
+    }
+}
