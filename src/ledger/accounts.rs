@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use parking_lot::Mutex;
 
 use super::Opening;
-use crate::route::quota::{Spending, Spent};
+use crate::route::quota::{QuotaStanding, Spending, Spent, Window};
 use crate::route::rate::{Counters, DAY_MS, Limited};
 use crate::route::snapshot::User;
 
@@ -29,6 +29,14 @@ pub struct Taken {
     pub tokens: u64,
     // Patterns of the rules that count it.
     rules: Vec<String>,
+}
+
+/// How quotas and limits stand.
+pub struct Standing {
+    /// By the user's quotas.
+    pub quotas: Vec<QuotaStanding>,
+    /// By the user's limits: requests of the minute and of the day, tokens, requests under way.
+    pub limits: Vec<[u64; 4]>,
 }
 
 #[derive(Default)]
@@ -57,7 +65,32 @@ impl Accounts {
             let requests = u64::try_from(requests).unwrap_or(0);
             all.entry(user).or_default().remembered.push((name, day, requests));
         }
+        for top_up in opening.top_ups {
+            let Some(window) = Window::named(&top_up.window) else { continue };
+            let account = all.entry(top_up.user).or_default();
+            account.spending.top_up(window, top_up.at_ms.div_euclid(DAY_MS), top_up.amount);
+        }
         Accounts { all: Mutex::new(all) }
+    }
+
+    /// Adds to a user's ceiling over `window`, if `day` falls into it.
+    pub fn top_up(&self, user: &str, window: Window, day: i64, amount: i64) {
+        let mut all = self.all.lock();
+        all.entry(user.to_owned()).or_default().spending.top_up(window, day, amount);
+    }
+
+    /// How the user's quotas and limits stand, in their order.
+    pub fn standing(&self, user: &User, now_ms: i64) -> Standing {
+        let mut all = self.all.lock();
+        let account = all.entry(user.name.clone()).or_default();
+        let day = now_ms.div_euclid(DAY_MS);
+        let quotas = user.quotas.iter().map(|quota| account.spending.standing(quota, day));
+        let quotas = quotas.collect();
+        let limits = user.rate_limits.iter().map(|rule| {
+            let counters = account.counters_of(rule.pattern.as_str(), &rule.pattern);
+            counters.levels(rule, now_ms)
+        });
+        Standing { quotas, limits: limits.collect() }
     }
 
     /// Admits a request that may cost and use so much, or takes nothing at all.

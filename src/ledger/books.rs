@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use rusqlite::{Connection, OptionalExtension, Statement, Transaction, params};
 
+use super::entities::{self, Change};
 use super::row::{self, Digest, Kind, NUMBERS, Row, count};
 use crate::limits;
 use crate::route::rate::DAY_MS;
@@ -45,6 +46,10 @@ pub(super) const SPEND: &str = "INSERT INTO spendings (user, day, cost) VALUES (
 pub(super) trait Store: Send {
     /// Writes all rows and what they cost, or nothing of it.
     fn write(&mut self, rows: &[Row]) -> Result<(), String>;
+    /// Writes a change. A store of rows alone has no place for it.
+    fn change(&mut self, _: &Change) -> Result<(), String> {
+        Err("this store keeps rows alone".to_owned())
+    }
     /// Brings everything into the one file.
     fn finish(&mut self);
 }
@@ -87,6 +92,14 @@ impl Store for Database {
             self.tail.forget();
             error.to_string()
         })
+    }
+
+    fn change(&mut self, change: &Change) -> Result<(), String> {
+        let written = self.connection.transaction().and_then(|transaction| {
+            entities::write(&transaction, change)?;
+            transaction.commit()
+        });
+        written.map_err(|error| error.to_string())
     }
 
     fn finish(&mut self) {

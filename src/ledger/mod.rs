@@ -8,6 +8,7 @@
 pub mod accounts;
 pub mod audit;
 mod books;
+pub mod entities;
 pub mod export;
 mod migrate;
 pub mod query;
@@ -20,16 +21,23 @@ mod writer;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use crossbeam_channel::{Sender, bounded};
 use parking_lot::Mutex;
 
+use entities::Waiting;
+
 use crate::limits;
 
 pub use row::{Kind, Row};
+
+/// Changes that wait at once.
+const CHANGES_MAX: usize = 8;
+/// How long a change waits for the disk.
+const CHANGE_MAX: Duration = Duration::from_secs(10);
 
 /// Why the books cannot be opened.
 #[derive(Debug)]
@@ -77,6 +85,10 @@ pub struct Opening {
     pub spent: Vec<(String, i64, i64)>,
     /// Users, names that limits are tested against, UTC days, requests: of today and yesterday.
     pub requests: Vec<(String, String, i64, i64)>,
+    /// What was made through the administration interface.
+    pub entities: Vec<entities::Entity>,
+    /// What was added to ceilings.
+    pub top_ups: Vec<entities::TopUp>,
 }
 
 struct Shared {
@@ -88,12 +100,14 @@ struct Shared {
 
 enum Message {
     Row(Box<Row>),
+    Change(Box<Waiting>),
     Close,
 }
 
 /// A way to the books.
 pub struct Ledger {
     shared: Arc<Shared>,
+    changes: AtomicUsize,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -113,8 +127,8 @@ impl Ledger {
     }
 
     fn start(store: impl books::Store + 'static) -> std::io::Result<Ledger> {
-        // One place for each slot, and one for the end.
-        let (sender, receiver) = bounded(limits::LEDGER_ROWS_MAX + 1);
+        // One place for each slot, one for the end, and some for changes, which wait for theirs.
+        let (sender, receiver) = bounded(limits::LEDGER_ROWS_MAX + 1 + CHANGES_MAX);
         let shared = Arc::new(Shared {
             sender,
             taken: AtomicUsize::new(0),
@@ -122,7 +136,8 @@ impl Ledger {
             written: AtomicUsize::new(0),
         });
         let thread = writer::start(store, receiver, shared.clone())?;
-        Ok(Ledger { shared, thread: Mutex::new(Some(thread)) })
+        let (changes, thread) = (AtomicUsize::new(0), Mutex::new(Some(thread)));
+        Ok(Ledger { shared, changes, thread })
     }
 
     /// A place in the queue; `None`: all are taken.
@@ -145,6 +160,27 @@ impl Ledger {
     /// Rows written since the start.
     pub fn written(&self) -> usize {
         self.shared.written.load(Ordering::Relaxed)
+    }
+
+    /// Writes a change in a transaction of its own, behind the rows that came before. For OS
+    /// threads: it waits for the disk. An error says that nothing was or will be written.
+    pub fn change(&self, change: entities::Change) -> Result<(), String> {
+        let (answer, answered) = bounded(1);
+        let state = Arc::new(AtomicU8::new(entities::WAITING));
+        let waiting = Box::new(Waiting { change, answer, state: state.clone() });
+        if self.changes.fetch_add(1, Ordering::AcqRel) >= CHANGES_MAX {
+            self.changes.fetch_sub(1, Ordering::AcqRel);
+            return Err("too many changes wait".to_owned());
+        }
+        let sent = self.shared.sender.try_send(Message::Change(waiting)).is_ok();
+        let result = match answered.recv_timeout(if sent { CHANGE_MAX } else { Duration::ZERO }) {
+            Ok(result) => result,
+            Err(_) if entities::give_up(&state) => Err("the disk does not answer".to_owned()),
+            // It was taken in this very moment.
+            Err(_) => answered.recv().unwrap_or_else(|_| Err("the books are closed".to_owned())),
+        };
+        self.changes.fetch_sub(1, Ordering::AcqRel);
+        result
     }
 
     /// Writes all that waits and ends. False: it could not be written within `limit`.

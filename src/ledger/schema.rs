@@ -9,7 +9,7 @@ use rusqlite::{Connection, ErrorCode, params};
 
 use super::books::{Database, SPEND, Tail};
 use super::migrate::{self, VERSION};
-use super::{LedgerError, Opening};
+use super::{LedgerError, Opening, entities};
 use crate::route::rate::DAY_MS;
 
 /// Name of the database in the data folder.
@@ -88,7 +88,7 @@ fn prepare(
     if version < VERSION {
         migrate::bring_up(connection, version).map_err(&sound)?;
     }
-    Ok(())
+    entities::prepare(connection).map_err(&sound)
 }
 
 /// What users had spent before counts once, on the first day of all.
@@ -117,5 +117,7 @@ fn read_opening(connection: &Connection, now_ms: i64) -> rusqlite::Result<Openin
     let rows = counts.query_map([(today - 1) * 24], |row| {
         Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?))
     })?;
-    Ok(Opening { spent, requests: rows.collect::<rusqlite::Result<_>>()? })
+    let requests = rows.collect::<rusqlite::Result<_>>()?;
+    let (entities, top_ups) = (entities::all(connection)?, entities::top_ups(connection)?);
+    Ok(Opening { spent, requests, entities, top_ups })
 }

@@ -212,6 +212,7 @@ fn a_limit_that_refuses_gives_back_what_the_quota_held() {
     let accounts = Accounts::new(Opening {
         spent: vec![("alice".into(), 20_780, 40)],
         requests: vec![("alice".into(), "gpt-1".into(), 20_780, 5)],
+        ..Opening::default()
     });
     let rule = RateLimit {
         pattern: Glob::any(),

@@ -9,6 +9,7 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, TryRecvError};
 
 use super::books::Store;
+use super::entities::Waiting;
 use super::{Message, Row, Shared};
 
 /// Rows of one transaction.
@@ -33,29 +34,49 @@ fn run(mut store: impl Store, receiver: &Receiver<Message>, shared: &Shared) {
     while open {
         match receiver.recv() {
             Ok(Message::Row(row)) => batch.push(*row),
+            Ok(Message::Change(change)) => {
+                change.carry_out(|change| store.change(change));
+                continue;
+            }
             Ok(Message::Close) | Err(_) => break,
         }
         // Asleep, and not waiting in the queue: so only the first row of many wakes this thread.
         sleep(GATHER);
         while open && !receiver.is_empty() {
-            open = gather(receiver, &mut batch);
+            let gathered = gather(receiver, &mut batch);
             write(&mut store, &mut batch, shared);
+            match gathered {
+                Gathered::Rows => {}
+                Gathered::Change(change) => change.carry_out(|change| store.change(change)),
+                Gathered::Last => open = false,
+            }
         }
         write(&mut store, &mut batch, shared);
     }
     store.finish();
 }
 
-/// Takes what is there, up to a batch. False: it was the last of all.
-fn gather(receiver: &Receiver<Message>, batch: &mut Vec<Row>) -> bool {
+/// Why no more was taken.
+enum Gathered {
+    /// Nothing is there, or a batch is full.
+    Rows,
+    /// A change stands behind the rows.
+    Change(Box<Waiting>),
+    /// It was the last of all.
+    Last,
+}
+
+/// Takes what is there, up to a batch or a change.
+fn gather(receiver: &Receiver<Message>, batch: &mut Vec<Row>) -> Gathered {
     while batch.len() < BATCH_ROWS_MAX {
         match receiver.try_recv() {
             Ok(Message::Row(row)) => batch.push(*row),
-            Ok(Message::Close) | Err(TryRecvError::Disconnected) => return false,
+            Ok(Message::Change(change)) => return Gathered::Change(change),
+            Ok(Message::Close) | Err(TryRecvError::Disconnected) => return Gathered::Last,
             Err(TryRecvError::Empty) => break,
         }
     }
-    true
+    Gathered::Rows
 }
 
 /// Writes a batch, however long it takes.

@@ -75,6 +75,23 @@ fn day_of_month(day: i64) -> i64 {
 pub struct Spending {
     by_day: BTreeMap<i64, i64>,
     reserved: i64,
+    // What was added to ceilings: over which time, on which day, how much.
+    top_ups: Vec<(Window, i64, i64)>,
+}
+
+/// How a quota stands. Picodollars.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct QuotaStanding {
+    /// Which of the user's.
+    pub window: Window,
+    /// Spent in it.
+    pub used: i64,
+    /// Held for requests under way.
+    pub reserved: i64,
+    /// Added to the quota in it.
+    pub topped_up: i64,
+    /// The quota and what was added.
+    pub ceiling: i64,
 }
 
 /// A ceiling that a request would pass. Picodollars.
@@ -103,15 +120,30 @@ impl Spending {
         days.map(|(_, cost)| *cost).fold(0, i64::saturating_add)
     }
 
+    /// Adds to the ceiling of a window on a day: for as long as the day falls into the window.
+    pub fn top_up(&mut self, window: Window, day: i64, amount: i64) {
+        self.top_ups.push((window, day, amount));
+    }
+
+    /// How a quota stands today.
+    pub fn standing(&self, quota: &Quota, today: i64) -> QuotaStanding {
+        let window = quota.window;
+        let first_day = window.first_day(today);
+        let added = self.top_ups.iter().filter(|(of, day, _)| *of == window && *day >= first_day);
+        let topped_up = added.map(|(_, _, amount)| *amount).fold(0, i64::saturating_add);
+        let ceiling = quota.ceiling.saturating_add(topped_up).max(0);
+        let (used, reserved) = (self.used(window, today), self.reserved);
+        QuotaStanding { window, used, reserved, topped_up, ceiling }
+    }
+
     /// Holds `amount` for a request, unless a ceiling would be passed.
     pub fn reserve(&mut self, quotas: &[Quota], amount: i64, today: i64) -> Result<(), Spent> {
         for quota in quotas {
-            let used = self.used(quota.window, today);
-            let held = used.saturating_add(self.reserved);
+            let QuotaStanding { window, used, reserved, ceiling, .. } = self.standing(quota, today);
+            let held = used.saturating_add(reserved);
             // At the ceiling nothing passes, what costs nothing neither.
-            if held >= quota.ceiling || held.saturating_add(amount) > quota.ceiling {
-                let Quota { window, ceiling } = *quota;
-                return Err(Spent { window, used, reserved: self.reserved, ceiling });
+            if held >= ceiling || held.saturating_add(amount) > ceiling {
+                return Err(Spent { window, used, reserved, ceiling });
             }
         }
         self.reserved = self.reserved.saturating_add(amount);

@@ -129,6 +129,20 @@ impl Counters {
         }
     }
 
+    /// Requests of the minute and of the day, tokens of the rule's window, requests under way.
+    pub fn levels(&mut self, rule: &RateLimit, now_ms: i64) -> [u64; 4] {
+        let windows = [
+            (&mut self.minute, MINUTE_MS),
+            (&mut self.day, DAY_MS),
+            (&mut self.tokens, rule.window_ms),
+        ];
+        let [minute, day, tokens] = windows.map(|(sliding, window_ms)| {
+            sliding.turn(now_ms, window_ms);
+            sliding.level(now_ms, window_ms)
+        });
+        [minute, day, tokens, self.in_flight]
+    }
+
     /// Counts a request that was checked.
     pub fn enter(&mut self, rule: &RateLimit, tokens: u64, now_ms: i64) {
         self.minute.turn(now_ms, MINUTE_MS);

@@ -1,0 +1,277 @@
+//! What is made through the administration interface: users, keys, rules, providers, top-ups.
+//!
+//! A row is JSON in the words of the configuration; this file knows its table and its name and
+//! nothing else. A change is one transaction of the writer's thread, with a row for the audit.
+
+use std::path::Path;
+use std::sync::atomic::{AtomicU8, Ordering};
+
+use crossbeam_channel::Sender;
+use rusqlite::{Connection, OpenFlags, Transaction, params};
+
+use super::{LedgerError, schema};
+
+/// The sections and their tables.
+const TABLES: [(&str, &str); 10] = [
+    ("providers", "providers"),
+    ("credentials", "credentials"),
+    ("models", "models"),
+    ("model_aliases", "model_aliases"),
+    ("users", "users"),
+    ("user_keys", "user_keys"),
+    ("permissions", "user_model_permissions"),
+    ("file_permissions", "user_file_permissions"),
+    ("rate_limits", "user_rate_limits"),
+    ("quotas", "user_quotas"),
+];
+
+const OTHERS: &str = "
+    CREATE TABLE IF NOT EXISTS top_ups (
+        id INTEGER PRIMARY KEY,
+        at INTEGER NOT NULL,
+        user TEXT NOT NULL,
+        window TEXT NOT NULL,
+        amount INTEGER NOT NULL,
+        made_by TEXT NOT NULL,
+        why TEXT NOT NULL
+    ) STRICT;
+    CREATE TABLE IF NOT EXISTS changes (
+        id INTEGER PRIMARY KEY,
+        at INTEGER NOT NULL,
+        made_by TEXT NOT NULL,
+        action TEXT NOT NULL,
+        section TEXT NOT NULL,
+        entity TEXT NOT NULL,
+        before TEXT,
+        after TEXT
+    ) STRICT;
+";
+
+/// One row of a section.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entity {
+    /// The section that it belongs to.
+    pub section: &'static str,
+    /// Its name there.
+    pub id: String,
+    /// Its keys, as JSON.
+    pub body: String,
+    /// When it was made, in milliseconds since 1970.
+    pub made_ms: i64,
+    /// When it was last changed.
+    pub changed_ms: i64,
+}
+
+/// An amount that was added to a quota's ceiling.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TopUp {
+    /// When, in milliseconds since 1970.
+    pub at_ms: i64,
+    /// Whose quota.
+    pub user: String,
+    /// Over which time: the name of its window.
+    pub window: String,
+    /// Picodollars; negative: taken back.
+    pub amount: i64,
+    /// By whom.
+    pub made_by: String,
+    /// What for.
+    pub why: String,
+}
+
+/// One thing to write.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Edit {
+    /// Makes a row or puts it in another's place.
+    Put {
+        /// Its section.
+        section: &'static str,
+        /// Its name.
+        id: String,
+        /// Its keys, as JSON.
+        body: String,
+    },
+    /// Takes a row away.
+    Delete {
+        /// Its section.
+        section: &'static str,
+        /// Its name.
+        id: String,
+    },
+    /// Adds to a ceiling.
+    TopUp(TopUp),
+}
+
+/// What the audit keeps of a change. No secret stands in it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Record {
+    /// When, in milliseconds since 1970.
+    pub at_ms: i64,
+    /// Who.
+    pub made_by: String,
+    /// `create`, `change`, `delete`, `top_up` or `reset`.
+    pub action: &'static str,
+    /// Of which section.
+    pub section: &'static str,
+    /// Its name.
+    pub entity: String,
+    /// What it was, as JSON.
+    pub before: Option<String>,
+    /// What it is now.
+    pub after: Option<String>,
+}
+
+/// What is written together or not at all.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Change {
+    /// In this order.
+    pub edits: Vec<Edit>,
+    /// What the audit says about it.
+    pub record: Record,
+}
+
+/// A change on its way to the writer.
+pub(super) struct Waiting {
+    pub(super) change: Change,
+    pub(super) answer: Sender<Result<(), String>>,
+    /// [`WAITING`], [`TAKEN`] or [`GIVEN_UP`].
+    pub(super) state: std::sync::Arc<AtomicU8>,
+}
+
+pub(super) const WAITING: u8 = 0;
+const TAKEN: u8 = 1;
+const GIVEN_UP: u8 = 2;
+
+/// Waits no longer for a change, unless it was taken already.
+pub(super) fn give_up(state: &AtomicU8) -> bool {
+    state.compare_exchange(WAITING, GIVEN_UP, Ordering::AcqRel, Ordering::Acquire).is_ok()
+}
+
+impl Waiting {
+    /// Carries it out, unless nobody waits any longer.
+    pub(super) fn carry_out(self, write: impl FnOnce(&Change) -> Result<(), String>) {
+        let take = self.state.compare_exchange(WAITING, TAKEN, Ordering::AcqRel, Ordering::Acquire);
+        if take.is_ok() {
+            // Its caller waits for as long as it takes once it is taken.
+            let _ = self.answer.send(write(&self.change));
+        }
+    }
+}
+
+/// Makes the tables where they are missing.
+pub(super) fn prepare(connection: &Connection) -> rusqlite::Result<()> {
+    for (_, table) in TABLES {
+        connection.execute_batch(&format!(
+            "CREATE TABLE IF NOT EXISTS {table} (id TEXT PRIMARY KEY, body TEXT NOT NULL, \
+             made_at INTEGER NOT NULL, changed_at INTEGER NOT NULL) STRICT, WITHOUT ROWID;"
+        ))?;
+    }
+    connection.execute_batch(OTHERS)
+}
+
+/// Every row of every section.
+pub(super) fn all(connection: &Connection) -> rusqlite::Result<Vec<Entity>> {
+    let mut all = Vec::new();
+    for (section, table) in TABLES {
+        let select = format!("SELECT id, body, made_at, changed_at FROM {table} ORDER BY made_at");
+        let mut select = connection.prepare(&select)?;
+        let rows = select.query_map([], |row| {
+            Ok(Entity {
+                section,
+                id: row.get(0)?,
+                body: row.get(1)?,
+                made_ms: row.get(2)?,
+                changed_ms: row.get(3)?,
+            })
+        })?;
+        all.extend(rows.collect::<rusqlite::Result<Vec<_>>>()?);
+    }
+    Ok(all)
+}
+
+/// Every top-up, the first one first.
+pub(super) fn top_ups(connection: &Connection) -> rusqlite::Result<Vec<TopUp>> {
+    let select = "SELECT at, user, window, amount, made_by, why FROM top_ups ORDER BY id";
+    let mut select = connection.prepare(select)?;
+    let rows = select.query_map([], |row| {
+        Ok(TopUp {
+            at_ms: row.get(0)?,
+            user: row.get(1)?,
+            window: row.get(2)?,
+            amount: row.get(3)?,
+            made_by: row.get(4)?,
+            why: row.get(5)?,
+        })
+    })?;
+    rows.collect()
+}
+
+/// Writes a change.
+pub(super) fn write(transaction: &Transaction<'_>, change: &Change) -> rusqlite::Result<()> {
+    let record = &change.record;
+    for edit in &change.edits {
+        match edit {
+            Edit::Put { section, id, body } => {
+                let put = format!(
+                    "INSERT INTO {} (id, body, made_at, changed_at) VALUES (?1, ?2, ?3, ?3) \
+                     ON CONFLICT (id) DO UPDATE SET body = excluded.body, \
+                     changed_at = excluded.changed_at",
+                    table(section)
+                );
+                transaction.execute(&put, params![id, body, record.at_ms])?;
+            }
+            Edit::Delete { section, id } => {
+                let delete = format!("DELETE FROM {} WHERE id = ?1", table(section));
+                transaction.execute(&delete, params![id])?;
+            }
+            Edit::TopUp(TopUp { at_ms, user, window, amount, made_by, why }) => {
+                let insert = "INSERT INTO top_ups (at, user, window, amount, made_by, why) \
+                    VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
+                let values = params![at_ms, user, window, amount, made_by, why];
+                transaction.execute(insert, values)?;
+            }
+        }
+    }
+    let Record { at_ms, made_by, action, section, entity, before, after } = record;
+    let insert = "INSERT INTO changes (at, made_by, action, section, entity, before, after) \
+        VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)";
+    let values = params![at_ms, made_by, action, section, entity, before, after];
+    transaction.execute(insert, values).map(|_| ())
+}
+
+/// The table of a section; what is none fails as a statement.
+fn table(section: &str) -> &'static str {
+    TABLES.iter().find(|(name, _)| *name == section).map_or("", |(_, table)| table)
+}
+
+/// One line of the audit, as it is read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Audited {
+    /// Grows with each change.
+    pub number: i64,
+    /// When, in milliseconds since 1970.
+    pub at_ms: i64,
+    /// Who, what, of which section, which, before and after.
+    pub texts: [Option<String>; 6],
+}
+
+/// The audit, the last change first, behind the number `before`. For OS threads: it reads the disk.
+pub fn changes(folder: &Path, before: i64, limit: usize) -> Result<Vec<Audited>, LedgerError> {
+    let path = folder.join(schema::FILE);
+    let read = || {
+        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let connection = Connection::open_with_flags(&path, flags)?;
+        let select = "SELECT id, at, made_by, action, section, entity, before, after FROM changes \
+            WHERE id < ?1 ORDER BY id DESC LIMIT ?2";
+        let mut select = connection.prepare(select)?;
+        let rows = select.query_map(params![before, limit as i64], |row| {
+            let mut texts = [const { None }; 6];
+            for (at, text) in texts.iter_mut().enumerate() {
+                *text = row.get(at + 2)?;
+            }
+            Ok(Audited { number: row.get(0)?, at_ms: row.get(1)?, texts })
+        })?;
+        rows.collect::<rusqlite::Result<Vec<_>>>()
+    };
+    read().map_err(|error| LedgerError::Open(path.clone(), error.to_string()))
+}
