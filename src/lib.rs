@@ -2,6 +2,7 @@
 #![doc = include_str!("ARCHITECTURE.md")]
 
 pub mod admin;
+pub mod api;
 pub mod command;
 pub mod config;
 pub mod dialect;

@@ -72,6 +72,16 @@ pub const STALE_RETRY_MS_MAX: u64 = 250;
 
 /// Usage rows that wait for the disk, or whose requests are under way; past it 503.
 pub const LEDGER_ROWS_MAX: usize = 8_192;
+/// A request body of the administration interface; longer is 413.
+pub const API_BODY_BYTES_MAX: u64 = 1024 * 1024;
+/// Items of one answer of a list.
+pub const API_ITEMS_MAX: usize = 1_000;
+/// Rows that may be made through the administration interface; one more is 409.
+pub const API_ROWS_MAX: usize = 100_000;
+/// Open sessions; the one that ends first makes room.
+pub const SESSIONS_MAX: usize = 1_024;
+/// Addresses whose wrong passwords are counted; the one with the fewest makes room.
+pub const GUESSERS_MAX: usize = 4_096;
 /// Pieces of work that wait for one desk of the office; past it 503.
 pub const OFFICE_JOBS_MAX: usize = 64;
 /// A piece of work, waiting included; then 503.

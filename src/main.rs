@@ -5,9 +5,10 @@ use std::process::ExitCode;
 
 use gproxy::command::arguments::{self, Arguments};
 use gproxy::command::{self, Terminal};
-use gproxy::config::{self, Loaded};
+use gproxy::config::Loaded;
 use gproxy::io::tls;
-use gproxy::serve;
+use gproxy::secret::Secret;
+use gproxy::serve::{self, FileSource};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -42,17 +43,33 @@ fn run() -> io::Result<u8> {
     };
     loaded.warnings.splice(0..0, arguments.warnings.iter().cloned());
     let file = arguments.config_file(&environment);
-    let reload = || {
-        let text = std::fs::read_to_string(&file);
-        let text = text.map_err(|error| vec![config::ConfigError::unreadable(&file, &error)])?;
-        config::load_with(&text, &file, &arguments.overrides, &environment)
+    let master = match master_key(&arguments, &environment) {
+        Ok(master) => master,
+        Err(error) => {
+            writeln!(io::stderr(), "gproxy: the master key cannot be read: {error}")?;
+            return Ok(EXIT_FAILED);
+        }
     };
-    if let Err(error) = serve::run(*loaded, &reload) {
+    let (overrides, settings) = (arguments.overrides.clone(), loaded.settings.clone());
+    let source = FileSource { file, overrides, settings };
+    if let Err(error) = serve::run(*loaded, source, master.as_ref()) {
         gproxy::logging::flush();
         writeln!(io::stderr(), "gproxy: {error}")?;
         return Ok(EXIT_FAILED);
     }
     Ok(command::EXIT_WELL)
+}
+
+/// What seals secrets in the database, of a file or of the environment.
+fn master_key(
+    arguments: &Arguments,
+    environment: &dyn Fn(&str) -> Option<String>,
+) -> io::Result<Option<Secret>> {
+    let text = match &arguments.master_key_file {
+        Some(file) => Some(std::fs::read_to_string(file)?),
+        None => environment("GPROXY_MASTER_KEY"),
+    };
+    Ok(text.filter(|text| !text.trim().is_empty()).map(Secret::new))
 }
 
 enum Prepared {

@@ -1,7 +1,7 @@
 //! The running gateway: start, reload, drain, stop. On the main thread, with OS signals.
 
-use std::io;
-use std::path::Path;
+use std::io::{self, Write};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -9,16 +9,16 @@ use ring::rand::SecureRandom;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-use crate::config::{ConfigError, Loaded, Settings};
+use crate::api::{self, BootError, Booted, Interface, Source};
+use crate::config::made::Made;
+use crate::config::{self, ConfigError, Loaded, Overrides, Settings};
 use crate::exchange::{Books, Clock, Core};
 use crate::io::listener::Listener;
 use crate::io::{resolver, tls, worker};
-use crate::ledger::accounts::Accounts;
-use crate::ledger::{Ledger, LedgerError};
 use crate::limits;
 use crate::logging;
 use crate::metrics::Gauge;
-use crate::route::snapshot::Snapshot;
+use crate::secret::Secret;
 
 /// How often a drain looks whether everything has ended.
 const DRAIN_POLL: Duration = Duration::from_millis(20);
@@ -29,8 +29,34 @@ const CUT_MAX: Duration = Duration::from_secs(5);
 /// How long the books may take to be closed.
 const LEDGER_CLOSE: Duration = Duration::from_secs(10);
 
-/// Reads the configuration again, for SIGHUP.
-pub type Reload<'a> = &'a dyn Fn() -> Result<Loaded, Vec<ConfigError>>;
+/// The configuration's file and what wins over it.
+pub struct FileSource {
+    /// Path of the file.
+    pub file: String,
+    /// Values of flags.
+    pub overrides: Overrides,
+    /// With which settings the process began.
+    pub settings: Settings,
+}
+
+impl Source for FileSource {
+    fn read(&self) -> Result<String, ConfigError> {
+        std::fs::read_to_string(&self.file)
+            .map_err(|error| ConfigError::unreadable(&self.file, &error))
+    }
+
+    fn load(&self, text: &str, made: &Made) -> Result<Loaded, Vec<ConfigError>> {
+        let environment = |name: &str| std::env::var(name).ok();
+        config::load_both(text, &self.file, made, &self.overrides, &environment)
+    }
+
+    fn apply(&self, loaded: &Loaded) -> Result<Vec<String>, String> {
+        tls::load(loaded.snapshot.extra_ca_file.as_deref()).map_err(|error| error.to_string())?;
+        resolver::load();
+        let changed = self.settings.needs_restart(&loaded.settings).into_iter();
+        Ok(changed.map(|name| format!("a changed {name} needs a restart")).collect())
+    }
+}
 
 struct RealClock;
 
@@ -53,8 +79,8 @@ pub enum ServeError {
     Listen(std::net::SocketAddr, io::Error),
     /// Roots or the extra CA file.
     Tls(tls::TlsError),
-    /// The books cannot be opened.
-    Ledger(LedgerError),
+    /// The database cannot be opened, or does not go with the file.
+    Boot(BootError),
     /// The system refused a thread, a signal handler or randomness.
     System(io::Error),
 }
@@ -66,7 +92,7 @@ impl std::fmt::Display for ServeError {
                 write!(f, "cannot listen on {address}: {error}")
             }
             ServeError::Tls(error) => error.fmt(f),
-            ServeError::Ledger(error) => error.fmt(f),
+            ServeError::Boot(error) => error.fmt(f),
             ServeError::System(error) => write!(f, "cannot start: {error}"),
         }
     }
@@ -79,12 +105,11 @@ impl From<io::Error> for ServeError {
 }
 
 /// Serves until a signal says stop. `Ok`: everything that was open has ended or ran out of time.
-pub fn run(loaded: Loaded, reload: Reload<'_>) -> Result<(), ServeError> {
-    let Loaded { snapshot, settings, warnings, .. } = loaded;
+pub fn run(loaded: Loaded, source: FileSource, master: Option<&Secret>) -> Result<(), ServeError> {
+    let settings = loaded.settings.clone();
     logging::start(settings.log_level);
-    warnings.iter().for_each(|warning| log::warn!(target: "gproxy", "{warning}"));
     let mut signals = Signals::new([SIGHUP, SIGINT, SIGTERM])?;
-    tls::load(snapshot.extra_ca_file.as_deref()).map_err(ServeError::Tls)?;
+    tls::load(loaded.snapshot.extra_ca_file.as_deref()).map_err(ServeError::Tls)?;
     resolver::load();
     let workers = match settings.workers {
         0 => std::thread::available_parallelism()?.get().min(limits::WORKERS_MAX),
@@ -95,9 +120,20 @@ pub fn run(loaded: Loaded, reload: Reload<'_>) -> Result<(), ServeError> {
     ring::rand::SystemRandom::new()
         .fill(&mut seed)
         .map_err(|_| io::Error::other("the system has no randomness"))?;
-    let books = Arc::new(open_books(&snapshot, &settings).map_err(ServeError::Ledger)?);
+    let booted =
+        api::boot(loaded, &source, master, RealClock.unix_ms()).map_err(ServeError::Boot)?;
+    booted.warnings.iter().for_each(|warning| log::warn!(target: "gproxy", "{warning}"));
+    announce(&booted.made)?;
+    let Booted { snapshot, accounts, base, .. } = booted;
+    let ledger = base.ledger.clone();
+    let rows = snapshot.logging.enable_usage.then(|| ledger.clone());
+    let books = Arc::new(Books { ledger: rows, accounts });
     let core = Core::new(snapshot, Box::new(RealClock), u64::from_be_bytes(seed));
     let core = Arc::new(core.with_books(books.clone()));
+    let folder = PathBuf::from(&settings.data_dir);
+    let interface = Interface::new(core.clone(), books, base, folder, Box::new(source));
+    let interface = Arc::new(interface);
+    core.administer(interface.clone());
     logging::count_drops_in(core.metrics.clone());
     let listener = Listener::bind(core.clone(), settings.host, settings.port, workers);
     let address = std::net::SocketAddr::new(settings.host, settings.port);
@@ -108,53 +144,43 @@ pub fn run(loaded: Loaded, reload: Reload<'_>) -> Result<(), ServeError> {
     log::info!(target: "gproxy", "listening on http://{at} with {workers} workers");
     for signal in signals.forever() {
         match signal {
-            SIGHUP => apply(&core, &settings, reload),
+            SIGHUP => reload(&interface),
             _ => break,
         }
     }
     drain(&core, &listener, &mut signals);
-    if books.ledger.as_ref().is_some_and(|ledger| !ledger.close(LEDGER_CLOSE)) {
+    if !ledger.close(LEDGER_CLOSE) {
         log::error!(target: "gproxy", "stopped although usage rows could not be written");
     }
     logging::flush();
     Ok(())
 }
 
-/// Opens the books, unless usage is off.
-fn open_books(snapshot: &Snapshot, settings: &Settings) -> Result<Books, LedgerError> {
-    if !snapshot.logging.enable_usage {
-        return Ok(Books { ledger: None, accounts: Accounts::default() });
-    }
-    let users: Vec<(&str, i64)> =
-        snapshot.users.iter().map(|user| (user.name.as_str(), user.cost_used)).collect();
-    let folder = Path::new(&settings.data_dir);
-    let (ledger, opening) = Ledger::open(folder, &users, RealClock.unix_ms())?;
-    Ok(Books { ledger: Some(ledger), accounts: Accounts::new(opening) })
+/// Tells whoever started us of the administrator that was made: on standard output, not in the
+/// log, since logs are kept.
+fn announce(made: &Option<(String, Secret)>) -> io::Result<()> {
+    let Some((name, key)) = made else { return Ok(()) };
+    let mut out = io::stdout().lock();
+    writeln!(
+        out,
+        "No administrator is declared, so the user {name:?} was made with this key, which is shown \
+         once:\n{}",
+        key.expose()
+    )
 }
 
 /// Puts a new configuration in place, or reports why it does not.
-fn apply(core: &Core, settings: &Settings, reload: Reload<'_>) {
-    let loaded = match reload() {
-        Ok(loaded) => loaded,
-        Err(errors) => {
-            errors.iter().for_each(|error| log::error!(target: "gproxy", "{error}"));
-            log::error!(target: "gproxy", "reload refused: the running configuration stays");
-            return;
+fn reload(interface: &Interface) {
+    match interface.reload() {
+        Ok((warnings, providers, users)) => {
+            warnings.iter().for_each(|warning| log::warn!(target: "gproxy", "{warning}"));
+            log::info!(target: "gproxy", "reloaded: {providers} providers, {users} users");
         }
-    };
-    if let Err(error) = tls::load(loaded.snapshot.extra_ca_file.as_deref()) {
-        log::error!(target: "gproxy", "reload refused: {error}");
-        return;
+        Err(mistakes) => {
+            mistakes.iter().for_each(|error| log::error!(target: "gproxy", "{error}"));
+            log::error!(target: "gproxy", "reload refused: the running configuration stays");
+        }
     }
-    resolver::load();
-    loaded.warnings.iter().for_each(|warning| log::warn!(target: "gproxy", "{warning}"));
-    for name in settings.needs_restart(&loaded.settings) {
-        log::warn!(target: "gproxy", "a changed {name} needs a restart");
-    }
-    let providers = loaded.snapshot.providers.len();
-    let users = loaded.snapshot.users.len();
-    core.swap(loaded.snapshot);
-    log::info!(target: "gproxy", "reloaded: {providers} providers, {users} users");
 }
 
 /// Stops accepting and waits for what is open, within the limit; a second signal cuts at once.

@@ -20,12 +20,13 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("config", &["route", "dialect"]),
     ("edge", &["route", "dialect", "wire"]),
     ("admin", &["edge", "route", "dialect", "wire"]),
+    ("api", &["admin", "config", "dialect", "exchange", "ledger", "route"]),
     ("ledger", &["route", "dialect"]),
     ("exchange", &["admin", "ledger", "edge", "route", "dialect", "wire"]),
     ("io", &["exchange", "route", "dialect", "wire"]),
-    ("command", &["config", "edge", "ledger", "route", "dialect", "wire"]),
+    ("command", &["api", "config", "edge", "ledger", "route", "dialect", "wire"]),
     ("logging", &[]),
-    ("serve", &["config", "exchange", "io", "ledger", "logging", "route"]),
+    ("serve", &["api", "config", "exchange", "io", "ledger", "logging", "route"]),
 ];
 const LEAVES: &[&str] = &["limits", "secret", "failure", "metrics", "money", "password"];
 

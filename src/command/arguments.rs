@@ -20,6 +20,7 @@ commands:
   explain       say what would happen to a request, and call nobody
   usage         print every row of the books: CSV, or JSON lines with --json
   audit         say whether the books add up, and which row does not
+  reset-admin   make and print a new key for the administrator, while the gateway is stopped
   hash-key      read a key from standard input, print what may stand for it in the configuration
 
 options, each before its variable, which is before the file:
@@ -29,6 +30,8 @@ options, each before its variable, which is before the file:
       --data-dir DIR    [GPROXY_DATA_DIR; ./data]
       --proxy URL       call providers through it [GPROXY_PROXY]
       --workers COUNT   threads; 0 = one for each core [GPROXY_WORKERS; 0]
+      --master-key-file FILE
+                        seals the secrets of the database [its text: GPROXY_MASTER_KEY]
       --log-level LEVEL off, error, warn, info, debug or trace [GPROXY_LOG; info]
   -h, --help
   -V, --version
@@ -52,6 +55,8 @@ pub struct Arguments {
     pub config: Option<String>,
     /// Settings that win over the file.
     pub overrides: Overrides,
+    /// Where the master key stands, when named.
+    pub master_key_file: Option<String>,
     /// Words that have no effect.
     pub warnings: Vec<String>,
 }
@@ -73,6 +78,8 @@ pub enum Command {
     Audit,
     /// Print a key's digest.
     HashKey,
+    /// Make a new key for the administrator.
+    ResetAdmin,
     /// Print the version.
     Version,
     /// Print [`HELP`].
@@ -103,7 +110,8 @@ impl fmt::Display for ArgumentError {
     }
 }
 
-const COMMANDS: &[&str] = &["serve", "check", "explain", "usage", "audit", "hash-key"];
+const COMMANDS: &[&str] =
+    &["serve", "check", "explain", "usage", "audit", "hash-key", "reset-admin"];
 
 /// Flags with a value, and whether `explain` alone has them.
 const FLAGS: &[(&str, bool)] = &[
@@ -114,6 +122,7 @@ const FLAGS: &[(&str, bool)] = &[
     ("--proxy", false),
     ("--workers", false),
     ("--log-level", false),
+    ("--master-key-file", false),
     ("--path", true),
     ("--key", true),
     ("--method", true),
@@ -126,7 +135,7 @@ const RETIRED: &[(&str, &str)] = &[
     ("--admin-password", "declare the user in the configuration, with is_admin = true"),
     ("--admin-api-key", "declare the user's key in the configuration, as \"env:NAME\""),
     ("--dsn", "the database is a file in the data directory"),
-    ("--database-secret-key", "the configuration keeps secrets out of the database"),
+    ("--database-secret-key", "give a master key with --master-key-file or GPROXY_MASTER_KEY"),
     ("--spoof-emulation", "requests go up as what they are"),
 ];
 
@@ -178,6 +187,7 @@ pub fn parse(words: &[String]) -> Result<Arguments, ArgumentError> {
                 Some("usage") => Command::Usage { json },
                 Some("audit") => Command::Audit,
                 Some("hash-key") => Command::HashKey,
+                Some("reset-admin") => Command::ResetAdmin,
                 _ => Command::Serve,
             }
         }
@@ -192,7 +202,8 @@ pub fn parse(words: &[String]) -> Result<Arguments, ArgumentError> {
         workers: take("--workers"),
         log_level: take("--log-level"),
     };
-    Ok(Arguments { command, config, overrides, warnings })
+    let master_key_file = take("--master-key-file");
+    Ok(Arguments { command, config, overrides, master_key_file, warnings })
 }
 
 impl Arguments {
@@ -291,6 +302,7 @@ mod tests {
             Command::Usage { .. } => "usage",
             Command::Audit => "audit",
             Command::HashKey => "hash-key",
+            Command::ResetAdmin => "reset-admin",
             Command::Version => "version",
             Command::Help => "help",
         }
@@ -306,6 +318,7 @@ mod tests {
             ("--config a.toml check", "check"),
             ("explain --path /v1", "explain"),
             ("hash-key", "hash-key"),
+            ("reset-admin", "reset-admin"),
             ("usage --json", "usage"),
             ("audit", "audit"),
             ("--version", "version"),

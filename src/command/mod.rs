@@ -8,6 +8,7 @@ mod books;
 pub mod check;
 pub mod explain;
 pub mod hash_key;
+mod reset_admin;
 
 use std::io::{self, Read, Write};
 
@@ -62,6 +63,7 @@ pub fn run(arguments: &Arguments, terminal: &mut Terminal<'_>) -> io::Result<Opt
         Command::Usage { json } => books::usage(*json, arguments, terminal)?,
         Command::Audit => books::audit(arguments, terminal)?,
         Command::HashKey => hash_key::run(terminal)?,
+        Command::ResetAdmin => reset_admin::run(arguments, terminal)?,
         Command::Version => {
             writeln!(terminal.out, "gproxy {}", env!("CARGO_PKG_VERSION"))?;
             EXIT_WELL

@@ -7,6 +7,7 @@
 //! Before the first byte goes downstream (the commit) any failure may become a retry or an error
 //! response. After it never: the stream ends with its dialect's error event, or visibly broken.
 
+mod api;
 mod attempt;
 mod counting;
 mod incoming;
@@ -20,8 +21,8 @@ mod tunnel;
 
 use std::borrow::Cow;
 use std::net::IpAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use parking_lot::RwLock;
@@ -42,6 +43,7 @@ use crate::wire::head::Head;
 use crate::wire::multipart::FormError;
 use crate::wire::websocket::{self, HandshakeError};
 
+pub use api::{Api, ApiRequest};
 pub use attempt::UpHeaders;
 use incoming::{Incoming, Load};
 pub use incoming::{Source, SourceBroken};
@@ -161,10 +163,13 @@ pub struct Call<'a> {
 /// What all exchanges share.
 pub struct Core {
     snapshot: RwLock<Arc<Snapshot>>,
+    // Counts the tables that were put in place.
+    swaps: AtomicU64,
     /// Counters and gauges.
     pub metrics: Arc<Metrics>,
     clock: Box<dyn Clock>,
     books: Option<Arc<Books>>,
+    api: OnceLock<Arc<dyn Api>>,
     draining: AtomicBool,
     cut: AtomicBool,
     ids: AtomicU64,
@@ -177,9 +182,11 @@ impl Core {
     pub fn new(snapshot: Snapshot, clock: Box<dyn Clock>, id_prefix: u64) -> Core {
         Core {
             snapshot: RwLock::new(Arc::new(snapshot)),
+            swaps: AtomicU64::new(0),
             metrics: Arc::new(Metrics::default()),
             clock,
             books: None,
+            api: OnceLock::new(),
             draining: AtomicBool::new(false),
             cut: AtomicBool::new(false),
             ids: AtomicU64::new(0),
@@ -191,6 +198,16 @@ impl Core {
     /// The same, with books: without any, nothing is counted, limited or charged.
     pub fn with_books(self, books: Arc<Books>) -> Core {
         Core { books: Some(books), ..self }
+    }
+
+    /// From now on `api` answers the administration interface. Once is enough.
+    pub fn administer(&self, api: Arc<dyn Api>) {
+        assert!(self.api.set(api).is_ok(), "there is one interface");
+    }
+
+    /// Milliseconds since 1970, by the core's clock.
+    pub fn unix_ms(&self) -> i64 {
+        self.clock.unix_ms()
     }
 
     /// Why requests are better sent elsewhere now.
@@ -211,6 +228,7 @@ impl Core {
     /// Puts new tables in place of the old ones.
     pub fn swap(&self, snapshot: Snapshot) {
         *self.snapshot.write() = Arc::new(snapshot);
+        self.swaps.fetch_add(1, Ordering::Release);
     }
 
     /// From now on every answer closes its connection.
@@ -292,7 +310,8 @@ pub fn serve<D: Downstream, U: Upstream>(
     session: &mut Session<D>,
     up: &mut U,
 ) -> Next {
-    let snapshot = core.snapshot();
+    let swaps = core.swaps.load(Ordering::Acquire);
+    let mut snapshot = core.snapshot();
     let head = match session.read_head(core, &snapshot.limits) {
         Arrival::Head(head) => head,
         Arrival::Idle => return Next::Park,
@@ -302,6 +321,10 @@ pub fn serve<D: Downstream, U: Upstream>(
             return session.conclude(core, None, Family::Openai, Err(refusal.into()), &mut note);
         }
     };
+    // What was changed while the connection was silent counts for this request already.
+    if core.swaps.load(Ordering::Acquire) != swaps {
+        snapshot = core.snapshot();
+    }
     let _in_flight = core.metrics.clone().hold(Gauge::RequestsInFlight, 1);
     let mut note = Note::begin(core, snapshot.clone(), head.method(), path::split(head.target()).0);
     note.allow_origin = admin::allowed_origin(&snapshot, &head);
@@ -317,7 +340,7 @@ pub fn serve<D: Downstream, U: Upstream>(
 /// The steps between a head and a reply, each of which may refuse.
 fn answer<D: Downstream, U: Upstream>(
     core: &Core,
-    snapshot: &Snapshot,
+    snapshot: &Arc<Snapshot>,
     session: &mut Session<D>,
     up: &mut U,
     head: &Head,
@@ -325,6 +348,9 @@ fn answer<D: Downstream, U: Upstream>(
 ) -> Result<(), Ended> {
     if let Some(page) = admin::page(&core.metrics, core.unready(), snapshot, head) {
         return session.send_page(core, head, page?, note);
+    }
+    if api::is_ours(head.target()) {
+        return api::answer(core, snapshot, session, up, head, note);
     }
     let user = admin::user_of(snapshot, head).ok_or_else(Refusal::unauthorized)?;
     note.user = Some(user);

@@ -32,7 +32,7 @@ const BYTES_PER_TOKEN: u64 = 4;
 /// The books and the accounts of a process.
 pub struct Books {
     /// Where rows go; `None`: usage is off.
-    pub ledger: Option<Ledger>,
+    pub ledger: Option<Arc<Ledger>>,
     /// What users have spent, and how often they called.
     pub accounts: Accounts,
 }

@@ -1,0 +1,427 @@
+//! Sessions, what everybody may see and change of his own, and the process itself.
+
+use serde_json::{Map, Value, json};
+
+use super::answer::{Answer, Fault};
+use super::kind::{self, Kind};
+use super::route::{Area, Param, Route};
+use super::{Call, Caller, entities, session, user_named};
+use crate::dialect::Dialect;
+use crate::dialect::refusal::Refusal;
+use crate::ledger::entities::changes;
+use crate::password;
+use crate::route::{listing, plan};
+
+pub(super) fn routes() -> Vec<Route> {
+    let mut all = session_routes();
+    all.extend(own_routes());
+    all.extend(process_routes());
+    all
+}
+
+fn object(properties: Value, required: &[&str]) -> Value {
+    json!({ "type": "object", "properties": properties, "required": required })
+}
+
+fn session_routes() -> Vec<Route> {
+    let asked = json!({
+        "type": "object",
+        "properties": {
+            "user_name": { "type": "string", "minLength": 1, "maxLength": 128 },
+            "password": { "type": "string", "maxLength": 1024 },
+            "api_key": { "type": "string", "maxLength": 4096, "description": "In their place." }
+        },
+        "additionalProperties": false
+    });
+    let told = object(
+        json!({
+            "user_name": { "type": "string" },
+            "is_admin": { "type": "boolean" },
+            "by": { "type": "string", "enum": ["key", "session"] },
+            "csrf": {
+                "type": "string",
+                "description": "For the header x-gproxy-csrf of every write with the cookie."
+            }
+        }),
+        &["user_name", "is_admin", "by"],
+    );
+    let mut all = Vec::new();
+    for (area, who) in [("admin", "an administrator"), ("user", "anybody")] {
+        let path = format!("/{area}/api/session");
+        let name = |verb| format!("{area}_{verb}");
+        let says = format!("Logs {who} in; the answer sets a cookie.");
+        all.push(
+            Route::new("POST", &path, &name("login"), &says, login)
+                .takes(asked.clone())
+                .answers(201, told.clone())
+                .open(),
+        );
+        let says = "Who calls, and how that is known.";
+        all.push(
+            Route::new("GET", &path, &name("session"), says, who_calls).answers(200, told.clone()),
+        );
+        let says = "Ends the session of the cookie.";
+        all.push(
+            Route::new("DELETE", &path, &name("logout"), says, logout).answers(204, Value::Null),
+        );
+    }
+    let says = "Ends every session of the caller.";
+    all.push(
+        Route::new("DELETE", "/user/api/sessions", "logout_everywhere", says, logout_everywhere)
+            .answers(204, Value::Null),
+    );
+    let says = "Ends every session of a user.";
+    let path = "/admin/api/users/{id}/sessions";
+    all.push(
+        Route::new("DELETE", path, "end_sessions", says, end_sessions).answers(204, Value::Null),
+    );
+    all
+}
+
+fn own_routes() -> Vec<Route> {
+    let mut all = Vec::new();
+    for (path, section, name, says) in [
+        ("keys", "user_keys", "own_keys", "The caller's keys."),
+        ("quotas", "quotas", "own_quotas", "The caller's quotas and how they stand."),
+        (
+            "rate_limits",
+            "rate_limits",
+            "own_rate_limits",
+            "The caller's limits and how full they are.",
+        ),
+        ("permissions", "permissions", "own_permissions", "What the caller may call."),
+    ] {
+        let Some(kind) = kind::named(section) else { continue };
+        let path = format!("/user/api/{path}");
+        let route = Route::new("GET", &path, name, says, own_list).asks(entities::paging());
+        all.push(Route { kind: Some(kind), ..route }.answers(200, entities::list_of(kind.shown())));
+    }
+    let Some(kind) = kind::named("user_keys") else { return all };
+    let mut asked = kind.asked(false);
+    if let Some(fields) = asked["properties"].as_object_mut() {
+        fields.remove("user_name");
+    }
+    if let Some(fields) = asked.as_object_mut() {
+        fields.remove("required");
+    }
+    let mut made = kind.shown();
+    made["properties"]["api_key"] = json!({ "type": "string", "description": "Shown this once." });
+    let (list, one) = ("/user/api/keys", "/user/api/keys/{id}");
+    let key = |route: Route| Route { kind: Some(kind), ..route };
+    all.push(key(Route::new("POST", list, "make_own_key", "Makes a key.", own_make)
+        .takes(asked)
+        .answers(201, made)));
+    all.push(key(Route::new("PATCH", one, "change_own_key", "Changes a key.", own_change)
+        .takes(kind.asked(true))
+        .answers(200, kind.shown())));
+    all.push(key(Route::new("DELETE", one, "delete_own_key", "Deletes a key.", own_delete)
+        .answers(204, Value::Null)));
+    let item = object(
+        json!({ "id": { "type": "string" }, "display_name": { "type": "string" } }),
+        &["id"],
+    );
+    let says = "The models that the caller may call.";
+    all.push(
+        Route::new("GET", "/user/api/models", "own_models", says, own_models).answers(
+            200,
+            object(json!({ "items": { "type": "array", "items": item } }), &["items"]),
+        ),
+    );
+    all
+}
+
+fn process_routes() -> Vec<Route> {
+    let texts = json!({ "type": "array", "items": { "type": "string" } });
+    let reload = object(
+        json!({
+            "providers": { "type": "integer" }, "users": { "type": "integer" }, "warnings": texts
+        }),
+        &["providers", "users", "warnings"],
+    );
+    let explained = object(
+        json!({
+            "served": { "type": "boolean" },
+            "status": { "type": "integer", "description": "Of the refusal." },
+            "message": { "type": "string", "description": "Of the refusal." },
+            "provider": { "type": "string" },
+            "model_served": { "type": "string" },
+            "permission": { "type": "string", "description": "The rule that lets it pass." }
+        }),
+        &["served"],
+    );
+    let change = object(
+        json!({
+            "number": { "type": "integer" }, "at": { "type": "integer" },
+            "made_by": { "type": "string" }, "action": { "type": "string" },
+            "section": { "type": "string" }, "entity": { "type": "string" },
+            "before": {}, "after": {}
+        }),
+        &["number", "at", "made_by", "action", "section", "entity"],
+    );
+    let version = object(
+        json!({ "version": { "type": "string" }, "started_at": { "type": "integer" } }),
+        &["version", "started_at"],
+    );
+    let questions = vec![
+        Param::text("user_name", "Who would call."),
+        Param::text("model", "The model as it would be sent."),
+        Param::text("provider_name", "In this provider's scope."),
+    ];
+    let route = Route::new;
+    vec![
+        route("POST", "/admin/api/reload", "reload", "Reads the file again.", reload_now)
+            .answers(200, reload),
+        route("GET", "/admin/api/explain", "explain", "May a user call a model?", explain)
+            .asks(questions)
+            .answers(200, explained),
+        route(
+            "GET",
+            "/admin/api/changes",
+            "list_changes",
+            "What was changed here, the last first.",
+            audit,
+        )
+        .asks(entities::paging())
+        .answers(200, entities::list_of(change)),
+        route(
+            "GET",
+            "/admin/api/settings",
+            "settings",
+            "What the file says about the whole.",
+            settings,
+        ),
+        route("GET", "/admin/api/version", "version", "This program.", self::version)
+            .answers(200, version),
+    ]
+}
+
+fn login(_: &Route, call: &Call<'_>) -> Result<Answer, Fault> {
+    let (api, request) = (call.api, call.request);
+    let now_ms = api.core.unix_ms();
+    let from =
+        session::address(request).ok_or_else(|| Fault::new(503, "who calls is not known"))?;
+    api.sessions.guess(from, now_ms).map_err(|wait_s| {
+        let fields = vec![("retry-after", wait_s.to_string())];
+        let message = format!("too many attempts; try again in {wait_s} s");
+        Fault { fields, ..Fault::new(429, message) }
+    })?;
+    let snapshot = &request.snapshot;
+    let user = match Call::text(&call.body, "api_key") {
+        Some(key) => snapshot.authenticate(key.as_bytes()),
+        None => {
+            let name = Call::text(&call.body, "user_name").unwrap_or_default();
+            let given = Call::text(&call.body, "password").unwrap_or_default();
+            let user = user_named(snapshot, name);
+            let password = user.and_then(|user| snapshot.users[user].password.as_ref());
+            user.filter(|_| password::is_right(password, given))
+                .or_else(|| hesitate(user.is_none(), given))
+        }
+    };
+    let user = user.ok_or_else(|| Fault::new(401, "this user and password do not go together"))?;
+    let user = &snapshot.users[user];
+    api.sessions.forgive(from);
+    if call.area == Area::Admin && !user.is_admin {
+        return Err(Fault::new(403, "this needs an administrator"));
+    }
+    let (token, session) = api
+        .sessions
+        .open(&user.name, now_ms)
+        .ok_or_else(|| Fault::new(503, "the system has no randomness"))?;
+    let cookie = session::cookie(&token, session::is_secure(request));
+    let body = json!({
+        "user_name": user.name, "is_admin": user.is_admin, "by": "session", "csrf": session.csrf
+    });
+    Ok(Answer { fields: vec![("set-cookie", cookie)], ..Answer::made(body) })
+}
+
+/// No user takes as long as a wrong password.
+fn hesitate(is_unknown: bool, given: &str) -> Option<usize> {
+    if is_unknown {
+        password::is_right(None, given);
+    }
+    None
+}
+
+fn who_calls(_: &Route, call: &Call<'_>) -> Result<Answer, Fault> {
+    let user = call.user()?;
+    let mut told = json!({ "user_name": user.name, "is_admin": user.is_admin, "by": "key" });
+    if let Some(Caller { session: Some(session), .. }) = &call.caller {
+        told["by"] = json!("session");
+        told["csrf"] = json!(session.csrf);
+    }
+    Ok(Answer::ok(told))
+}
+
+fn logged_out(call: &Call<'_>) -> Answer {
+    let cookie = session::cookie("", session::is_secure(call.request));
+    Answer { fields: vec![("set-cookie", cookie)], ..Answer::nothing() }
+}
+
+fn logout(_: &Route, call: &Call<'_>) -> Result<Answer, Fault> {
+    call.api.sessions.close(call.request);
+    Ok(logged_out(call))
+}
+
+fn logout_everywhere(_: &Route, call: &Call<'_>) -> Result<Answer, Fault> {
+    call.api.sessions.close_all(&call.user()?.name);
+    Ok(logged_out(call))
+}
+
+fn end_sessions(_: &Route, call: &Call<'_>) -> Result<Answer, Fault> {
+    let mut users = call.request.snapshot.users.iter();
+    users.find(|user| user.name == call.id).ok_or_else(Fault::not_found)?;
+    call.api.sessions.close_all(&call.id);
+    Ok(Answer::nothing())
+}
+
+fn own_kind(route: &Route) -> Result<&'static Kind, Fault> {
+    route.kind.ok_or_else(Fault::not_found)
+}
+
+fn own_list(route: &Route, call: &Call<'_>) -> Result<Answer, Fault> {
+    let (kind, name) = (own_kind(route)?, call.user()?.name.clone());
+    let mut rows = entities::rows(&call.api.state.lock(), kind);
+    rows.retain(|row| Call::text(&row.value, "user_name") == Some(name.as_str()));
+    Ok(entities::page(call, kind, rows))
+}
+
+fn own_make(route: &Route, call: &Call<'_>) -> Result<Answer, Fault> {
+    let mut value = call.body.clone();
+    value.insert("user_name".into(), call.user()?.name.clone().into());
+    entities::make(own_kind(route)?, call, value)
+}
+
+fn own_change(route: &Route, call: &Call<'_>) -> Result<Answer, Fault> {
+    let name = call.user()?.name.clone();
+    let is_own = |value: &Map<String, Value>| Call::text(value, "user_name") == Some(&name);
+    entities::change_one(own_kind(route)?, call, &call.id, &is_own)
+}
+
+fn own_delete(route: &Route, call: &Call<'_>) -> Result<Answer, Fault> {
+    let name = call.user()?.name.clone();
+    let is_own = |value: &Map<String, Value>| Call::text(value, "user_name") == Some(&name);
+    entities::delete_one(own_kind(route)?, call, &call.id, &is_own)
+}
+
+fn own_models(_: &Route, call: &Call<'_>) -> Result<Answer, Fault> {
+    let user = call.caller.as_ref().map(|caller| caller.user).ok_or_else(Fault::not_found)?;
+    let entries = listing::entries(&call.request.snapshot, user, None);
+    let items: Vec<Value> = entries
+        .iter()
+        .map(|entry| match entry.display_name {
+            Some(name) => json!({ "id": entry.id, "display_name": name }),
+            None => json!({ "id": entry.id }),
+        })
+        .collect();
+    Ok(Answer::ok(json!({ "items": items })))
+}
+
+fn reload_now(_: &Route, call: &Call<'_>) -> Result<Answer, Fault> {
+    match call.api.reload() {
+        Ok((warnings, providers, users)) => Ok(Answer::ok(json!({
+            "providers": providers, "users": users, "warnings": warnings
+        }))),
+        Err(mistakes) => Err(Fault::new(409, mistakes.join("\n"))),
+    }
+}
+
+fn explain(_: &Route, call: &Call<'_>) -> Result<Answer, Fault> {
+    let snapshot = &call.request.snapshot;
+    let asked = |name: &str| {
+        let told = Call::text(&call.query, name).filter(|text| !text.is_empty());
+        told.ok_or_else(|| Fault::invalid(name, "this parameter is missing"))
+    };
+    let (name, model) = (asked("user_name")?, asked("model")?);
+    let unknown = || Fault::invalid("user_name", "there is no such user, or he is disabled");
+    let user = user_named(snapshot, name).ok_or_else(unknown)?;
+    let scope = match Call::text(&call.query, "provider_name") {
+        Some(name) => Some(snapshot.provider_named(name).ok_or_else(|| {
+            Fault::invalid("provider_name", "there is no such provider, or it is disabled")
+        })?),
+        None => None,
+    };
+    let target = match plan::resolve(snapshot, scope, model) {
+        Ok(target) => target,
+        Err(error) => return Ok(refused(Refusal::from(error).about_model(model))),
+    };
+    let provider = &snapshot.providers[target.provider];
+    let dialect = provider.dialects().iter().next().unwrap_or(Dialect::ALL[0]);
+    if let Err(error) = plan::admit(snapshot, user, &target, dialect) {
+        return Ok(refused(Refusal::from(error).about_model(model)));
+    }
+    let mut rules = snapshot.users[user].permissions.iter();
+    let rule = rules.find(|rule| {
+        rule.provider.is_none_or(|only| only == target.provider)
+            && rule.pattern.matches(target.permission_name)
+    });
+    Ok(Answer::ok(json!({
+        "served": true, "provider": provider.name, "model_served": target.model_served,
+        "permission": rule.map_or("", |rule| rule.pattern.as_str())
+    })))
+}
+
+fn refused(refusal: Refusal) -> Answer {
+    Answer::ok(json!({
+        "served": false, "status": refusal.status, "message": refusal.message
+    }))
+}
+
+fn audit(_: &Route, call: &Call<'_>) -> Result<Answer, Fault> {
+    let limit = call.query.get("limit").and_then(Value::as_u64).unwrap_or(100) as usize;
+    let before = match Call::text(&call.query, "cursor") {
+        Some(text) => text.parse().map_err(|_| Fault::invalid("cursor", "is none of ours"))?,
+        None => i64::MAX,
+    };
+    let mut rows = changes(&call.api.folder, before, limit + 1).map_err(|why| {
+        log::error!(target: "gproxy::api", "{why}");
+        Fault::new(503, "the database cannot be read now")
+    })?;
+    let more = rows.len() > limit;
+    rows.truncate(limit);
+    let next = rows.last().filter(|_| more).map(|row| row.number.to_string());
+    let items = rows.into_iter().map(|row| {
+        let [made_by, action, section, entity, before, after] = row.texts;
+        let value = |text: Option<String>| {
+            text.and_then(|text| serde_json::from_str::<Value>(&text).ok()).unwrap_or_default()
+        };
+        json!({
+            "number": row.number, "at": row.at_ms, "made_by": made_by, "action": action,
+            "section": section, "entity": entity, "before": value(before), "after": value(after)
+        })
+    });
+    let items: Vec<Value> = items.collect();
+    Ok(Answer::ok(json!({ "items": items, "next_cursor": next })))
+}
+
+fn settings(_: &Route, call: &Call<'_>) -> Result<Answer, Fault> {
+    let (settings, snapshot) = (&call.api.settings, &call.request.snapshot);
+    let (limits, logging) = (&snapshot.limits, &snapshot.logging);
+    Ok(Answer::ok(json!({
+        "host": settings.host.to_string(),
+        "port": settings.port,
+        "workers": settings.workers,
+        "data_dir": settings.data_dir,
+        "seals_secrets": call.api.sealer.is_some(),
+        "drain_ms": snapshot.drain_ms,
+        "cors_origins": snapshot.cors_origins,
+        "limits": {
+            "head_bytes_max": limits.head_bytes_max,
+            "body_bytes_max": limits.body_bytes_max,
+            "upload_bytes_max": limits.upload_bytes_max,
+            "held_bytes_max": limits.held_bytes_max,
+            "event_bytes_max": limits.event_bytes_max,
+            "connections_max": limits.connections_max,
+            "in_flight_max": limits.in_flight_max,
+        },
+        "enable_usage": logging.enable_usage,
+        "enable_upstream_log": logging.enable_upstream_log,
+        "enable_upstream_log_body": logging.enable_upstream_log_body,
+        "enable_downstream_log": logging.enable_downstream_log,
+        "enable_downstream_log_body": logging.enable_downstream_log_body,
+    })))
+}
+
+fn version(_: &Route, call: &Call<'_>) -> Result<Answer, Fault> {
+    let started_at = call.api.started_ms;
+    Ok(Answer::ok(json!({ "version": env!("CARGO_PKG_VERSION"), "started_at": started_at })))
+}

@@ -1,0 +1,208 @@
+//! Who calls: an own key, or the cookie of a session; and how often an address may guess.
+//!
+//! Sessions live in memory and end with the process. Of a token only its digest is kept.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+
+use parking_lot::Mutex;
+
+use super::seal::{hex, random};
+use crate::exchange::ApiRequest;
+use crate::limits;
+use crate::route::snapshot::Network;
+use crate::secret::Digest;
+
+const COOKIE: &str = "gproxy_session";
+/// How long a session lasts, in milliseconds.
+const SESSION_MS: i64 = 12 * 3_600_000;
+/// Wrong passwords of one address within [`GUESS_MS`].
+const GUESSES_MAX: u32 = 5;
+const GUESS_MS: i64 = 60_000;
+
+/// An open session.
+#[derive(Clone)]
+pub(super) struct Session {
+    pub(super) user: String,
+    /// What a browser has to say with every write.
+    pub(super) csrf: String,
+    until_ms: i64,
+}
+
+#[derive(Default)]
+pub(super) struct Sessions {
+    all: Mutex<HashMap<Digest, Session>>,
+    guesses: Mutex<HashMap<IpAddr, (i64, u32)>>,
+}
+
+impl Sessions {
+    /// Opens a session; gives its token.
+    pub(super) fn open(&self, user: &str, now_ms: i64) -> Option<(String, Session)> {
+        let token = hex(&random::<32>()?);
+        let csrf = hex(&random::<16>()?);
+        let session = Session { user: user.to_owned(), csrf, until_ms: now_ms + SESSION_MS };
+        let mut all = self.all.lock();
+        all.retain(|_, session| session.until_ms > now_ms);
+        if all.len() >= limits::SESSIONS_MAX {
+            let oldest = all.iter().min_by_key(|(_, session)| session.until_ms);
+            if let Some(digest) = oldest.map(|(digest, _)| *digest) {
+                all.remove(&digest);
+            }
+        }
+        all.insert(Digest::of(token.as_bytes()), session.clone());
+        Some((token, session))
+    }
+
+    /// The session of the cookie that a request carries.
+    pub(super) fn of(&self, request: &ApiRequest, now_ms: i64) -> Option<Session> {
+        let digest = Digest::of(token_of(request)?.as_bytes());
+        let session = self.all.lock().get(&digest).cloned()?;
+        (session.until_ms > now_ms).then_some(session)
+    }
+
+    pub(super) fn close(&self, request: &ApiRequest) {
+        if let Some(token) = token_of(request) {
+            self.all.lock().remove(&Digest::of(token.as_bytes()));
+        }
+    }
+
+    /// Ends all sessions of a user.
+    pub(super) fn close_all(&self, user: &str) {
+        self.all.lock().retain(|_, session| session.user != user);
+    }
+
+    /// Counts a guess from an address. `Err`: too many lately; seconds until one may be made.
+    pub(super) fn guess(&self, from: IpAddr, now_ms: i64) -> Result<(), i64> {
+        let mut guesses = self.guesses.lock();
+        guesses.retain(|_, (since, _)| now_ms - *since < GUESS_MS);
+        let from = network_of(from);
+        if guesses.len() >= limits::GUESSERS_MAX && !guesses.contains_key(&from) {
+            // Never all of them: who has guessed least is forgotten.
+            let least = guesses.iter().min_by_key(|(_, (_, count))| *count);
+            if let Some(address) = least.map(|(address, _)| *address) {
+                guesses.remove(&address);
+            }
+        }
+        let (since, count) = guesses.entry(from).or_insert((now_ms, 0));
+        if *count >= GUESSES_MAX {
+            return Err((*since + GUESS_MS - now_ms).max(1).div_euclid(1_000) + 1);
+        }
+        *count += 1;
+        Ok(())
+    }
+
+    /// Who has guessed right may do so again.
+    pub(super) fn forgive(&self, from: IpAddr) {
+        self.guesses.lock().remove(&network_of(from));
+    }
+}
+
+/// One subscriber has a whole IPv6 network of 64 bits.
+fn network_of(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) => {
+            IpAddr::from((address.to_bits() & !u128::from(u64::MAX)).to_be_bytes())
+        }
+        address => address,
+    }
+}
+
+fn token_of(request: &ApiRequest) -> Option<&str> {
+    let pairs = request.field("cookie")?.split(';');
+    let mut values = pairs.filter_map(|pair| pair.trim().split_once('='));
+    values.find(|(name, _)| *name == COOKIE).map(|(_, value)| value)
+}
+
+/// The cookie of a session, or the one that ends it.
+pub(super) fn cookie(token: &str, is_secure: bool) -> String {
+    let age = if token.is_empty() { 0 } else { SESSION_MS / 1_000 };
+    let secure = if is_secure { "; Secure" } else { "" };
+    format!("{COOKIE}={token}; Path=/; Max-Age={age}; HttpOnly; SameSite=Strict{secure}")
+}
+
+/// The caller's address, behind proxies that are trusted the one that they tell.
+pub(super) fn address(request: &ApiRequest) -> Option<IpAddr> {
+    let trusted = &request.snapshot.trusted_proxies;
+    forwarded(request.peer?, request.field("x-forwarded-for").unwrap_or_default(), trusted)
+}
+
+fn forwarded(peer: IpAddr, told: &str, trusted: &[Network]) -> Option<IpAddr> {
+    let is_trusted = |address: IpAddr| trusted.iter().any(|network| network.contains(address));
+    let mut address = peer;
+    for told in told.rsplit(',') {
+        if !is_trusted(address) {
+            break;
+        }
+        let Ok(before) = told.trim().parse() else { break };
+        address = before;
+    }
+    Some(address)
+}
+
+/// Whether the caller speaks TLS to a proxy that is trusted.
+pub(super) fn is_secure(request: &ApiRequest) -> bool {
+    let trusted = &request.snapshot.trusted_proxies;
+    let by_proxy =
+        request.peer.is_some_and(|peer| trusted.iter().any(|network| network.contains(peer)));
+    by_proxy && request.field("x-forwarded-proto") == Some("https")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ip(text: &str) -> IpAddr {
+        text.parse().expect(text)
+    }
+
+    #[test]
+    fn an_address_guesses_five_times_a_minute_and_hinders_no_other() {
+        let sessions = Sessions::default();
+        for _ in 0..GUESSES_MAX {
+            assert_eq!(sessions.guess(ip("2001:db8::1"), 1_000), Ok(()));
+        }
+        // The same network of 64 bits is the same guesser.
+        assert_eq!(sessions.guess(ip("2001:db8::2"), 1_000), Err(61));
+        assert_eq!(sessions.guess(ip("2001:db8:0:1::1"), 1_000), Ok(()));
+        assert_eq!(sessions.guess(ip("2001:db8::1"), 1_000 + GUESS_MS), Ok(()));
+        sessions.forgive(ip("2001:db8::9"));
+        for _ in 0..GUESSES_MAX {
+            assert_eq!(sessions.guess(ip("2001:db8::1"), 2_000 + GUESS_MS), Ok(()));
+        }
+        // More guessers than there is room for push nobody out who has reached his limit.
+        for number in 0..2 * limits::GUESSERS_MAX as u32 {
+            let _ = sessions.guess(IpAddr::from(number.to_be_bytes()), 2_000 + GUESS_MS);
+        }
+        assert!(sessions.guess(ip("2001:db8::1"), 2_001 + GUESS_MS).is_err());
+        assert!(sessions.guesses.lock().len() <= limits::GUESSERS_MAX);
+    }
+
+    #[test]
+    fn only_trusted_proxies_are_believed() {
+        let trusted = [Network::parse("10.0.0.0/8").expect("a network")];
+        let rows = [
+            ("192.0.2.1", "198.51.100.7", "192.0.2.1"),
+            ("10.0.0.1", "198.51.100.7", "198.51.100.7"),
+            ("10.0.0.1", "6.6.6.6, 198.51.100.7, 10.0.0.2", "198.51.100.7"),
+            ("10.0.0.1", "", "10.0.0.1"),
+            ("10.0.0.1", "nonsense", "10.0.0.1"),
+        ];
+        for (peer, told, expected) in rows {
+            assert_eq!(forwarded(ip(peer), told, &trusted), Some(ip(expected)), "{peer} {told}");
+        }
+    }
+
+    #[test]
+    fn sessions_end_by_time_and_all_at_once_and_are_bounded() {
+        let sessions = Sessions::default();
+        for number in 0..limits::SESSIONS_MAX as i64 + 5 {
+            sessions.open("alice", number).expect("there is randomness");
+        }
+        assert_eq!(sessions.all.lock().len(), limits::SESSIONS_MAX);
+        sessions.open("bob", 9).expect("there is randomness");
+        sessions.close_all("alice");
+        assert_eq!(sessions.all.lock().len(), 1);
+        sessions.open("carol", 9 + SESSION_MS).expect("there is randomness");
+        assert_eq!(sessions.all.lock().len(), 1);
+    }
+}

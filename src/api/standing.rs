@@ -1,0 +1,159 @@
+//! Quotas and limits as they stand, and what was added to a ceiling.
+
+use serde_json::{Map, Value, json};
+
+use super::answer::{Answer, Fault};
+use super::kind::{self, Kind};
+use super::route::Route;
+use super::{Call, entities};
+use crate::ledger::accounts::Standing;
+use crate::ledger::entities::{Change, Edit, Record, TopUp};
+use crate::money;
+use crate::route::quota::Window;
+use crate::route::rate::DAY_MS;
+
+/// Most that one top-up may add, in USD.
+const USD_MAX: i64 = 1_000_000;
+
+pub(super) fn routes() -> Vec<Route> {
+    let path = "/admin/api/quotas/{id}/top_ups";
+    let top_up = json!({
+        "type": "object",
+        "properties": {
+            "at": { "type": "integer" },
+            "amount": { "type": "string" },
+            "made_by": { "type": "string" },
+            "why": { "type": "string" }
+        },
+        "required": ["at", "amount", "made_by", "why"]
+    });
+    let asked = json!({
+        "type": "object",
+        "properties": {
+            "amount": {
+                "type": "string", "pattern": "^-?[0-9]{1,6}(\\.[0-9]{1,12})?$",
+                "description": "USD; negative takes back."
+            },
+            "why": { "type": "string", "maxLength": 256, "description": "For the books." }
+        },
+        "required": ["amount"],
+        "additionalProperties": false
+    });
+    let quota = kind::named("quotas").map_or(Value::Null, Kind::shown);
+    vec![
+        Route::new("GET", path, "list_top_ups", "What was added to a quota's ceiling.", list)
+            .answers(
+                200,
+                json!({
+                    "type": "object",
+                    "properties": { "items": { "type": "array", "items": top_up } },
+                    "required": ["items"]
+                }),
+            ),
+        Route::new(
+            "POST",
+            path,
+            "top_up",
+            "Adds to a quota's ceiling; it counts at once.",
+            top_up_now,
+        )
+        .takes(asked)
+        .answers(201, quota),
+    ]
+}
+
+/// The quota of the path: whose, and over which window.
+fn quota_of(call: &Call<'_>) -> Result<(String, Window), Fault> {
+    let kind = kind::named("quotas").ok_or_else(Fault::not_found)?;
+    let rows = entities::rows(&call.api.state.lock(), kind);
+    let row = rows.into_iter().find(|row| row.id == call.id).ok_or_else(Fault::not_found)?;
+    let user = Call::text(&row.value, "user_name").unwrap_or_default().to_owned();
+    Ok((user, window_of(&row.value)))
+}
+
+fn window_of(value: &Map<String, Value>) -> Window {
+    Call::text(value, "window").and_then(Window::named).unwrap_or(Window::Total)
+}
+
+fn list(_: &Route, call: &Call<'_>) -> Result<Answer, Fault> {
+    let (user, window) = quota_of(call)?;
+    let state = call.api.state.lock();
+    let own = state.top_ups.iter().filter(|row| row.user == user && row.window == window.name());
+    let items: Vec<Value> = own
+        .map(|row| {
+            json!({
+                "at": row.at_ms, "amount": money::text(row.amount), "made_by": row.made_by,
+                "why": row.why
+            })
+        })
+        .collect();
+    Ok(Answer::ok(json!({ "items": items })))
+}
+
+fn top_up_now(_: &Route, call: &Call<'_>) -> Result<Answer, Fault> {
+    let (user, window) = quota_of(call)?;
+    let told = Call::text(&call.body, "amount").unwrap_or_default();
+    let amount = money::parse(told.trim_start_matches('-'), USD_MAX)
+        .map_err(|why| Fault::invalid("amount", why))?;
+    let at_ms = call.api.core.unix_ms();
+    let top_up = TopUp {
+        at_ms,
+        user,
+        window: window.name().to_owned(),
+        amount: if told.starts_with('-') { -amount } else { amount },
+        made_by: call.who(),
+        why: Call::text(&call.body, "why").unwrap_or_default().to_owned(),
+    };
+    let record = Record {
+        at_ms,
+        made_by: call.who(),
+        action: "top_up",
+        section: "quotas",
+        entity: call.id.clone(),
+        before: None,
+        after: Some(json!({ "amount": money::text(top_up.amount), "why": top_up.why }).to_string()),
+    };
+    let mut state = call.api.state.lock();
+    entities::write(call.api, Change { edits: vec![Edit::TopUp(top_up.clone())], record })?;
+    call.api.books.accounts.top_up(&top_up.user, window, at_ms.div_euclid(DAY_MS), top_up.amount);
+    state.top_ups.push(top_up);
+    let kind = kind::named("quotas").ok_or_else(Fault::not_found)?;
+    let rows = entities::rows(&state, kind);
+    drop(state);
+    let row = rows.into_iter().find(|row| row.id == call.id).ok_or_else(Fault::not_found)?;
+    Ok(Answer::made(row.json(call, kind)))
+}
+
+/// Adds to a quota or a limit how it stands now.
+pub(super) fn fill_in(call: &Call<'_>, kind: &Kind, value: &mut Map<String, Value>) {
+    if !matches!(kind.section, "quotas" | "rate_limits") {
+        return;
+    }
+    let snapshot = call.api.core.snapshot();
+    let name = Call::text(value, "user_name").unwrap_or_default();
+    let Some(user) = snapshot.users.iter().find(|user| user.name == name) else { return };
+    let Standing { quotas, limits } =
+        call.api.books.accounts.standing(user, call.api.core.unix_ms());
+    if kind.section == "quotas" {
+        let window = window_of(value);
+        value.insert("window".into(), window.name().into());
+        if let Some(quota) = quotas.iter().find(|quota| quota.window == window) {
+            let usd = |amount| Value::from(money::text(amount));
+            value.insert("used".into(), usd(quota.used));
+            value.insert("reserved".into(), usd(quota.reserved));
+            value.insert("topped_up".into(), usd(quota.topped_up));
+            value.insert("ceiling".into(), usd(quota.ceiling));
+        }
+    } else {
+        let pattern = Call::text(value, "model_pattern").unwrap_or_default();
+        let at = user.rate_limits.iter().position(|rule| rule.pattern.as_str() == pattern);
+        if let Some([rpm, rpd, total_tokens, in_flight]) = at.map(|at| limits[at]) {
+            value.insert(
+                "fill".into(),
+                json!({
+                    "rpm": rpm, "rpd": rpd, "total_tokens": total_tokens, "in_flight": in_flight
+                }),
+            );
+        }
+    }
+}
