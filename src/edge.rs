@@ -15,6 +15,7 @@ use crate::route::plan::RouteError;
 use crate::route::quota::{Spent, Window};
 use crate::route::rate::Limited;
 use crate::wire::WireError;
+use crate::wire::coding::CodingError;
 use crate::wire::multipart::FormError;
 use crate::wire::websocket::HandshakeError;
 
@@ -119,6 +120,27 @@ impl From<AskError> for Refusal {
             AskError::TooManyModels => "the body names too many models",
         };
         Refusal::new(Code::BadRequest, message)
+    }
+}
+
+impl From<CodingError> for Refusal {
+    fn from(error: CodingError) -> Refusal {
+        match error {
+            CodingError::Unknown => Refusal::new(
+                Code::CodingUnknown,
+                "a request's body may be compressed with gzip, zstd or deflate, once",
+            ),
+            CodingError::Form => Refusal {
+                close: true,
+                ..Refusal::new(Code::CodingUnknown, "a form that names a model comes uncompressed")
+            },
+            CodingError::Broken => {
+                Refusal::new(Code::BadRequest, "the body is not what its `content-encoding` says")
+            }
+            CodingError::TooLong => {
+                Refusal::new(Code::BodyTooLarge, "the request's body is too large, unpacked")
+            }
+        }
     }
 }
 

@@ -49,6 +49,8 @@ pub enum Code {
     BodyTooLarge,
     /// The target is too long.
     TargetTooLong,
+    /// The body is in a coding that we do not unpack.
+    CodingUnknown,
     /// We meet no such expectation.
     ExpectationFailed,
     /// A rate limit was reached.
@@ -141,6 +143,7 @@ static LOOKS: [Look; Code::ALL.len()] = {
         look(Code::Timeout, 408, Downstream, "timeout", &TOO_SLOW),
         look(Code::BodyTooLarge, 413, Downstream, "body_too_large", &TOO_LARGE),
         look(Code::TargetTooLong, 414, Downstream, "target_too_long", &BAD),
+        look(Code::CodingUnknown, 415, Downstream, "coding_unknown", &BAD),
         look(Code::ExpectationFailed, 417, Downstream, "expectation_failed", &BAD),
         look(Code::RateLimited, 429, Downstream, "rate_limited", &TOO_OFTEN),
         look(Code::HeadTooLarge, 431, Downstream, "head_too_large", &BAD),
@@ -168,7 +171,7 @@ const fn look(
 
 impl Code {
     /// Every code.
-    pub const ALL: [Code; 24] = [
+    pub const ALL: [Code; 25] = [
         Code::BadRequest,
         Code::ProviderPrefix,
         Code::DialectNotSpoken,
@@ -181,6 +184,7 @@ impl Code {
         Code::Timeout,
         Code::BodyTooLarge,
         Code::TargetTooLong,
+        Code::CodingUnknown,
         Code::ExpectationFailed,
         Code::RateLimited,
         Code::HeadTooLarge,

@@ -149,7 +149,10 @@ impl UpHeaders<'_> {
     /// Shows every field.
     pub fn each(&self, visit: &mut dyn FnMut(&str, &[u8])) {
         let extra = &self.provider.forward_headers;
+        // What is read was unpacked before.
+        let is_read = self.endpoint.model != ModelPlace::Nowhere;
         headers::forward_up(&self.head.headers, self.endpoint.dialect, extra)
+            .filter(|(name, _)| !is_read || *name != "content-encoding")
             .for_each(|(name, value)| visit(name, value));
         let Some(credential) = self.credential else { return };
         let Some((name, scheme)) = self.destination.auth.header() else { return };

@@ -14,6 +14,7 @@ mod incoming;
 mod nameless;
 mod note;
 pub mod office;
+mod packed;
 mod relay;
 mod session;
 mod settlement;
@@ -39,6 +40,7 @@ use crate::metrics::{Gauge, Metrics};
 use crate::route::channel::Destination;
 use crate::route::plan::{self, Need, RouteError, Target};
 use crate::route::snapshot::{Provider, Snapshot};
+use crate::wire::coding::CodingError;
 use crate::wire::head::Head;
 use crate::wire::multipart::FormError;
 use crate::wire::websocket::{self, HandshakeError};
@@ -301,7 +303,7 @@ macro_rules! refused_by {
     };
 }
 
-refused_by!(Refusal, PathError, AskError, FormError, HandshakeError);
+refused_by!(Refusal, PathError, AskError, FormError, HandshakeError, CodingError);
 
 /// Serves the next request of a connection. Every exit passes through the note, which records
 /// itself when it is dropped, also while a panic unwinds.
@@ -378,6 +380,9 @@ fn answer<D: Downstream, U: Upstream>(
         return nameless::form(core, snapshot, session, up, head, note, &route);
     }
     let mut body = session.read_body(core, head, &snapshot.limits)?;
+    if head.headers.has("content-encoding") {
+        packed::unpack(core, snapshot, up, head, &mut body)?;
+    }
     note.bytes_in = body.bytes.len() as u64;
     let ask = ask::scan(route.endpoint, &body.bytes)?;
     let asked = match route.endpoint.model {

@@ -7,7 +7,7 @@ use super::attempt::Plan;
 use super::incoming::Load;
 use super::note::Note;
 use super::session::Session;
-use super::{Core, Downstream, Ended, Upstream};
+use super::{Core, Downstream, Ended, Upstream, packed};
 use crate::dialect::Dialect;
 use crate::dialect::ask::{self, AskError};
 use crate::dialect::path::{PathError, Route};
@@ -88,6 +88,7 @@ pub(super) fn form<D: Downstream, U: Upstream>(
     note: &mut Note,
     route: &Route<'_>,
 ) -> Result<(), Ended> {
+    packed::refuse(head)?;
     let content_type = head.headers.get("content-type").unwrap_or_default();
     let mut scanner = Scanner::new(multipart::boundary(content_type)?);
     session.open_body(head, snapshot.limits.upload_bytes_max)?;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use super::Upstream;
+use crate::dialect::refusal::Refusal;
 
 /// Something to do on an OS thread.
 pub type Work = Box<dyn FnOnce() + Send>;
@@ -18,17 +19,19 @@ pub enum Desk {
     Passwords,
     /// Files that hold what memory should not.
     Files,
+    /// Bodies that come compressed.
+    Bodies,
 }
 
 impl Desk {
     /// All of them, in their order.
-    pub const ALL: [Desk; 3] = [Desk::Api, Desk::Passwords, Desk::Files];
+    pub const ALL: [Desk; 4] = [Desk::Api, Desk::Passwords, Desk::Files, Desk::Bodies];
 
     /// Threads that attend it.
     pub fn threads(self) -> usize {
         match self {
             Desk::Api | Desk::Passwords => 1,
-            Desk::Files => 2,
+            Desk::Files | Desk::Bodies => 2,
         }
     }
 
@@ -38,6 +41,7 @@ impl Desk {
             Desk::Api => "office-api",
             Desk::Passwords => "office-password",
             Desk::Files => "office-files",
+            Desk::Bodies => "office-bodies",
         }
     }
 }
@@ -51,6 +55,16 @@ pub enum Unanswered {
     Late,
     /// It panicked.
     Failed,
+}
+
+impl Unanswered {
+    /// What a caller is told whose request needed the answer.
+    pub(super) fn refusal(self) -> Refusal {
+        match self {
+            Unanswered::Full | Unanswered::Late => Refusal::overloaded(),
+            Unanswered::Failed => Refusal::internal(),
+        }
+    }
 }
 
 /// Has `work` done at `desk` and waits for what it returns.

@@ -61,7 +61,16 @@ pub enum Arrival {
 pub struct Body {
     /// The bytes.
     pub bytes: Vec<u8>,
-    _held: Held,
+    held: Held,
+}
+
+impl Body {
+    /// Puts other bytes in the place of these. Whether all that is held is within its ceiling.
+    pub(super) fn replace(&mut self, core: &Core, limits: &Limits, bytes: Vec<u8>) -> bool {
+        self.bytes = bytes;
+        self.held.grow(self.bytes.capacity() as i64 - self.held.by());
+        core.metrics.level(Gauge::HeldBytes) <= limits.held_bytes_max as i64
+    }
 }
 
 impl<D: Downstream> Session<D> {
@@ -157,7 +166,7 @@ impl<D: Downstream> Session<D> {
             None => Decoder::new(head.framing, limits.body_bytes_max)?,
         };
         let held = core.metrics.clone().hold(Gauge::HeldBytes, 0);
-        let mut body = Body { bytes: Vec::new(), _held: held };
+        let mut body = Body { bytes: Vec::new(), held };
         if decoder.is_done() {
             return Ok(body);
         }
@@ -250,7 +259,7 @@ impl<D: Downstream> Session<D> {
             body.bytes.reserve(announced.min(body.bytes.len().max(RESERVED_BYTES)));
             let used = decoder.feed(&self.buffer[self.start..self.end], &mut body.bytes)?;
             self.start += used;
-            body._held.grow(body.bytes.capacity() as i64 - body._held.by());
+            body.held.grow(body.bytes.capacity() as i64 - body.held.by());
             if core.metrics.level(Gauge::HeldBytes) > limits.held_bytes_max as i64 {
                 return Err(Refusal::overloaded());
             }

@@ -7,6 +7,7 @@
 //! differently is refused, never repaired.
 
 pub mod body;
+pub mod coding;
 pub mod head;
 pub mod header;
 pub mod json;
