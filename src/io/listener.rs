@@ -21,7 +21,7 @@ use crate::exchange::{self, Core, Next, Session};
 use crate::io::downstream::Client;
 use crate::io::office::Office;
 use crate::io::resolver;
-use crate::io::upstream::{Agents, Caller};
+use crate::io::upstream::{Caller, Ways};
 use crate::io::worker::{self, Peek, Sock};
 use crate::limits;
 use crate::metrics::{Count, Gauge, Held};
@@ -52,7 +52,7 @@ pub struct Listener {
     epoll: OwnedFd,
     parked: Mutex<HashMap<i32, Connection>>,
     loads: Vec<AtomicUsize>,
-    agents: Vec<Arc<Agents>>,
+    ways: Vec<Arc<Ways>>,
     office: Arc<Office>,
     stopping: AtomicBool,
     address: SocketAddr,
@@ -91,7 +91,7 @@ impl Listener {
             parked: Mutex::new(HashMap::new()),
             loads: (0..workers).map(|_| AtomicUsize::new(0)).collect(),
             office: Arc::new(Office::open()?),
-            agents: (0..workers).map(|_| Arc::new(Agents::default())).collect(),
+            ways: (0..workers).map(|_| Arc::new(Ways::default())).collect(),
             stopping: AtomicBool::new(false),
             address: bound,
         })
@@ -263,7 +263,7 @@ impl Listener {
     fn sweep(&self, now: Instant) {
         let max = Duration::from_millis(limits::KEEP_ALIVE_MS_MAX);
         self.parked.lock().retain(|_, connection| now - connection.since < max);
-        self.agents.iter().for_each(|agents| agents.sweep());
+        self.ways.iter().for_each(|ways| ways.sweep());
     }
 
     /// Every thread that serves gives back what it has freed.
@@ -347,7 +347,7 @@ fn converse(listener: &Arc<Listener>, connection: Connection, worker: usize) {
     let core = &listener.core;
     let mut up = Caller {
         worker,
-        agents: listener.agents[worker].clone(),
+        ways: listener.ways[worker].clone(),
         office: listener.office.clone(),
         downstream: sock.shared(),
         metrics: core.metrics.clone(),

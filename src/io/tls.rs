@@ -188,7 +188,6 @@ impl Transport for Secure {
 
     fn await_input(&mut self, _: NextTimeout) -> Result<bool, Error> {
         let watch = Watch::current().ok_or(Error::ConnectionFailed)?;
-        self.buffers.report_to(&watch);
         self.buffers.release_output();
         let count = match self.stream.read(self.buffers.input_append_buf()) {
             Ok(count) => count,

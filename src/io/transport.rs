@@ -1,27 +1,30 @@
-//! ureq over our own sockets: connector, transport and connection pool.
+//! Connections to upstreams: opened by ureq's chain of connectors over our own sockets, and kept.
 //!
-//! The only user of `ureq::unversioned`, which may change in a minor release of ureq. ureq's own
-//! pool is switched off (it walks all idle connections under one mutex at every call); a connection
-//! that ureq gives back after a body was read to its end falls into ours, one per worker and proxy.
+//! The only user of `ureq::unversioned`, which may change in a minor release of ureq. The chain goes
+//! through a proxy where one is set, then through TLS. What is spoken on a connection is `http`'s
+//! business; whoever has read a body to its end gives the connection back to the pool, one per
+//! worker and proxy.
 
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
-use ureq::Error;
-use ureq::http::uri::Scheme;
+use ureq::config::Config;
+use ureq::http::Uri;
+use ureq::{Agent, Error};
 
 /// The part of ureq that may change in a minor release, named here and nowhere else.
 pub use ureq::unversioned::resolver::{ResolvedSocketAddrs, Resolver};
 pub use ureq::unversioned::transport::{
     Buffers, ConnectProxyConnector, ConnectionDetails, Connector, Either, NextTimeout, Transport,
-    TransportAdapter,
+    TransportAdapter, time,
 };
 
 use crate::failure::{Cause, Phase};
+use crate::io::resolver::Stub;
 use crate::io::tls::TlsConnector;
 use crate::io::watch::Watch;
 use crate::io::worker::Sock;
@@ -29,6 +32,8 @@ use crate::limits;
 
 /// Room for request bytes before they are written: most requests fit and leave in one write.
 const OUTPUT_BYTES: usize = 4 * 1024;
+/// Room for received bytes, until a read fills it; then as much as a head may take.
+const INPUT_BYTES: usize = 4 * 1024;
 /// Room for the rest of a request that did not.
 const OUTPUT_BYTES_MORE: usize = 64 * 1024;
 /// A pooled connection keeps its buffers for so long: a busy one is spared two allocations.
@@ -94,7 +99,7 @@ impl Pool {
             };
             let age = idle.since.elapsed();
             if age < Duration::from_millis(limits::POOL_IDLE_MS_MAX) && idle.transport.is_open() {
-                return Some(Pooled::shared(idle.transport, self, secure, authority));
+                return Some(Pooled::new(idle.transport, self, secure, authority));
             }
         }
     }
@@ -151,190 +156,116 @@ impl Pool {
     }
 }
 
-type Fresh = Box<dyn Connector<(), Out = Box<dyn Idler>>>;
+type Chain = Arc<dyn Connector<(), Out = Box<dyn Idler>>>;
 
-/// The connector that an agent of ours uses: the pool first, then a new connection.
-pub struct Pooling {
-    pool: Arc<Pool>,
-    fresh: Fresh,
-    through_proxy: bool,
+/// Opens connections, through one proxy or none.
+pub struct Opener {
+    config: Config,
+    chain: Chain,
 }
 
-impl Pooling {
-    /// A connector over `pool`. `through_proxy` says that the agent has a proxy set.
-    pub fn new(pool: Arc<Pool>, through_proxy: bool) -> Pooling {
-        let fresh = ().chain(ConnectProxyConnector::default()).chain(Tcp).chain(TlsConnector);
-        Pooling { pool, fresh: Box::new(fresh.chain(Boxing)), through_proxy }
+impl Opener {
+    /// `proxy` is an URL; those of the environment are ignored.
+    pub fn new(proxy: Option<&str>) -> Result<Opener, Error> {
+        let proxy = proxy.map(ureq::Proxy::new).transpose()?;
+        let config = Agent::config_builder().proxy(proxy).build();
+        let chain = ().chain(ConnectProxyConnector::default()).chain(Tcp).chain(TlsConnector);
+        Ok(Opener { config, chain: Arc::new(chain.chain(Boxing)) })
     }
-}
 
-impl Connector<()> for Pooling {
-    type Out = Pooled;
-
-    fn connect(
-        &self,
-        details: &ConnectionDetails<'_>,
-        chained: Option<()>,
-    ) -> Result<Option<Pooled>, Error> {
-        // The connection to the proxy itself, beneath a tunnel, is never shared.
-        let beneath_tunnel = self.through_proxy && details.config.proxy().is_none();
-        let secure = details.uri.scheme() == Some(&Scheme::HTTPS);
-        let authority = match details.uri.authority() {
-            Some(authority) if !beneath_tunnel => authority,
-            _ => {
-                let transport = self.fresh.connect(details, chained)?;
-                return Ok(transport.map(Pooled::unshared));
-            }
+    /// Resolves, connects, and shakes hands; the watch has the limits.
+    pub fn open(&self, url: &str) -> Result<Box<dyn Idler>, Error> {
+        let uri = Uri::try_from(url).map_err(|_| Error::HostNotFound)?;
+        let resolver = Stub;
+        // A proxy resolves the name itself.
+        let addrs = match self.config.proxy() {
+            Some(_) => resolver.empty(),
+            None => resolver.resolve(&uri, &self.config, UNLIMITED)?,
         };
-        let authority = authority.as_str();
-        let watch = Watch::current();
-        if let Some(pooled) = self.pool.take(secure, authority) {
-            if let Some(watch) = watch {
-                watch.reused();
-                watch.enter(Phase::Send);
-            }
-            return Ok(Some(pooled));
+        let chain = self.chain.clone();
+        let details = ConnectionDetails {
+            uri: &uri,
+            addrs,
+            config: &self.config,
+            request_level: false,
+            resolver: &resolver,
+            now: time::Instant::now(),
+            timeout: UNLIMITED,
+            current_time: Arc::new(time::Instant::now),
+            // How the chain reaches the proxy itself.
+            run_connector: Arc::new(move |details: &ConnectionDetails<'_>| {
+                let transport = chain.connect(details, None)?.ok_or(Error::ConnectionFailed)?;
+                Ok(Box::new(transport) as Box<dyn Transport>)
+            }),
+            register_shutdown: Arc::new(|_| Ok(())),
+        };
+        let transport = self.chain.connect(&details, None)?.ok_or(Error::ConnectionFailed)?;
+        match details.needs_tls() && !transport.is_tls() {
+            true => Err(Error::TlsRequired),
+            false => Ok(transport),
         }
-        let Some(transport) = self.fresh.connect(details, chained)? else { return Ok(None) };
-        if let Some(watch) = watch {
-            watch.enter(Phase::Send);
-        }
-        Ok(Some(Pooled::shared(transport, &self.pool, secure, authority.into())))
     }
 }
 
-impl fmt::Debug for Pooling {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Pooling")
-    }
-}
-
-/// A connection that returns to the pool when whoever read a body to its end says so: ureq offers
-/// it to its own (empty) pool and drops it, others call [`Pooled::give_back`].
+/// A connection in use, and where it goes afterwards.
 pub struct Pooled {
-    transport: Option<Box<dyn Idler>>,
-    home: Weak<Pool>,
+    transport: Box<dyn Idler>,
+    pool: Arc<Pool>,
     secure: bool,
-    authority: Option<Arc<str>>,
-    // `Connection::reuse` of ureq asks `is_open` just before it offers the connection; any use
-    // afterwards takes the mark back.
-    offered: bool,
+    authority: Arc<str>,
 }
 
 impl Pooled {
-    fn unshared(transport: Box<dyn Idler>) -> Pooled {
-        Pooled {
-            transport: Some(transport),
-            home: Weak::new(),
-            secure: false,
-            authority: None,
-            offered: false,
-        }
-    }
-
-    fn shared(
+    /// A new connection.
+    pub fn new(
         transport: Box<dyn Idler>,
         pool: &Arc<Pool>,
         secure: bool,
         authority: Arc<str>,
     ) -> Pooled {
-        Pooled {
-            transport: Some(transport),
-            home: Arc::downgrade(pool),
-            secure,
-            authority: Some(authority),
-            offered: false,
-        }
+        Pooled { transport, pool: pool.clone(), secure, authority }
     }
 
     /// Back to the pool: the last body was read to its end, and nothing came behind it.
-    pub fn give_back(mut self) {
-        self.offered = true;
+    pub fn give_back(self) {
+        self.pool.put(self.secure, self.authority, self.transport);
     }
 
-    fn transport(&mut self) -> &mut Box<dyn Idler> {
-        self.transport.as_mut().expect("taken only by drop")
-    }
-}
-
-impl Transport for Pooled {
-    fn buffers(&mut self) -> &mut dyn Buffers {
-        self.transport().buffers()
-    }
-
-    fn transmit_output(&mut self, amount: usize, timeout: NextTimeout) -> Result<(), Error> {
-        self.offered = false;
-        self.transport().transmit_output(amount, timeout)
-    }
-
-    fn await_input(&mut self, timeout: NextTimeout) -> Result<bool, Error> {
-        self.offered = false;
-        self.transport().await_input(timeout)
-    }
-
-    fn is_open(&mut self) -> bool {
-        self.offered = true;
-        true
-    }
-
-    fn is_tls(&self) -> bool {
-        self.transport.as_ref().is_some_and(|transport| transport.is_tls())
-    }
-}
-
-impl Drop for Pooled {
-    fn drop(&mut self) {
-        let (Some(transport), Some(authority)) = (self.transport.take(), self.authority.take())
-        else {
-            return;
-        };
-        if let Some(pool) = self.home.upgrade().filter(|_| self.offered) {
-            pool.put(self.secure, authority, transport);
+    /// Queues bytes of a request; they leave at the latest when an answer is awaited.
+    pub fn send(&mut self, mut bytes: &[u8]) -> Result<(), Error> {
+        while !bytes.is_empty() {
+            let room = self.transport.buffers().output();
+            let count = room.len().min(bytes.len());
+            room[..count].copy_from_slice(&bytes[..count]);
+            bytes = &bytes[count..];
+            self.transport.transmit_output(count, UNLIMITED)?;
         }
+        Ok(())
     }
-}
 
-impl fmt::Debug for Pooled {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Pooled")
+    /// Bytes that were received and not yet taken.
+    pub fn unread(&mut self) -> &[u8] {
+        self.transport.buffers().input()
+    }
+
+    /// Takes the first of the unread bytes away.
+    pub fn take(&mut self, count: usize) {
+        self.transport.buffers().input_consume(count);
+    }
+
+    /// Waits for bytes. `Ok(false)`: the upstream ended the connection.
+    pub fn receive(&mut self) -> Result<bool, Error> {
+        self.transport.await_input(UNLIMITED)
     }
 }
 
 /// No limit: the watch has them all.
 const UNLIMITED: NextTimeout = NextTimeout {
-    after: ureq::unversioned::transport::time::Duration::NotHappening,
+    after: time::Duration::NotHappening,
     reason: ureq::Timeout::Global,
     per_read: None,
     per_write: None,
 };
-
-/// Queues bytes of a request; they leave at the latest when an answer is awaited.
-pub fn send(connection: &mut Pooled, mut bytes: &[u8]) -> Result<(), Error> {
-    let transport = connection.transport();
-    while !bytes.is_empty() {
-        let room = transport.buffers().output();
-        let count = room.len().min(bytes.len());
-        room[..count].copy_from_slice(&bytes[..count]);
-        bytes = &bytes[count..];
-        transport.transmit_output(count, UNLIMITED)?;
-    }
-    Ok(())
-}
-
-/// Bytes that were received and not yet taken.
-pub fn unread(connection: &mut Pooled) -> &[u8] {
-    connection.transport().buffers().input()
-}
-
-/// Takes the first of the unread bytes away.
-pub fn take(connection: &mut Pooled, count: usize) {
-    connection.transport().buffers().input_consume(count);
-}
-
-/// Waits for bytes. `Ok(false)`: the upstream ended the connection.
-pub fn receive(connection: &mut Pooled) -> Result<bool, Error> {
-    connection.transport().await_input(UNLIMITED)
-}
 
 #[derive(Debug)]
 struct Boxing;
@@ -411,8 +342,8 @@ pub struct Plain {
 }
 
 impl Plain {
-    fn new(sock: Sock, reports: bool) -> Plain {
-        Plain { sock, buffers: Room::new(reports), broken: false }
+    fn new(sock: Sock, is_clear: bool) -> Plain {
+        Plain { sock, buffers: Room::new(is_clear), broken: false }
     }
 
     fn flush(&mut self, watch: &Watch) -> Result<(), Error> {
@@ -459,7 +390,6 @@ impl Transport for Plain {
             self.buffers.release_output();
             watch.request_written();
         }
-        self.buffers.report_to(&watch);
         loop {
             let wait = watch.next_wait().map_err(stopped)?;
             let room = self.buffers.input_append_buf();
@@ -500,7 +430,7 @@ impl fmt::Debug for Plain {
     }
 }
 
-/// What ureq sees when the watch ends a wait; the cause stands in the watch.
+/// What a chain of connectors sees when the watch ends a wait; the cause stands in the watch.
 pub fn stopped(_: Cause) -> Error {
     Error::Io(io::ErrorKind::Interrupted.into())
 }
@@ -515,19 +445,20 @@ pub struct Room {
     output: Vec<u8>,
     queued: usize,
     progress: bool,
-    reports: bool,
-    watch: Option<Weak<Watch>>,
+    is_clear: bool,
+    // The last read filled all the room there was.
+    was_full: bool,
 }
 
 impl Room {
-    /// Empty. `reports`: these are the bytes that ureq parses, not the ciphertext beneath them.
-    pub fn new(reports: bool) -> Room {
-        Room { reports, ..Room::default() }
+    /// Empty. `is_clear`: these bytes are HTTP, not the ciphertext beneath it.
+    pub fn new(is_clear: bool) -> Room {
+        Room { is_clear, ..Room::default() }
     }
 
     /// Gives back room that the next request may not need.
     pub fn release_output(&mut self) {
-        if self.queued == 0 && (self.output.len() > OUTPUT_BYTES || !self.reports) {
+        if self.queued == 0 && (self.output.len() > OUTPUT_BYTES || !self.is_clear) {
             self.output = Vec::new();
         }
     }
@@ -537,13 +468,6 @@ impl Room {
         if self.start == self.end && self.queued == 0 {
             self.input = Vec::new();
             self.output = Vec::new();
-        }
-    }
-
-    /// Tells `watch`, from now on, how many bytes wait unread.
-    pub fn report_to(&mut self, watch: &Arc<Watch>) {
-        if self.reports {
-            self.watch = Some(Arc::downgrade(watch));
         }
     }
 }
@@ -562,6 +486,8 @@ impl Buffers for Room {
 
     fn input_append_buf(&mut self) -> &mut [u8] {
         if self.input.is_empty() {
+            self.input.resize(INPUT_BYTES, 0);
+        } else if std::mem::take(&mut self.was_full) {
             self.input.resize(limits::UPSTREAM_HEAD_BYTES_MAX, 0);
         }
         if self.start > 0 {
@@ -574,6 +500,7 @@ impl Buffers for Room {
 
     fn input_appended(&mut self, amount: usize) {
         self.end += amount;
+        self.was_full = self.end == self.input.len();
         debug_assert!(self.end <= self.input.len());
     }
 
@@ -584,12 +511,9 @@ impl Buffers for Room {
         if self.start == self.end {
             self.start = 0;
             self.end = 0;
-            if !self.reports {
+            if !self.is_clear {
                 self.input = Vec::new();
             }
-        }
-        if let Some(watch) = self.watch.as_ref().and_then(Weak::upgrade) {
-            watch.buffered(self.end - self.start);
         }
     }
 

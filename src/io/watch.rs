@@ -1,6 +1,6 @@
-//! What the transports below ureq must know of the attempt they work for.
+//! What the transports must know of the attempt they work for.
 //!
-//! ureq owns the transports and gives them no room for a caller's context, so the watch hangs on
+//! ureq's connectors give them no room for a caller's context, so the watch hangs on
 //! the coroutine (`worker::attach`). It carries the limits of each phase, the downstream's
 //! descriptor to look at while the upstream is silent, and brings back how the attempt died.
 
@@ -35,8 +35,6 @@ struct State {
     sent: Sent,
     reused: bool,
     bytes_received: u64,
-    /// Bytes of the reply that ureq holds and nobody has read yet.
-    buffered: usize,
     cause: Option<Cause>,
     end: End,
     streams: bool,
@@ -67,7 +65,6 @@ impl Watch {
             sent: Sent::Nothing,
             reused: false,
             bytes_received: 0,
-            buffered: 0,
             cause: None,
             end: End::Open,
             streams: false,
@@ -125,16 +122,6 @@ impl Watch {
         if state.phase == Phase::Relay {
             state.phase_begun = None;
         }
-    }
-
-    /// ureq now holds `count` unread bytes.
-    pub fn buffered(&self, count: usize) {
-        self.state.lock().buffered = count;
-    }
-
-    /// Whether bytes of the reply can be read without waiting.
-    pub fn has_buffered(&self) -> bool {
-        self.state.lock().buffered > 0
     }
 
     /// Notes why the attempt dies, if nobody did before.

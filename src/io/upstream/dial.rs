@@ -14,7 +14,7 @@ use ureq::http::uri::Authority;
 use super::{Answer, Body, Caller, Fields};
 use crate::exchange::{Call, Pipe, Stop};
 use crate::failure::{Cause, Failure, Phase};
-use crate::io::direct::{self, Address};
+use crate::io::http::{self, Address};
 use crate::io::tls::Sealed;
 use crate::io::watch::Watch;
 use crate::io::worker::{Both, Sock};
@@ -122,7 +122,7 @@ fn tunnel(sock: &mut Sock, target: &str, watch: &Watch) -> Result<(), Cause> {
 
 fn request(address: &Address<'_>, call: &Call<'_>, protocols: &str, key: &str) -> Option<Vec<u8>> {
     let mut out = Vec::with_capacity(1_024);
-    if !direct::request_head(call, address, false, &mut out) {
+    if !http::request_head(call, address, &mut out) {
         return None;
     }
     // Ours stand in front of the empty line.

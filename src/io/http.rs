@@ -1,20 +1,21 @@
-//! The usual attempt: a held body, or none, on a connection that the pool kept.
+//! One HTTP/1.1 exchange with an upstream, over a connection of any kind.
 //!
-//! ureq opens connections and speaks the first request on each. From the second one on the bytes
-//! are put together and read by `wire`, over the very same transport: that is less than half of the
-//! work, and an attempt's limits, retries and ends are the same (`watch`). Both ways are tested
-//! with the same faults.
+//! The bytes are put together and read by `wire`. Nothing of a reply is trusted that two readers
+//! could frame differently, and a connection goes back to the pool from one place only: where the
+//! end of a body was seen, and nothing behind it.
 
 use std::sync::Arc;
 
-use crate::exchange::Call;
+use ureq::Error;
+
+use crate::exchange::{Call, Source};
 use crate::failure::{Cause, Failure, Phase};
-use crate::io::transport::{self, Pooled};
+use crate::io::transport::Pooled;
 use crate::io::watch::{End, Watch};
 use crate::limits;
 use crate::wire::body::Decoder;
 use crate::wire::reply::{self, Framing, ReplyHead};
-use crate::wire::{head, header};
+use crate::wire::{body, head, header};
 
 /// Room for a request's head, at first.
 const HEAD_BYTES: usize = 1_024;
@@ -30,7 +31,7 @@ pub struct Address<'a> {
 }
 
 impl<'a> Address<'a> {
-    /// Takes an absolute URL apart; `None`: it is not one that the pool knows.
+    /// Takes an absolute URL apart; `None`: it has no path.
     pub fn of(url: &'a str) -> Option<Address<'a>> {
         let (scheme, rest) = url.split_once("://")?;
         let slash = rest.find('/')?;
@@ -45,23 +46,26 @@ pub fn call(
     address: &Address<'_>,
     call: &Call<'_>,
     watch: Arc<Watch>,
-) -> Result<(ReplyHead, Direct), Failure> {
-    watch.reused();
+) -> Result<(ReplyHead, Incoming), Failure> {
     watch.enter(Phase::Send);
-    let has_body = takes_body(call.method);
-    let mut lines = Vec::with_capacity(HEAD_BYTES);
-    if !request_head(call, address, has_body, &mut lines) {
+    let mut head = Vec::with_capacity(HEAD_BYTES);
+    if !request_head(call, address, &mut head) {
         return Err(watch.failure(Cause::Malformed));
     }
-    let body = if has_body { call.body } else { &[] };
-    let sent = transport::send(&mut connection, &lines)
-        .and_then(|()| transport::send(&mut connection, body));
-    sent.map_err(|_| watch.failure(Cause::Disconnected))?;
-    drop(lines);
-    let head = read_head(&mut connection, &watch)?;
+    let sent = connection.send(&head).and_then(|()| match call.source {
+        None if takes_body(call.method) => connection.send(call.body),
+        None => Ok(()),
+        Some(source) => send_source(&mut connection, source),
+    });
+    drop(head);
+    let reply = match sent {
+        Ok(()) => read_head(&mut connection, &watch)?,
+        // The upstream may have answered before it had read everything.
+        Err(_) => ReplyHead { keep_alive: false, ..read_head(&mut connection, &watch)? },
+    };
     watch.enter(Phase::Relay);
-    let state = match head.framing {
-        _ if header::is_bodiless(call.method, head.status) => State::Done,
+    let state = match reply.framing {
+        _ if header::is_bodiless(call.method, reply.status) => State::Done,
         Framing::Length(0) => State::Done,
         Framing::Length(length) => State::Length(length),
         Framing::Chunked => {
@@ -70,27 +74,51 @@ pub fn call(
         }
         Framing::UntilClose => State::UntilClose,
     };
-    let keep = head.keep_alive;
+    let keep = reply.keep_alive;
     let connection = Some(connection);
-    let mut direct = Direct { connection, watch, state, keep, shown: 0, decoded: Vec::new() };
-    if matches!(direct.state, State::Done) {
-        direct.give_back();
+    let mut incoming = Incoming { connection, watch, state, keep, shown: 0, decoded: Vec::new() };
+    if matches!(incoming.state, State::Done) {
+        incoming.give_back();
     }
-    Ok((head, direct))
+    Ok((reply, incoming))
 }
 
-/// Requests with these methods have a body, others have none.
-pub fn takes_body(method: &str) -> bool {
+/// Sends a body while it comes in.
+fn send_source(connection: &mut Pooled, source: &dyn Source) -> Result<(), Error> {
+    let is_chunked = source.length().is_none();
+    let mut left = source.length().unwrap_or(u64::MAX);
+    let mut piece = vec![0; limits::RELAY_BYTES];
+    let mut line = Vec::new();
+    while left > 0 {
+        let room = usize::try_from(left).map_or(piece.len(), |left| left.min(piece.len()));
+        // Less than was announced, or broken: the upstream must not take it for a whole request.
+        let count = source.read(&mut piece[..room]).map_err(|_| Error::ConnectionFailed)?;
+        match (count, is_chunked) {
+            (0, true) => return connection.send(body::LAST_CHUNK),
+            (0, false) => return Err(Error::ConnectionFailed),
+            (count, true) => {
+                line.clear();
+                body::chunk_open(count, &mut line);
+                connection.send(&line)?;
+                connection.send(&piece[..count])?;
+                connection.send(body::CHUNK_CLOSE)?;
+            }
+            (count, false) => {
+                connection.send(&piece[..count])?;
+                left -= count as u64;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Requests with these methods have a body, be it an empty one; others have none.
+fn takes_body(method: &str) -> bool {
     matches!(method, "POST" | "PUT" | "PATCH")
 }
 
 /// Writes the head; false when something in it cannot stand in one.
-pub fn request_head(
-    call: &Call<'_>,
-    address: &Address<'_>,
-    has_body: bool,
-    out: &mut Vec<u8>,
-) -> bool {
+pub fn request_head(call: &Call<'_>, address: &Address<'_>, out: &mut Vec<u8>) -> bool {
     let is_plain = |text: &str| text.bytes().all(|byte| byte.is_ascii_graphic());
     if !header::is_name(call.method.as_bytes()) || !is_plain(address.target) {
         return false;
@@ -100,8 +128,13 @@ pub fn request_head(
     }
     let mut legal = header::field("host", address.authority.as_bytes(), out);
     call.headers.each(&mut |name, value| legal &= header::field(name, value, out));
-    if has_body {
-        header::field_number("content-length", call.body.len() as u64, out);
+    match call.source.map(Source::length) {
+        None if takes_body(call.method) => {
+            header::field_number("content-length", call.body.len() as u64, out);
+        }
+        None => {}
+        Some(Some(length)) => header::field_number("content-length", length, out),
+        Some(None) => legal &= header::field("transfer-encoding", b"chunked", out),
     }
     out.extend_from_slice(b"\r\n");
     legal
@@ -109,19 +142,19 @@ pub fn request_head(
 
 fn read_head(connection: &mut Pooled, watch: &Watch) -> Result<ReplyHead, Failure> {
     loop {
-        let unread = transport::unread(connection);
+        let unread = connection.unread();
         if !unread.is_empty() {
             let malformed = |_| watch.failure(Cause::Malformed);
             let is_full = unread.len() >= limits::UPSTREAM_HEAD_BYTES_MAX;
             let (head, used) = reply::parse(unread).map_err(malformed)?;
-            transport::take(connection, used);
+            connection.take(used);
             match head {
                 Some(head) => return Ok(head),
                 None if is_full && used == 0 => return Err(malformed(reply::Malformed)),
                 None => {}
             }
         }
-        match transport::receive(connection) {
+        match connection.receive() {
             Ok(true) => {}
             Ok(false) | Err(_) => return Err(watch.failure(Cause::Disconnected)),
         }
@@ -129,7 +162,7 @@ fn read_head(connection: &mut Pooled, watch: &Watch) -> Result<ReplyHead, Failur
 }
 
 /// The body of a reply on its way.
-pub struct Direct {
+pub struct Incoming {
     connection: Option<Pooled>,
     watch: Arc<Watch>,
     state: State,
@@ -147,26 +180,26 @@ enum State {
     Done,
 }
 
-impl Direct {
+impl Incoming {
     /// A piece, or the end, is there without waiting.
     pub fn is_ready(&mut self) -> bool {
         match (&self.state, &mut self.connection) {
             (State::Done, _) | (_, None) => true,
-            (_, Some(connection)) => transport::unread(connection).len() > self.shown,
+            (_, Some(connection)) => connection.unread().len() > self.shown,
         }
     }
 
     /// The next piece of the body; an empty one is its proper end.
     pub fn piece(&mut self) -> Result<&[u8], Failure> {
         let Some(connection) = &mut self.connection else { return Ok(&[]) };
-        transport::take(connection, std::mem::take(&mut self.shown));
+        connection.take(std::mem::take(&mut self.shown));
         loop {
             if matches!(self.state, State::Done) {
                 self.give_back();
                 return Ok(&[]);
             }
             let Some(connection) = &mut self.connection else { return Ok(&[]) };
-            let unread = transport::unread(connection).len();
+            let unread = connection.unread().len();
             if unread > 0 && self.step(unread)? {
                 break;
             }
@@ -175,9 +208,7 @@ impl Direct {
             }
         }
         match (&self.state, &mut self.connection) {
-            (_, Some(connection)) if self.shown > 0 => {
-                Ok(&transport::unread(connection)[..self.shown])
-            }
+            (_, Some(connection)) if self.shown > 0 => Ok(&connection.unread()[..self.shown]),
             _ => Ok(&self.decoded),
         }
     }
@@ -196,10 +227,10 @@ impl Direct {
             State::UntilClose => self.shown = unread,
             State::Chunked(decoder) => {
                 self.decoded.clear();
-                let fed = decoder.feed(transport::unread(connection), &mut self.decoded);
+                let fed = decoder.feed(connection.unread(), &mut self.decoded);
                 let is_done = decoder.is_done();
                 let used = fed.map_err(|_| self.watch.failure(Cause::Disconnected))?;
-                transport::take(connection, used);
+                connection.take(used);
                 if is_done {
                     self.state = State::Done;
                 }
@@ -213,7 +244,7 @@ impl Direct {
     /// Waits for more bytes. Only a body that ends with the connection may end with a close.
     fn receive(&mut self) -> Result<(), Failure> {
         let Some(connection) = &mut self.connection else { return Ok(()) };
-        let received = transport::receive(connection);
+        let received = connection.receive();
         match received {
             Ok(true) => Ok(()),
             Ok(false)
@@ -231,7 +262,7 @@ impl Direct {
     /// closes it or has sent more than was asked for.
     fn give_back(&mut self) {
         let Some(mut connection) = self.connection.take() else { return };
-        if self.keep && transport::unread(&mut connection).is_empty() {
+        if self.keep && connection.unread().is_empty() {
             connection.give_back();
         }
     }
