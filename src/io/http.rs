@@ -52,16 +52,23 @@ pub fn call(
     if !request_head(call, address, &mut head) {
         return Err(watch.failure(Cause::Malformed));
     }
-    let sent = connection.send(&head).and_then(|()| match call.source {
-        None if takes_body(call.method) => connection.send(call.body),
+    let sent = connection.send(&head).map_err(Unsent::from).and_then(|()| match call.source {
+        None if takes_body(call.method) => Ok(connection.send(call.body)?),
         None => Ok(()),
         Some(source) => send_source(&mut connection, source),
     });
     drop(head);
     let reply = match sent {
         Ok(()) => read_head(&mut connection, &watch)?,
-        // The upstream may have answered before it had read everything.
-        Err(_) => ReplyHead { keep_alive: false, ..read_head(&mut connection, &watch)? },
+        Err(unsent) => {
+            let failure = watch.failure(Cause::Disconnected);
+            // The upstream may have closed since it had answered before it read everything.
+            if unsent == Unsent::Source || failure.cause != Cause::Disconnected {
+                return Err(failure);
+            }
+            let reply = read_head(&mut connection, &watch).map_err(|_| failure)?;
+            ReplyHead { keep_alive: false, ..reply }
+        }
     };
     watch.enter(Phase::Relay);
     let state = match reply.framing {
@@ -83,8 +90,23 @@ pub fn call(
     Ok((reply, incoming))
 }
 
+/// Why a request did not go up whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Unsent {
+    /// Its body broke off.
+    Source,
+    /// The upstream takes no more; the watch knows why.
+    Upstream,
+}
+
+impl From<Error> for Unsent {
+    fn from(_: Error) -> Unsent {
+        Unsent::Upstream
+    }
+}
+
 /// Sends a body while it comes in.
-fn send_source(connection: &mut Pooled, source: &dyn Source) -> Result<(), Error> {
+fn send_source(connection: &mut Pooled, source: &dyn Source) -> Result<(), Unsent> {
     let is_chunked = source.length().is_none();
     let mut left = source.length().unwrap_or(u64::MAX);
     let mut piece = vec![0; limits::RELAY_BYTES];
@@ -92,10 +114,10 @@ fn send_source(connection: &mut Pooled, source: &dyn Source) -> Result<(), Error
     while left > 0 {
         let room = usize::try_from(left).map_or(piece.len(), |left| left.min(piece.len()));
         // Less than was announced, or broken: the upstream must not take it for a whole request.
-        let count = source.read(&mut piece[..room]).map_err(|_| Error::ConnectionFailed)?;
+        let count = source.read(&mut piece[..room]).map_err(|_| Unsent::Source)?;
         match (count, is_chunked) {
-            (0, true) => return connection.send(body::LAST_CHUNK),
-            (0, false) => return Err(Error::ConnectionFailed),
+            (0, true) => return Ok(connection.send(body::LAST_CHUNK)?),
+            (0, false) => return Err(Unsent::Source),
             (count, true) => {
                 line.clear();
                 body::chunk_open(count, &mut line);
