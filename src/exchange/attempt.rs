@@ -141,11 +141,6 @@ pub struct UpHeaders<'a> {
 }
 
 impl UpHeaders<'_> {
-    /// At most about so many.
-    pub fn count_hint(&self) -> usize {
-        self.head.headers.len() + 3
-    }
-
     /// Shows every field.
     pub fn each(&self, visit: &mut dyn FnMut(&str, &[u8])) {
         let extra = &self.provider.forward_headers;

@@ -6,11 +6,9 @@
 
 use std::sync::Arc;
 
-use ureq::Error;
-
 use crate::exchange::{Call, Source};
 use crate::failure::{Cause, Failure, Phase};
-use crate::io::transport::Pooled;
+use crate::io::transport::{Error, Pooled};
 use crate::io::watch::{End, Watch};
 use crate::limits;
 use crate::wire::body::Decoder;

@@ -1,9 +1,9 @@
 //! Connections to upstreams: opened by ureq's chain of connectors over our own sockets, and kept.
 //!
-//! The only user of `ureq::unversioned`, which may change in a minor release of ureq. The chain goes
-//! through a proxy where one is set, then through TLS. What is spoken on a connection is `http`'s
-//! business; whoever has read a body to its end gives the connection back to the pool, one per
-//! worker and proxy.
+//! The only user of `ureq::unversioned`, which may change in a minor release of ureq. The chain
+//! goes through a proxy where one is set, then through TLS. What is spoken on a connection is
+//! `http`'s business; whoever has read a body to its end gives the connection back to the pool, one
+//! per worker and proxy.
 
 use std::fmt;
 use std::io;
@@ -12,9 +12,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
+use ureq::Agent;
 use ureq::config::Config;
 use ureq::http::Uri;
-use ureq::{Agent, Error};
+
+/// Why a transport failed.
+pub use ureq::Error;
 
 /// The part of ureq that may change in a minor release, named here and nowhere else.
 pub use ureq::unversioned::resolver::{ResolvedSocketAddrs, Resolver};
