@@ -399,6 +399,7 @@ fn every_row_of_the_readmes_tables_is_true_and_none_is_missing() {
     for endpoint in ENDPOINTS {
         let path = match endpoint.model {
             ModelPlace::Path => format!("/v1beta/models/{{model}}:{}", endpoint.tail),
+            ModelPlace::Resource => format!("/v1beta/{}", endpoint.tail),
             _ => format!("/v1/{}", endpoint.tail),
         };
         row(&format!("| `{}` | `{path}` | `{}` |", endpoint.name, endpoint.dialect.name()));

@@ -324,3 +324,90 @@ fn an_upload_that_breaks_off_or_is_too_long_ends_its_upstream_request() {
     assert_eq!(client.reply().unwrap().json()["bytes"], 5);
     assert_eq!(upstream.last().header("transfer-encoding"), Some("chunked"));
 }
+
+/// Google's first reply to an upload names the address for its bytes; the second step ends it.
+fn uploads() -> Upstream {
+    Upstream::answering(|conn, seen| {
+        let command = seen.header("x-goog-upload-command").unwrap_or_default();
+        if command != "start" {
+            let body = format!("{{\"file\":{{\"bytes\":{}}}}}", seen.body.len());
+            conn.whole_with(200, "x-goog-upload-status: final\r\n", body);
+            return;
+        }
+        let host = match seen.text().contains("elsewhere") {
+            true => "evil.test",
+            false => seen.header("host").unwrap_or_default(),
+        };
+        let field = format!(
+            "x-goog-upload-url: http://{host}/upload/v1beta/files?upload_id=s%2F1&upload_protocol=\
+             resumable\r\n"
+        );
+        conn.whole_with(200, &field, "");
+    })
+}
+
+#[test]
+fn the_bytes_of_a_resumable_upload_come_to_the_gateway_and_go_to_their_session() {
+    let upstream = uploads();
+    let gateway = start(&upstream, "");
+    let start = [("x-goog-upload-protocol", "resumable"), ("x-goog-upload-command", "start")];
+    for target in ["/vertex-main/upload/v1beta/files", "/upload/v1beta/files"] {
+        let mut fields = start.to_vec();
+        fields.push(("x-gproxy-provider", "vertex-main"));
+        let reply = ask(&gateway, "POST", target, &fields, b"{\"file\":{}}");
+        let url = reply.header("x-goog-upload-url").expect("an address");
+        let ours = "/vertex-main/upload/v1beta/files?upload_id=s%2F1&upload_protocol=resumable";
+        assert_eq!(url, format!("http://gateway.test{ours}"));
+        fields.push(("x-forwarded-proto", "https"));
+        let secure = ask(&gateway, "POST", target, &fields, b"{\"file\":{}}");
+        let secure = secure.header("x-goog-upload-url").expect("an address").to_owned();
+        assert_eq!(secure, format!("https://gateway.test{ours}"));
+
+        let step = [("x-goog-upload-command", "upload, finalize"), ("x-goog-upload-offset", "0")];
+        let reply = ask(&gateway, "POST", ours, &step, &[7; 300_000]);
+        assert_eq!(reply.json()["file"]["bytes"], 300_000, "{}", reply.text());
+        assert_eq!(reply.header("x-goog-upload-status"), Some("final"));
+        let seen = upstream.last();
+        assert_eq!(seen.target, ours.strip_prefix("/vertex-main").unwrap_or_default());
+        assert_eq!(seen.header("x-goog-api-key"), Some(UPSTREAM_KEY));
+        assert!(!String::from_utf8_lossy(&seen.head).contains(ADMIN_KEY));
+    }
+    // What leads to another host does not come down: its key would go there.
+    let body = b"{\"file\":{\"displayName\":\"elsewhere\"}}";
+    let reply = ask(&gateway, "POST", "/vertex-main/upload/v1beta/files", &start, body);
+    assert_eq!((reply.status, reply.header("x-goog-upload-url")), (200, None));
+    gateway.wait_for_line("another address");
+}
+
+#[test]
+fn a_caches_model_is_exchanged_and_restored() {
+    let upstream = Upstream::answering(|conn, seen| {
+        let name = seen.json()["model"].clone();
+        conn.whole(200, serde_json::json!({"name": "cachedContents/1", "model": name}).to_string());
+    });
+    let gateway = start(&upstream, "");
+    for (target, asked, replied) in [
+        ("/v1beta/cachedContents", "models/gemini-default", "models/gemini-default"),
+        ("/v1beta/cachedContents", "models/vertex-main/gemini-1.5-flash", ""),
+        ("/cachedContents", "vertex-main/gemini-1.5-flash", "models/vertex-main/gemini-1.5-flash"),
+        ("/vertex-main/v1beta/cachedContents", "models/gemini-1.5-flash", ""),
+    ] {
+        let body = serde_json::json!({"contents": [{"model": "stays"}], "model": asked});
+        let reply = ask(&gateway, "POST", target, &[], body.to_string().as_bytes());
+        assert_eq!(reply.status, 200, "{}", reply.text());
+        let replied = if replied.is_empty() { asked } else { replied };
+        assert_eq!(reply.json()["model"], replied, "{target}");
+        let seen = upstream.last();
+        assert_eq!(seen.target, "/v1beta/cachedContents");
+        assert_eq!(seen.json()["model"], "models/gemini-1.5-flash");
+        assert_eq!(seen.json()["contents"], body["contents"]);
+    }
+    let alice = format!("Bearer {ALICE_KEY}");
+    let body = br#"{"model":"models/gemini-default"}"#;
+    let post = request("POST", "/v1beta/cachedContents", &[("authorization", &alice)], body);
+    assert_eq!(gateway.connect().ask(&post).status, 403);
+    let get = ask(&gateway, "GET", "/vertex-main/v1beta/cachedContents", &[], b"");
+    assert_eq!(get.status, 200);
+    let put = ask(&gateway, "PUT", "/vertex-main/v1beta/cachedContents", &[], b"{}");
+    assert_eq!((put.status, put.header("allow")), (405, Some("GET, POST")));
+}

@@ -141,7 +141,11 @@ fn decide(
         return Err(WireError::BodyTooLong.into());
     }
     let ask = ask::scan(route.endpoint, &body)?;
-    let asked = ask.model.as_deref().or(route.model.as_deref()).unwrap_or_default();
+    let named = match route.endpoint.model {
+        ModelPlace::Resource => ask.model.clone().map(path::normal_name),
+        _ => ask.model.clone(),
+    };
+    let asked = named.as_deref().or(route.model.as_deref()).unwrap_or_default();
     if asked.is_empty() {
         return choose(snapshot, user, scope, route.endpoint.dialect, Need::Every, decision);
     }

@@ -126,10 +126,14 @@ pub fn scan(endpoint: &Endpoint, body: &[u8]) -> Result<Ask, AskError> {
     let is_space = |byte: &u8| matches!(byte, b' ' | b'\n' | b'\r' | b'\t');
     let blank = body.iter().all(is_space);
     match endpoint.model {
-        ModelPlace::Body | ModelPlace::MaybeBody if blank => Err(AskError::Empty),
+        ModelPlace::Body | ModelPlace::MaybeBody | ModelPlace::Resource if blank => {
+            Err(AskError::Empty)
+        }
         ModelPlace::Path if blank => Ok(Ask::default()),
         ModelPlace::Multipart | ModelPlace::Event | ModelPlace::Nowhere => Ok(Ask::default()),
-        ModelPlace::Body | ModelPlace::MaybeBody => scan_named_in_body(endpoint, body),
+        ModelPlace::Body | ModelPlace::MaybeBody | ModelPlace::Resource => {
+            scan_named_in_body(endpoint, body)
+        }
         ModelPlace::Path => scan_named_in_path(endpoint, body),
     }
 }

@@ -72,7 +72,7 @@ pub fn answer(
     wants_usage: bool,
     settings: &EchoSettings,
 ) -> EchoReply {
-    if endpoint.model == ModelPlace::Nowhere {
+    if matches!(endpoint.model, ModelPlace::Nowhere | ModelPlace::Resource) {
         return media::not_kept(endpoint);
     }
     let reply = Reply::new(endpoint, model, body, settings);

@@ -37,6 +37,8 @@ pub enum ModelPlace {
     Body,
     /// The same, or nowhere: the vendor has a usual one.
     MaybeBody,
+    /// The top-level `model` of the JSON body, with its collection in front: `models/{model}`.
+    Resource,
     /// The path: `models/{model}:{verb}`.
     Path,
     /// The field `model` of a `multipart/form-data` body.
@@ -161,6 +163,10 @@ pub static ENDPOINTS: &[Endpoint] = &[
     gemini("predictLongRunning", &[], NONE),
     gemini("batchGenerateContent", &[], NONE),
     gemini("asyncBatchEmbedContent", &[], NONE),
+    Endpoint {
+        model: ModelPlace::Resource,
+        ..in_body("cachedContents.create", Dialect::Gemini, "cachedContents", MODEL)
+    },
 ];
 
 /// A call with a JSON body that does not stream.

@@ -51,6 +51,8 @@ const NEVER_DOWN: &[&str] = &[
     "set-cookie",
     "set-cookie2",
     "strict-transport-security",
+    // See `exchange/upload.rs`.
+    "x-goog-upload-url",
 ];
 
 /// Fields of ours, in both directions.

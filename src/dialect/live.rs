@@ -239,20 +239,11 @@ pub fn first(live: &Live, event: &[u8]) -> Result<String, AskError> {
     named(live, event)?.map(|(name, _)| name).ok_or(AskError::ModelMissing)
 }
 
-/// A model's name without the collections that Google's clients write in front of it. A publisher
-/// other than Google is the prefix that it once was.
+/// A name as it is looked up.
 fn bare(live: &Live, name: String) -> String {
-    if live.endpoint.dialect != Dialect::Gemini {
-        return name;
-    }
-    let local = match name.split_once("publishers/") {
-        Some((front, local)) if front.is_empty() || front.starts_with("projects/") => local,
-        _ => return path::normal_id(Cow::Owned(name)).into_owned(),
-    };
-    match local.split_once("/models/") {
-        Some(("google", id)) => id.to_owned(),
-        Some((publisher, id)) => format!("{publisher}/{id}"),
-        None => name,
+    match live.endpoint.dialect {
+        Dialect::Gemini => path::normal_name(name),
+        _ => name,
     }
 }
 

@@ -352,6 +352,20 @@ pub(super) fn normal_id(id: Cow<'_, str>) -> Cow<'_, str> {
     normal(id, None, Collection::Models).0
 }
 
+/// A name in a body without the collections that Google's clients write in front of it. A publisher
+/// other than Google is the prefix that it once was.
+pub fn normal_name(name: String) -> String {
+    let local = match name.split_once("publishers/") {
+        Some((front, local)) if front.is_empty() || front.starts_with("projects/") => local,
+        _ => return normal_id(Cow::Owned(name)).into_owned(),
+    };
+    match local.split_once("/models/") {
+        Some(("google", id)) => id.to_owned(),
+        Some((publisher, id)) => format!("{publisher}/{id}"),
+        None => name,
+    }
+}
+
 fn without_front(text: Cow<'_, str>, len: usize) -> Cow<'_, str> {
     match text {
         Cow::Borrowed(text) => Cow::Borrowed(&text[len..]),

@@ -103,7 +103,10 @@ pub static RESOURCES: &[Resource] = &[
     // https://ai.google.dev/api
     file("gemini.files", GEMINI, "files", "GET, POST"),
     file("gemini.file", GEMINI, "files/*", "GET, DELETE"),
-    row("gemini.cached_contents", GEMINI, "cachedContents", "GET, POST"),
+    Resource {
+        allow: "GET, POST",
+        ..row("gemini.cached_contents", GEMINI, "cachedContents", "GET")
+    },
     row("gemini.cached_content", GEMINI, "cachedContents/*", "GET, PATCH, DELETE"),
     row("gemini.tuned_models", GEMINI, "tunedModels", "GET"),
     row("gemini.tuned_model", GEMINI, "tunedModels/*", "GET, DELETE"),

@@ -1,6 +1,7 @@
 //! From a decision to a reply: what goes up, and the only retry loop of the program.
 
 use super::note::Note;
+use super::upload::Upload;
 use super::{Call, Core, Ended, Source, Upstream};
 use crate::dialect::ask::{Ask, AskError};
 use crate::dialect::endpoint::{Endpoint, ModelPlace};
@@ -25,6 +26,8 @@ pub(super) struct Plan<'a> {
     pub(super) hide_usage: bool,
     /// The longest answer that was asked for, in tokens.
     pub(super) output_max: Option<u64>,
+    /// Where the bytes of a file go that is uploaded in two steps.
+    pub(super) upload: Option<Upload>,
     // A WebSocket is wanted, with these subprotocols.
     upgrade: Option<&'a str>,
     destination: &'a Destination,
@@ -84,6 +87,7 @@ impl<'a> Plan<'a> {
             credential: pick(&provider.credentials, turn),
             hide_usage: false,
             output_max: None,
+            upload: None,
             upgrade: None,
             destination,
             head,
@@ -99,9 +103,18 @@ impl<'a> Plan<'a> {
         Plan { upgrade: Some(protocols), ..self }
     }
 
-    /// The served model as an event of a session names it.
-    pub(super) fn live_name(&self) -> String {
-        self.destination.live_name(self.endpoint, self.target.model_served)
+    /// The served model with its collection, where its vendor wants that.
+    pub(super) fn full_name(&self) -> String {
+        self.destination.full_name(self.endpoint, self.target.model_served)
+    }
+
+    /// The name that a reply gets in place of the served one; `None`: nothing was renamed.
+    pub(super) fn restored(&self) -> Option<String> {
+        let Target { model_asked, renamed, .. } = *self.target;
+        renamed.then(|| match self.endpoint.model {
+            ModelPlace::Resource => format!("models/{model_asked}"),
+            _ => model_asked.to_owned(),
+        })
     }
 
     /// Puts the served model's name into the body, and our wish for usage.
@@ -114,6 +127,7 @@ impl<'a> Plan<'a> {
                 let served = renamed.then_some(model_served);
                 ask.rewrite(body, served, None, self.hide_usage)
             }
+            ModelPlace::Resource => ask.rewrite(body, Some(&self.full_name()), None, false),
             ModelPlace::Path => ask.rewrite(body, None, Some((model_asked, model_served)), false),
         }
     }

@@ -19,6 +19,7 @@ mod relay;
 mod session;
 mod settlement;
 mod tunnel;
+mod upload;
 
 use std::borrow::Cow;
 use std::net::IpAddr;
@@ -387,6 +388,7 @@ fn answer<D: Downstream, U: Upstream>(
     let ask = ask::scan(route.endpoint, &body.bytes)?;
     let asked = match route.endpoint.model {
         ModelPlace::Path => route.model.clone().map(Cow::into_owned),
+        ModelPlace::Resource => ask.model.clone().map(path::normal_name),
         _ => ask.model.clone(),
     };
     let asked = asked.unwrap_or_default();

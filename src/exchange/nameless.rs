@@ -7,6 +7,7 @@ use super::attempt::Plan;
 use super::incoming::Load;
 use super::note::Note;
 use super::session::Session;
+use super::upload::Upload;
 use super::{Core, Downstream, Ended, Upstream, packed};
 use crate::dialect::Dialect;
 use crate::dialect::ask::{self, AskError};
@@ -61,7 +62,10 @@ pub(super) fn answer<D: Downstream, U: Upstream>(
         return Err(AskError::BodyNotTaken.into());
     }
     let url = url_of(&call, destination, is_raw);
-    let plan = Plan::plain(provider, destination, head, endpoint, &target, url, core.turn());
+    let mut plan = Plan::plain(provider, destination, head, endpoint, &target, url, core.turn());
+    if call.is_upload {
+        plan.upload = Upload::new(destination, &provider.name, call.version, &call.tail, head);
+    }
     let bytes_max = match call.resource.is_file {
         true => snapshot.limits.upload_bytes_max,
         false => snapshot.limits.body_bytes_max,

@@ -9,6 +9,7 @@ use super::attempt::Plan;
 use super::note::Note;
 use super::session::Session;
 use super::settlement;
+use super::upload::{self, Upload};
 use super::{Core, Downstream, Ended, Reply};
 use crate::dialect::headers;
 use crate::dialect::refusal::Refusal;
@@ -129,8 +130,7 @@ fn rewriter<R: Reply>(
     plan: &Plan<'_>,
     event_bytes_max: usize,
 ) -> (Rewriter, bool, bool) {
-    let model = plan.target.renamed.then(|| plan.target.model_asked.to_owned());
-    let change = Change { model, hide_usage: plan.hide_usage };
+    let change = Change { model: plan.restored(), hide_usage: plan.hide_usage };
     let mut kind = Kind::Other;
     let mut encoded = false;
     for (name, value) in reply.headers() {
@@ -246,6 +246,9 @@ impl<D: Downstream, R: Reply> Relay<'_, D, R> {
         header::status_line(self.reply.status(), out);
         let from = out.len();
         headers::forward_down(|| self.reply.headers(), out);
+        if let Some(upload) = &self.plan.upload {
+            self.write_upload(upload, out);
+        }
         if let Some(mask) = &self.mask {
             mask.replace(out, from);
         }
@@ -274,6 +277,20 @@ impl<D: Downstream, R: Reply> Relay<'_, D, R> {
             (Framing::Bodiless | Framing::UntilClose, _) => {}
         }
         out.extend_from_slice(b"\r\n");
+    }
+
+    fn write_upload(&self, upload: &Upload, out: &mut Vec<u8>) {
+        let Some((_, url)) = self.reply.headers().find(|(name, _)| *name == upload::FIELD) else {
+            return;
+        };
+        match upload.map(url) {
+            Some(ours) => drop(header::field(upload::FIELD, ours.as_bytes(), out)),
+            None => log::warn!(
+                target: "gproxy::request",
+                "id={}: the upload would go to another address than was called",
+                self.note.id
+            ),
+        }
     }
 
     /// Passes the rest of the body on until it ends.

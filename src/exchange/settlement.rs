@@ -113,7 +113,7 @@ fn wait_for_slot<U: Upstream>(ledger: &Ledger, up: &mut U) -> Option<Slot> {
 
 /// What the request may use at most.
 fn expected(plan: &Plan<'_>, model: Option<&Model>, bytes_in: u64) -> Usage {
-    if plan.endpoint.model == ModelPlace::Nowhere {
+    if matches!(plan.endpoint.model, ModelPlace::Nowhere | ModelPlace::Resource) {
         return Usage::default();
     }
     let input_max = model.and_then(|model| model.max_input_tokens).unwrap_or(INPUT_TOKENS);
@@ -133,9 +133,9 @@ fn dearest(price: &PriceRow, usage: &Usage) -> i64 {
     costs.max().unwrap_or(0)
 }
 
-/// Calls that vendors do not bill.
+/// Calls that vendors do not bill, or, a cache, by the hour.
 fn is_free(endpoint: &Endpoint) -> bool {
-    endpoint.model == ModelPlace::Nowhere || endpoint.counts_tokens
+    matches!(endpoint.model, ModelPlace::Nowhere | ModelPlace::Resource) || endpoint.counts_tokens
 }
 
 /// Whether replies of this endpoint can tell what they used.

@@ -164,7 +164,7 @@ impl Hands<'_> {
 
     fn events(&self, plan: &Plan<'_>) -> Events {
         let Target { model_asked, model_served, renamed, .. } = *plan.target;
-        let in_event = plan.live_name();
+        let in_event = plan.full_name();
         Events::new(self.call.live, model_asked, model_served, &in_event, renamed)
     }
 

@@ -390,6 +390,9 @@ impl Destination {
                 self.layout.push_model(&mut url, endpoint, model_served);
                 url.push_str(endpoint.tail);
             }
+            ModelPlace::Resource => {
+                return self.resource_url(version, endpoint.tail, false, query);
+            }
             ModelPlace::Path => {
                 if self.version_follows {
                     url.push_str(self.version_of(version));

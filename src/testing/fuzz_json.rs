@@ -85,7 +85,7 @@ pub fn request(data: &[u8]) {
     assert_eq!(ask.rewrite(&mut untouched, None, None, false), Ok(()));
     assert_eq!(untouched, body, "silence is identity");
     match endpoint.model {
-        ModelPlace::Body => named_in_body(endpoint, &ask, body),
+        ModelPlace::Body | ModelPlace::Resource => named_in_body(endpoint, &ask, body),
         ModelPlace::MaybeBody if ask.model.is_some() => named_in_body(endpoint, &ask, body),
         ModelPlace::MaybeBody | ModelPlace::Multipart | ModelPlace::Event | ModelPlace::Nowhere => {
         }

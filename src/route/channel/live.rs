@@ -47,8 +47,8 @@ impl Destination {
         url
     }
 
-    /// A model as an event names it.
-    pub fn live_name(&self, endpoint: &Endpoint, model_served: &str) -> String {
+    /// A model as an event, or a body, names it where a path does not.
+    pub fn full_name(&self, endpoint: &Endpoint, model_served: &str) -> String {
         match endpoint.dialect {
             Dialect::Gemini => format!("{}/{model_served}", self.models),
             _ => model_served.to_owned(),
@@ -100,7 +100,7 @@ mod tests {
         check(&express, &studio, &format!("https://v.test{vertex}"));
         let endpoint =
             &live::parse(&studio, &|_| false).expect("sound").expect("one").live.endpoint;
-        assert_eq!(express.live_name(endpoint, "m"), "publishers/google/models/m");
+        assert_eq!(express.full_name(endpoint, "m"), "publishers/google/models/m");
         let azure = cloud::azure("https://r.test", Some("2024-10-01-preview"));
         let query = "deployment=m/x%20y&a=b&api-version=2024-10-01-preview";
         check(&azure, realtime, &format!("https://r.test/openai/realtime?{query}"));
