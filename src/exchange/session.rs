@@ -253,7 +253,8 @@ impl<D: Downstream> Session<D> {
         body: &mut Body,
         limits: &Limits,
     ) -> Result<(), Refusal> {
-        let all_until = core.now() + ms(limits::BODY_MS_MAX);
+        // Most bodies came with their head: no time is asked for then.
+        let mut all_until = None;
         loop {
             let announced = decoder.bytes_announced().min(limits.body_bytes_max) as usize;
             body.bytes.reserve(announced.min(body.bytes.len().max(RESERVED_BYTES)));
@@ -266,8 +267,9 @@ impl<D: Downstream> Session<D> {
             if decoder.is_done() {
                 return Ok(());
             }
-            let until = all_until.min(core.now() + ms(limits::BODY_PAUSE_MS_MAX));
-            match self.fill(until) {
+            let now = core.now();
+            let all_until = *all_until.get_or_insert(now + ms(limits::BODY_MS_MAX));
+            match self.fill(all_until.min(now + ms(limits::BODY_PAUSE_MS_MAX))) {
                 Ok(0) | Err(Stop::Gone) => return Err(Refusal::from(WireError::Truncated)),
                 Err(Stop::TimedOut) => return Err(Refusal::timeout()),
                 Err(Stop::ShuttingDown) => return Err(Refusal::shutting_down()),

@@ -147,12 +147,16 @@ impl Watch {
 
     /// How long the transport may wait in one go in the current phase, or why it must stop.
     pub fn next_wait(&self) -> Result<Duration, Cause> {
-        self.wait_until(self.deadline()).inspect_err(|cause| self.died(*cause))
+        let now = Instant::now();
+        self.wait_from(now, self.deadline_from(now)).inspect_err(|cause| self.died(*cause))
     }
 
     /// Like [`Watch::next_wait`] with a deadline of the caller's.
     pub fn wait_until(&self, deadline: Instant) -> Result<Duration, Cause> {
-        let now = Instant::now();
+        self.wait_from(Instant::now(), deadline)
+    }
+
+    fn wait_from(&self, now: Instant, deadline: Instant) -> Result<Duration, Cause> {
         // The first wait of a phase begins without a look: most end within microseconds.
         if self.waited.swap(true, Ordering::Relaxed)
             && let Some(downstream) = &self.downstream
@@ -172,8 +176,13 @@ impl Watch {
     /// When the current phase must have ended. The total limit ends with the head of a stream: a
     /// living stream is cut by silence only.
     pub fn deadline(&self) -> Instant {
+        self.deadline_from(Instant::now())
+    }
+
+    /// A phase that has not waited yet begins `now`.
+    fn deadline_from(&self, now: Instant) -> Instant {
         let mut state = self.state.lock();
-        let begun = *state.phase_begun.get_or_insert_with(Instant::now);
+        let begun = *state.phase_begun.get_or_insert(now);
         let limit_ms = match state.phase {
             Phase::Resolve => self.timeouts.resolve_ms,
             Phase::Connect => self.timeouts.connect_ms,
