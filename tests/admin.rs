@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use serde_json::{Value, json};
-use support::{ADMIN_KEY, ALICE_KEY, Client, Config, Gateway, Reply, request};
+use support::{ADMIN_KEY, ALICE_KEY, Client, Config, Gateway, Reply, request, wait_for};
 
 const PASSWORD: &str = "correct horse battery";
 
@@ -132,6 +132,26 @@ fn what_is_made_counts_at_once_is_spent_topped_up_and_survives_a_restart() {
     assert_eq!(chat(&gateway, &key, "made/m").status, 200);
     admin(&gateway, "DELETE", "users/bob", Value::Null, 204);
     assert_eq!(chat(&gateway, &key, "made/m").status, 401);
+
+    // The rows say the same: five calls of 0.40 USD.
+    let sums = wait_for("the rows to be written", || {
+        let sums = admin(&gateway, "GET", "usage/sums?by=user,model", Value::Null, 200);
+        (sums["items"][0]["requests"] == 5).then_some(sums)
+    });
+    assert_eq!(
+        (&sums["items"][0]["user"], &sums["items"][0]["cost"]),
+        (&json!("bob"), &json!("2"))
+    );
+    let rows = admin(&gateway, "GET", "usage?user_name=bob&limit=3", Value::Null, 200);
+    assert_eq!(rows["items"].as_array().map(Vec::len), Some(3));
+    let next = format!("usage?user_name=bob&limit=3&cursor={}", rows["next_cursor"]);
+    let rest = admin(&gateway, "GET", &next, Value::Null, 200);
+    assert_eq!(rest["items"].as_array().map(Vec::len), Some(2));
+    assert_eq!(rest["next_cursor"], Value::Null);
+    let hers = call(&gateway, ALICE_KEY, "GET", "/user/api/usage", &Value::Null).json();
+    assert_eq!(hers["items"], json!([]), "everybody sees his own");
+    let all = "/user/api/usage?user_name=bob";
+    assert_eq!(call(&gateway, ALICE_KEY, "GET", all, &Value::Null).status, 400);
     let left = admin(&gateway, "GET", "permissions?user_name=bob", Value::Null, 200);
     assert_eq!(left["items"], json!([]), "what hangs on a user goes with him");
 
@@ -270,7 +290,7 @@ fn a_mistake_names_its_field_and_changes_nothing() {
         ("users", json!({ "name": "x", "has_password": true }), 400, "has_password"),
         ("users", json!({ "name": "x", "password": "short" }), 400, "password"),
         ("users", json!({ "name": "x\ny" }), 400, "name"),
-        ("user_keys", json!({ "user_name": "nobody" }), 400, "user_name"),
+        ("user_keys", json!({ "user_name": "nobody" }), 409, "user_name"),
         ("user_keys", json!({ "user_name": "alice", "api_key": "sk-1" }), 400, "api_key"),
         ("providers", json!({ "name": "v1", "channel": "echo" }), 400, "name"),
         ("providers", json!({ "name": "x", "channel": "nonsense" }), 400, "channel"),
@@ -290,7 +310,7 @@ fn a_mistake_names_its_field_and_changes_nothing() {
         (
             "permissions",
             json!({ "user_name": "alice", "provider_name": "x", "model_pattern": "*" }),
-            400,
+            409,
             "provider_name",
         ),
         ("rate_limits", json!({ "user_name": "alice", "model_pattern": "*" }), 400, ""),

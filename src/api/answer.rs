@@ -71,7 +71,10 @@ impl Fault {
         let mine = errors.iter().find(|error| own.is_some() && error.row == own);
         match (mine, errors.first()) {
             (Some(error), _) if error.key.is_empty() => Fault::new(400, error.why.clone()),
-            (Some(error), _) if error.why.contains("is declared ") => {
+            // It is sound and does not go with the rest.
+            (Some(error), _)
+                if error.why.contains(" is declared ") || error.why.starts_with("there is no ") =>
+            {
                 Fault { field: Some(error.key.clone()), ..Fault::new(409, error.why.clone()) }
             }
             (Some(error), _) => {

@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use super::answer::{Answer, Fault};
-use super::kind::{self, Is, Kind};
+use super::kind::{self, Is, Kind, Shape};
 use super::route::{Param, Route};
 use super::seal;
 use super::store::{self, Kept, State};
@@ -60,13 +60,18 @@ pub(super) fn routes(kind: &'static Kind) -> Vec<Route> {
     all
 }
 
-/// A page of a list.
+/// A page of a list of names.
 pub(super) fn list_of(item: Value) -> Value {
+    list_by(item, "string")
+}
+
+/// A page of a list with a cursor of that type.
+pub(super) fn list_by(item: Value, cursor: &str) -> Value {
     json!({
         "type": "object",
         "properties": {
             "items": { "type": "array", "items": item },
-            "next_cursor": { "type": ["string", "null"], "description": "For the next page." }
+            "next_cursor": { "type": [cursor, "null"], "description": "For the next page." }
         },
         "required": ["items", "next_cursor"]
     })
@@ -131,6 +136,12 @@ pub(super) fn rows(state: &State, kind: &Kind) -> Vec<Shown> {
             let secret = kind.field(name).is_some_and(|field| field.is == Is::Secret);
             !secret && name != "api_key" && !value.is_null()
         });
+        // The file may write an amount as a number; here all are text.
+        for (name, value) in row.value.iter_mut().filter(|(_, value)| value.is_number()) {
+            if kind.field(name).is_some_and(|field| matches!(field.shape, Shape::Money)) {
+                *value = Value::from(value.to_string());
+            }
+        }
         if kind.fields.iter().any(|field| field.name == "enabled") {
             row.value.entry("enabled").or_insert(true.into());
         }
@@ -216,7 +227,10 @@ pub(super) fn make(
             let provider = Call::text(&value, "provider_name").unwrap_or_default();
             own(&call.api.state.lock(), providers, provider).map_err(|fault| {
                 match fault.status {
-                    404 => Fault::invalid("provider_name", "there is no such provider"),
+                    404 => {
+                        let fault = Fault::new(409, "there is no such provider");
+                        Fault { field: Some("provider_name".to_owned()), ..fault }
+                    }
                     _ => fault,
                 }
             })?;

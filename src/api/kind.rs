@@ -6,6 +6,12 @@
 
 use serde_json::{Map, Value, json};
 
+use super::openapi::{GRAPHIC, PRINTABLE};
+use crate::route::channel::CHANNELS;
+
+/// An amount in USD.
+pub(super) const MONEY: &str = "^[0-9]{1,7}(\\.[0-9]{1,12})?$";
+
 /// A section that the interface serves.
 pub(super) struct Kind {
     /// Its name in the configuration and in paths.
@@ -45,9 +51,14 @@ pub(super) enum Is {
 pub(super) enum Shape {
     /// A provider's name.
     Slug,
+    /// A user's name, of a user that is made.
+    Name,
+    /// A user's name.
     User,
     Model,
     Pattern,
+    /// The kind of an upstream.
+    Channel,
     Text(usize),
     Flag,
     Count(u64, u64),
@@ -77,7 +88,7 @@ pub(super) const KINDS: [Kind; 10] = [
         one: "user",
         names: &["name"],
         fields: &[
-            field("name", Shape::User, Is::Name, "Names the user everywhere."),
+            field("name", Shape::Name, Is::Name, "Names the user everywhere."),
             field("is_admin", Shape::Flag, Is::Optional, "May use this interface."),
             ENABLED,
             field("password", Shape::Password, Is::Secret, "Opens a session."),
@@ -101,7 +112,7 @@ pub(super) const KINDS: [Kind; 10] = [
         names: &["name"],
         fields: &[
             field("name", Shape::Slug, Is::Name, "Prefix of its models and scope in paths."),
-            field("channel", Shape::Text(32), Is::Required, "The kind of upstream."),
+            field("channel", Shape::Channel, Is::Required, "The kind of upstream."),
             field("label", Shape::Text(256), Is::Optional, "For people."),
             ENABLED,
             field("settings", Shape::Object, Is::Optional, "As in the configuration."),
@@ -297,8 +308,18 @@ impl Field {
                 "type": "string", "pattern": "^[a-z0-9][a-z0-9._-]{0,63}$"
             }),
             Shape::User => json!({ "type": "string", "minLength": 1, "maxLength": 128 }),
-            Shape::Model | Shape::Pattern => {
-                json!({ "type": "string", "minLength": 1, "maxLength": 256 })
+            Shape::Name => json!({
+                "type": "string", "minLength": 1, "maxLength": 128, "pattern": PRINTABLE
+            }),
+            Shape::Model => json!({
+                "type": "string", "minLength": 1, "maxLength": 256, "pattern": GRAPHIC
+            }),
+            Shape::Pattern => json!({
+                "type": "string", "minLength": 1, "maxLength": 256, "pattern": "^[!-Z^-z|~]+$"
+            }),
+            Shape::Channel => {
+                let names: Vec<&str> = CHANNELS.iter().map(|channel| channel.name).collect();
+                json!({ "type": "string", "enum": names })
             }
             Shape::Text(most) => json!({ "type": "string", "maxLength": most }),
             Shape::Flag => json!({ "type": "boolean" }),
@@ -306,7 +327,7 @@ impl Field {
                 json!({ "type": "integer", "minimum": least, "maximum": most })
             }
             Shape::Money => json!({
-                "type": "string", "pattern": "^[0-9]{1,7}(\\.[0-9]{1,12})?$", "examples": ["1.50"]
+                "type": "string", "pattern": MONEY, "examples": ["1.50"]
             }),
             Shape::Choice(names) => json!({ "type": "string", "enum": names }),
             Shape::Password => json!({ "type": "string", "minLength": 8, "maxLength": 1024 }),

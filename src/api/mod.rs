@@ -16,6 +16,7 @@ mod seal;
 mod session;
 mod standing;
 mod store;
+mod usage;
 
 use std::path::PathBuf;
 use std::sync::Arc;

@@ -57,7 +57,8 @@ fn operation(route: &Route) -> Value {
     }
     for param in &route.query {
         parameters.push(json!({
-            "name": param.name, "in": "query", "schema": param.schema, "description": param.says
+            "name": param.name, "in": "query", "schema": param.schema, "description": param.says,
+            "required": param.is_required
         }));
     }
     let (status, schema) = &route.answer;
@@ -96,6 +97,26 @@ fn operation(route: &Route) -> Value {
     }
     operation
 }
+
+/// The value with its whole numbers written as such: to a schema, 1.0 is an integer.
+pub(super) fn whole(value: Value) -> Value {
+    match value {
+        Value::Number(number) => match number.as_f64().filter(|_| number.is_f64()) {
+            Some(float) if float.fract() == 0.0 && float.abs() < 1e15 => json!(float as i64),
+            _ => Value::Number(number),
+        },
+        Value::Array(items) => items.into_iter().map(whole).collect(),
+        Value::Object(fields) => {
+            Value::Object(fields.into_iter().map(|(name, value)| (name, whole(value))).collect())
+        }
+        value => value,
+    }
+}
+
+/// Text without control characters and without anything that looks like something else.
+pub(super) const PRINTABLE: &str = "^[ -~]+$";
+/// The same without spaces.
+pub(super) const GRAPHIC: &str = "^[!-~]+$";
 
 /// Whether a value is what a schema of ours says, as far as schemas of ours go; or why not.
 pub(super) fn fits(schema: &Value, value: &Value) -> Result<(), String> {
@@ -169,8 +190,13 @@ fn fits_text(schema: &Value, text: &str) -> Result<(), String> {
     {
         return Err(format!("must be one of {}", schema["enum"]));
     }
-    // Patterns are the configuration's rules, which are asked later.
-    Ok(())
+    // Other patterns say what the configuration's rules say, which are asked later.
+    let fits = match schema["pattern"].as_str() {
+        Some(PRINTABLE) => text.bytes().all(|byte| byte == b' ' || byte.is_ascii_graphic()),
+        Some(GRAPHIC) => text.bytes().all(|byte| byte.is_ascii_graphic()),
+        _ => true,
+    };
+    if fits { Ok(()) } else { Err("must be of printable ASCII characters".to_owned()) }
 }
 
 #[cfg(test)]
@@ -199,6 +225,12 @@ mod tests {
     }
 
     #[test]
+    fn a_number_without_a_fraction_is_whole() {
+        let told = json!({ "a": 1.0, "b": [2.5, 3], "c": { "d": -4.0 }, "e": 1e300 });
+        assert_eq!(whole(told), json!({ "a": 1, "b": [2.5, 3], "c": { "d": -4 }, "e": 1e300 }));
+    }
+
+    #[test]
     fn forbids_and_allows_what_a_schema_says() {
         let schema = json!({
             "type": "object", "additionalProperties": false, "required": ["a"],
@@ -207,7 +239,8 @@ mod tests {
                 "b": { "type": "integer", "minimum": 1, "maximum": 9 },
                 "c": { "anyOf": [{ "type": "boolean" }, { "type": "null" }] },
                 "d": { "type": "array", "maxItems": 1, "items": { "type": "string" } },
-                "e": { "type": "string", "enum": ["x", "y"] }
+                "e": { "type": "string", "enum": ["x", "y"] },
+                "f": { "type": "string", "pattern": GRAPHIC }
             }
         });
         for good in [
@@ -231,7 +264,9 @@ mod tests {
             json!({ "a": "a", "d": ["x", "y"] }),
             json!({ "a": "a", "d": [1] }),
             json!({ "a": "a", "e": "z" }),
-            json!({ "a": "a", "f": 1 }),
+            json!({ "a": "a", "f": "two words" }),
+            json!({ "a": "a", "f": "ü" }),
+            json!({ "a": "a", "g": 1 }),
         ] {
             assert!(fits(&schema, &bad).is_err(), "{bad}");
         }

@@ -9,6 +9,7 @@ use super::{Call, Caller, entities, session, user_named};
 use crate::dialect::Dialect;
 use crate::dialect::refusal::Refusal;
 use crate::ledger::entities::changes;
+use crate::limits;
 use crate::password;
 use crate::route::{listing, plan};
 
@@ -163,8 +164,8 @@ fn process_routes() -> Vec<Route> {
         &["version", "started_at"],
     );
     let questions = vec![
-        Param::text("user_name", "Who would call."),
-        Param::text("model", "The model as it would be sent."),
+        Param::text("user_name", "Who would call.").required(),
+        Param::text("model", "The model as it would be sent.").required(),
         Param::text("provider_name", "In this provider's scope."),
     ];
     let route = Route::new;
@@ -181,8 +182,11 @@ fn process_routes() -> Vec<Route> {
             "What was changed here, the last first.",
             audit,
         )
-        .asks(entities::paging())
-        .answers(200, entities::list_of(change)),
+        .asks(vec![
+            Param::count("limit", 1, limits::API_ITEMS_MAX as i64, "Rows of a page; 100."),
+            Param::count("cursor", 0, i64::MAX, "Where the last page ended."),
+        ])
+        .answers(200, entities::list_by(change, "integer")),
         route(
             "GET",
             "/admin/api/settings",
@@ -327,17 +331,18 @@ fn reload_now(_: &Route, call: &Call<'_>) -> Result<Answer, Fault> {
 
 fn explain(_: &Route, call: &Call<'_>) -> Result<Answer, Fault> {
     let snapshot = &call.request.snapshot;
-    let asked = |name: &str| {
-        let told = Call::text(&call.query, name).filter(|text| !text.is_empty());
-        told.ok_or_else(|| Fault::invalid(name, "this parameter is missing"))
+    let asked = |name| Call::text(&call.query, name).unwrap_or_default();
+    let (name, model) = (asked("user_name"), asked("model"));
+    let unknown = |field: &str| {
+        let why = "there is none of that name, or it is disabled";
+        Fault { field: Some(field.to_owned()), ..Fault::new(404, why) }
     };
-    let (name, model) = (asked("user_name")?, asked("model")?);
-    let unknown = || Fault::invalid("user_name", "there is no such user, or he is disabled");
-    let user = user_named(snapshot, name).ok_or_else(unknown)?;
+    let user = user_named(snapshot, name).ok_or_else(|| unknown("user_name"))?;
     let scope = match Call::text(&call.query, "provider_name") {
-        Some(name) => Some(snapshot.provider_named(name).ok_or_else(|| {
-            Fault::invalid("provider_name", "there is no such provider, or it is disabled")
-        })?),
+        Some(name) => {
+            let provider = snapshot.provider_named(name);
+            Some(provider.ok_or_else(|| unknown("provider_name"))?)
+        }
         None => None,
     };
     let target = match plan::resolve(snapshot, scope, model) {
@@ -368,17 +373,14 @@ fn refused(refusal: Refusal) -> Answer {
 
 fn audit(_: &Route, call: &Call<'_>) -> Result<Answer, Fault> {
     let limit = call.query.get("limit").and_then(Value::as_u64).unwrap_or(100) as usize;
-    let before = match Call::text(&call.query, "cursor") {
-        Some(text) => text.parse().map_err(|_| Fault::invalid("cursor", "is none of ours"))?,
-        None => i64::MAX,
-    };
+    let before = call.query.get("cursor").and_then(Value::as_i64).unwrap_or(i64::MAX);
     let mut rows = changes(&call.api.folder, before, limit + 1).map_err(|why| {
         log::error!(target: "gproxy::api", "{why}");
         Fault::new(503, "the database cannot be read now")
     })?;
     let more = rows.len() > limit;
     rows.truncate(limit);
-    let next = rows.last().filter(|_| more).map(|row| row.number.to_string());
+    let next = rows.last().filter(|_| more).map(|row| row.number);
     let items = rows.into_iter().map(|row| {
         let [made_by, action, section, entity, before, after] = row.texts;
         let value = |text: Option<String>| {

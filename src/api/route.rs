@@ -4,7 +4,7 @@ use serde_json::{Map, Value, json};
 
 use super::answer::{Answer, Fault};
 use super::kind::{KINDS, Kind};
-use super::{Call, entities, openapi, own, standing};
+use super::{Call, entities, openapi, own, standing, usage};
 use crate::exchange::ApiRequest;
 
 /// Who may call.
@@ -50,6 +50,7 @@ pub(super) struct Param {
     pub(super) name: &'static str,
     pub(super) schema: Value,
     pub(super) says: &'static str,
+    pub(super) is_required: bool,
 }
 
 /// What was found for a request.
@@ -68,6 +69,7 @@ pub(super) fn all() -> Vec<Route> {
     }
     all.extend(standing::routes());
     all.extend(own::routes());
+    all.extend(usage::routes());
     all.push(Route::new(
         "GET",
         "/admin/api/openapi.json",
@@ -127,6 +129,11 @@ impl Route {
                 return Err(Fault::invalid(&name, "is given twice"));
             }
         }
+        for param in self.query.iter().filter(|param| param.is_required) {
+            if !found.contains_key(param.name) {
+                return Err(Fault::invalid(param.name, "this parameter is missing"));
+            }
+        }
         Ok(found)
     }
 
@@ -145,7 +152,7 @@ impl Route {
         }
         let body: Value = serde_json::from_slice(&request.body)
             .map_err(|error| Fault::new(400, format!("the body is not sound JSON: {error}")))?;
-        let Value::Object(body) = body else {
+        let Value::Object(body) = openapi::whole(body) else {
             return Err(Fault::new(400, "the body must be a JSON object"));
         };
         let known = &schema["properties"];
@@ -166,17 +173,30 @@ impl Route {
 }
 
 impl Param {
+    fn new(name: &'static str, schema: Value, says: &'static str) -> Param {
+        Param { name, schema, says, is_required: false }
+    }
+
+    pub(super) fn required(mut self) -> Param {
+        self.schema["minLength"] = json!(1);
+        Param { is_required: true, ..self }
+    }
+
     pub(super) fn text(name: &'static str, says: &'static str) -> Param {
-        Param { name, schema: json!({ "type": "string", "maxLength": 512 }), says }
+        Param::new(name, json!({ "type": "string", "maxLength": 512 }), says)
+    }
+
+    pub(super) fn spelled(name: &'static str, pattern: String, says: &'static str) -> Param {
+        Param::new(name, json!({ "type": "string", "pattern": pattern }), says)
     }
 
     pub(super) fn flag(name: &'static str, says: &'static str) -> Param {
-        Param { name, schema: json!({ "type": "boolean" }), says }
+        Param::new(name, json!({ "type": "boolean" }), says)
     }
 
     pub(super) fn count(name: &'static str, least: i64, most: i64, says: &'static str) -> Param {
         let schema = json!({ "type": "integer", "minimum": least, "maximum": most });
-        Param { name, schema, says }
+        Param::new(name, schema, says)
     }
 
     fn read(&self, text: &str) -> Result<Value, Fault> {
