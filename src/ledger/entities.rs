@@ -275,3 +275,82 @@ pub fn changes(folder: &Path, before: i64, limit: usize) -> Result<Vec<Audited>,
     };
     read().map_err(|error| LedgerError::Open(path.clone(), error.to_string()))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use crossbeam_channel::bounded;
+
+    use super::*;
+    use crate::ledger::Ledger;
+
+    fn change(edits: Vec<Edit>, entity: &str) -> Change {
+        let record = Record {
+            at_ms: 5,
+            made_by: "root".into(),
+            action: "create",
+            section: "users",
+            entity: entity.into(),
+            before: None,
+            after: Some("{}".into()),
+        };
+        Change { edits, record }
+    }
+
+    fn put(id: &str, body: &str) -> Edit {
+        Edit::Put { section: "users", id: id.into(), body: body.into() }
+    }
+
+    #[test]
+    fn a_change_is_found_again_whole_or_not_at_all_and_the_audit_has_it() {
+        let folder = std::env::temp_dir().join(format!("gproxy-entities-{}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&folder);
+        let (ledger, opening) = Ledger::open(&folder, &[], 0).expect("a new file");
+        assert_eq!(opening.entities, []);
+        let top_up = TopUp {
+            at_ms: 5,
+            user: "a".into(),
+            window: "total".into(),
+            amount: -7,
+            made_by: "root".into(),
+            why: String::new(),
+        };
+        let first = vec![put("a", "1"), put("b", "2"), Edit::TopUp(top_up.clone())];
+        ledger.change(change(first, "first")).expect("it is written");
+        let delete = Edit::Delete { section: "users", id: "b".into() };
+        ledger.change(change(vec![put("a", "3"), delete], "second")).expect("it is written");
+        // The second edit has no table: nothing of the change stays.
+        let none = Edit::Delete { section: "nothing", id: "a".into() };
+        assert!(ledger.change(change(vec![put("c", "4"), none], "third")).is_err());
+        assert!(ledger.close(Duration::from_secs(20)));
+        assert!(ledger.change(change(Vec::new(), "late")).is_err(), "the books are closed");
+        let audit = changes(&folder, i64::MAX, 10).expect("it can be read");
+        let entities: Vec<_> = audit.iter().map(|row| row.texts[3].clone()).collect();
+        assert_eq!(entities, [Some("second".to_owned()), Some("first".to_owned())]);
+        drop(ledger);
+        let (ledger, opening) = Ledger::open(&folder, &[], 0).expect("the same file");
+        let found: Vec<_> = opening.entities.iter().map(|row| (&*row.id, &*row.body)).collect();
+        assert_eq!(found, [("a", "3")]);
+        assert_eq!(opening.top_ups, [top_up]);
+        drop(ledger);
+        let _ = std::fs::remove_dir_all(&folder);
+    }
+
+    #[test]
+    fn a_change_that_nobody_waits_for_is_not_made() {
+        let (answer, answered) = bounded(1);
+        let state = Arc::new(AtomicU8::new(WAITING));
+        let waiting = Waiting { change: change(Vec::new(), "x"), answer, state: state.clone() };
+        assert!(give_up(&state));
+        waiting.carry_out(|_| panic!("it was given up"));
+        assert!(answered.try_recv().is_err());
+        let (answer, answered) = bounded(1);
+        let state = Arc::new(AtomicU8::new(WAITING));
+        let waiting = Waiting { change: change(Vec::new(), "x"), answer, state: state.clone() };
+        waiting.carry_out(|_| Ok(()));
+        assert!(!give_up(&state), "what was taken is waited for");
+        assert_eq!(answered.try_recv(), Ok(Ok(())));
+    }
+}

@@ -48,3 +48,25 @@ fn what_is_reserved_counts_against_every_ceiling() {
     assert!(spending.reserve(&quotas, 0, 5).is_err(), "at the ceiling nothing passes");
     assert!(Spending::default().reserve(&[Quota { ceiling: 0, ..quotas[0] }], 0, 5).is_err());
 }
+
+#[test]
+fn a_top_up_adds_to_its_window_while_its_day_is_in_it() {
+    let (monday, next) = (20_780, 20_787);
+    assert_eq!(Window::Week.first_day(monday), monday);
+    let week = Quota { window: Window::Week, ceiling: 10 };
+    let total = Quota { window: Window::Total, ceiling: 10 };
+    let mut spending = Spending::default();
+    spending.spend(monday, 10);
+    assert!(spending.reserve(&[week], 1, monday).is_err());
+    spending.top_up(Window::Week, monday, 5);
+    let standing = spending.standing(&week, monday + 6);
+    assert_eq!((standing.topped_up, standing.ceiling, standing.used), (5, 15, 10));
+    assert_eq!(spending.reserve(&[week], 5, monday + 6), Ok(()));
+    assert!(spending.reserve(&[total], 1, monday).is_err(), "another window is another ceiling");
+    let standing = spending.standing(&week, next);
+    assert_eq!((standing.topped_up, standing.ceiling, standing.used), (0, 10, 0));
+    spending.top_up(Window::Total, monday, 20);
+    assert_eq!(spending.standing(&total, next).ceiling, 30, "for good");
+    spending.top_up(Window::Total, next, -50);
+    assert_eq!(spending.standing(&total, next).ceiling, 0, "never below nothing");
+}
