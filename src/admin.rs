@@ -1,6 +1,8 @@
 //! Our own pages: health, readiness, version, metrics, lists of models, and what browsers ask
 //! before they call.
 
+use std::net::IpAddr;
+
 use crate::dialect::Family;
 use crate::dialect::headers;
 use crate::dialect::models;
@@ -35,6 +37,7 @@ pub fn page(
     unready: Option<&str>,
     snapshot: &Snapshot,
     head: &Head,
+    peer: &dyn Fn() -> Option<IpAddr>,
 ) -> Option<Result<Page, Refusal>> {
     if head.method() == "OPTIONS" {
         return preflight(snapshot, head).map(Ok);
@@ -50,7 +53,7 @@ pub fn page(
             None => text("readyz", "ok\n".into()),
         },
         "/version" => text("version", concat!(env!("CARGO_PKG_VERSION"), "\n").into()),
-        "/metrics" if is_read => match is_admin(snapshot, head) {
+        "/metrics" if is_read => match may_measure(snapshot, head, peer) {
             true => Page {
                 content_type: "text/plain; version=0.0.4; charset=utf-8",
                 ..text("metrics", metrics.text())
@@ -113,6 +116,19 @@ pub fn user_of(snapshot: &Snapshot, head: &Head) -> Option<usize> {
             snapshot.authenticate(key.expose().as_bytes())
         }
     }
+}
+
+/// An administrator may, and who comes from this machine without a key and through no proxy, or
+/// anybody where the configuration says so.
+fn may_measure(snapshot: &Snapshot, head: &Head, peer: &dyn Fn() -> Option<IpAddr>) -> bool {
+    const FORWARDED: [&str; 4] = ["x-forwarded-for", "forwarded", "via", "x-real-ip"];
+    let has_key =
+        headers::credential_of(&head.headers).is_some() || path::query_key(head.target()).is_some();
+    if has_key {
+        return is_admin(snapshot, head);
+    }
+    let is_direct = !FORWARDED.into_iter().any(|name| head.headers.has(name));
+    snapshot.metrics_open || (is_direct && peer().is_some_and(|peer| peer.is_loopback()))
 }
 
 fn is_admin(snapshot: &Snapshot, head: &Head) -> bool {

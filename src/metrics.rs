@@ -4,6 +4,8 @@ use std::fmt::Write;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
+use crate::money;
+
 /// Something that goes up and down; zero when nothing is under way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Gauge {
@@ -19,6 +21,38 @@ pub enum Gauge {
     UpstreamInFlight,
     /// Bytes of request bodies and held events.
     HeldBytes,
+    /// Replies that are event streams and have not ended.
+    Streams,
+    /// Idle connections to upstreams, as of the last second.
+    PoolIdle,
+    /// Rows that wait for the books or whose requests are under way, as of the last second.
+    LedgerRows,
+    /// Bytes of memory that the process holds, as of the last second.
+    ResidentBytes,
+}
+
+/// Something that adds up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sum {
+    /// Tokens of prompts, uncached.
+    Input,
+    /// Tokens read from caches.
+    CacheRead,
+    /// Tokens written to caches.
+    CacheWrite,
+    /// Tokens that were generated.
+    Output,
+    /// Picodollars.
+    Cost,
+}
+
+/// A time that is counted by its length.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Timing {
+    /// A request that called an upstream, from its head to its end.
+    Total,
+    /// From the first attempt to the upstream's head.
+    FirstByte,
 }
 
 /// Something that only grows.
@@ -54,14 +88,59 @@ pub enum Count {
     LogLinesDropped,
 }
 
-const GAUGES: [(Gauge, &str, &str); 6] = [
+const GAUGES: [(Gauge, &str, &str); 10] = [
     (Gauge::Connections, "gproxy_connections", "Downstream connections."),
     (Gauge::Parked, "gproxy_connections_parked", "Connections parked without a coroutine."),
     (Gauge::Coroutines, "gproxy_coroutines", "Coroutines that serve a connection."),
     (Gauge::RequestsInFlight, "gproxy_requests_in_flight", "Requests being served."),
     (Gauge::UpstreamInFlight, "gproxy_upstream_in_flight", "Upstream calls under way."),
     (Gauge::HeldBytes, "gproxy_held_bytes", "Bytes of bodies and events held."),
+    (Gauge::Streams, "gproxy_streams", "Event streams under way."),
+    (Gauge::PoolIdle, "gproxy_upstream_idle", "Idle upstream connections."),
+    (Gauge::LedgerRows, "gproxy_ledger_rows", "Usage rows taken and not yet written."),
+    (Gauge::ResidentBytes, "gproxy_resident_bytes", "Resident memory."),
 ];
+
+/// Tokens by their kind; the cost has a name of its own.
+const TOKENS: [(Sum, &str); 4] = [
+    (Sum::Input, "input"),
+    (Sum::CacheRead, "cache_read"),
+    (Sum::CacheWrite, "cache_write"),
+    (Sum::Output, "output"),
+];
+
+const TIMINGS: [(Timing, &str, &str); 2] = [
+    (Timing::Total, "gproxy_request_seconds", "Requests that called an upstream."),
+    (Timing::FirstByte, "gproxy_first_byte_seconds", "From the first attempt to the reply's head."),
+];
+
+/// Upper bounds of the buckets, in milliseconds, and as they are written.
+const BUCKETS: [(u64, &str); 14] = [
+    (5, "0.005"),
+    (10, "0.01"),
+    (25, "0.025"),
+    (50, "0.05"),
+    (100, "0.1"),
+    (250, "0.25"),
+    (500, "0.5"),
+    (1_000, "1"),
+    (2_500, "2.5"),
+    (5_000, "5"),
+    (10_000, "10"),
+    (30_000, "30"),
+    (60_000, "60"),
+    (300_000, "300"),
+];
+
+/// Classes of answers; the first one: none was sent.
+const CLASSES: [&str; 6] = ["none", "1xx", "2xx", "3xx", "4xx", "5xx"];
+
+#[derive(Default)]
+struct Histogram {
+    // One more: beyond all bounds.
+    buckets: [AtomicU64; BUCKETS.len() + 1],
+    sum_ms: AtomicU64,
+}
 
 const COUNTS: [(Count, &str, &str); 14] = [
     (Count::Accepted, "gproxy_connections_accepted_total", "Connections accepted."),
@@ -85,6 +164,9 @@ const COUNTS: [(Count, &str, &str); 14] = [
 pub struct Metrics {
     gauges: [AtomicI64; GAUGES.len()],
     counts: [AtomicU64; COUNTS.len()],
+    sums: [AtomicU64; TOKENS.len() + 1],
+    classes: [AtomicU64; CLASSES.len()],
+    timings: [Histogram; TIMINGS.len()],
 }
 
 impl Metrics {
@@ -96,6 +178,32 @@ impl Metrics {
     /// What was counted so far.
     pub fn counted(&self, count: Count) -> u64 {
         self.counts[count as usize].load(Ordering::Relaxed)
+    }
+
+    /// Adds to a sum.
+    pub fn sum(&self, sum: Sum, by: u64) {
+        if by > 0 {
+            self.sums[sum as usize].fetch_add(by, Ordering::Relaxed);
+        }
+    }
+
+    /// Counts an answer by its status; 0: none was sent.
+    pub fn answered(&self, status: u16) {
+        let class = usize::from(status / 100).min(CLASSES.len() - 1);
+        self.classes[class].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Counts a time.
+    pub fn observe(&self, timing: Timing, ms: u64) {
+        let histogram = &self.timings[timing as usize];
+        let bucket = BUCKETS.iter().position(|(bound, _)| ms <= *bound);
+        histogram.buckets[bucket.unwrap_or(BUCKETS.len())].fetch_add(1, Ordering::Relaxed);
+        histogram.sum_ms.fetch_add(ms, Ordering::Relaxed);
+    }
+
+    /// Puts a gauge where it was measured to be.
+    pub fn measure(&self, gauge: Gauge, level: i64) {
+        self.gauges[gauge as usize].store(level, Ordering::Relaxed);
     }
 
     /// Moves a gauge.
@@ -125,7 +233,44 @@ impl Metrics {
             let total = self.counted(count);
             let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} counter\n{name} {total}");
         }
+        self.write_labelled(&mut text);
+        self.write_timings(&mut text);
         text
+    }
+
+    fn write_labelled(&self, text: &mut String) {
+        let load = |number: &AtomicU64| number.load(Ordering::Relaxed);
+        let name = "gproxy_responses_total";
+        let _ = writeln!(text, "# HELP {name} Answers by class.\n# TYPE {name} counter");
+        for (class, number) in CLASSES.iter().zip(&self.classes) {
+            let _ = writeln!(text, "{name}{{class=\"{class}\"}} {}", load(number));
+        }
+        let name = "gproxy_tokens_total";
+        let _ = writeln!(text, "# HELP {name} Tokens by kind.\n# TYPE {name} counter");
+        for (sum, kind) in TOKENS {
+            let total = load(&self.sums[sum as usize]);
+            let _ = writeln!(text, "{name}{{kind=\"{kind}\"}} {total}");
+        }
+        let name = "gproxy_cost_usd_total";
+        let cost = i64::try_from(load(&self.sums[Sum::Cost as usize])).unwrap_or(i64::MAX);
+        let cost = money::text(cost);
+        let _ = writeln!(text, "# HELP {name} USD.\n# TYPE {name} counter\n{name} {cost}");
+    }
+
+    fn write_timings(&self, text: &mut String) {
+        for (timing, name, help) in TIMINGS {
+            let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} histogram");
+            let histogram = &self.timings[timing as usize];
+            let mut total = 0;
+            let bounds = BUCKETS.iter().map(|(_, bound)| *bound).chain(["+Inf"]);
+            for (bound, number) in bounds.zip(&histogram.buckets) {
+                total += number.load(Ordering::Relaxed);
+                let _ = writeln!(text, "{name}_bucket{{le=\"{bound}\"}} {total}");
+            }
+            let sum_ms = histogram.sum_ms.load(Ordering::Relaxed);
+            let (seconds, rest) = (sum_ms / 1_000, sum_ms % 1_000);
+            let _ = writeln!(text, "{name}_sum {seconds}.{rest:03}\n{name}_count {total}");
+        }
     }
 }
 
@@ -166,6 +311,37 @@ mod tests {
     }
 
     #[test]
+    fn a_time_falls_into_every_bucket_that_it_fits_and_a_sum_is_exact() {
+        let metrics = Metrics::default();
+        for ms in [0, 5, 6, 300_000, 300_001] {
+            metrics.observe(Timing::FirstByte, ms);
+        }
+        metrics.answered(0);
+        metrics.answered(404);
+        metrics.answered(999);
+        metrics.sum(Sum::Cost, 5_400_000_000);
+        metrics.sum(Sum::Output, 7);
+        let text = metrics.text();
+        for line in [
+            "gproxy_first_byte_seconds_bucket{le=\"0.005\"} 2",
+            "gproxy_first_byte_seconds_bucket{le=\"0.01\"} 3",
+            "gproxy_first_byte_seconds_bucket{le=\"60\"} 3",
+            "gproxy_first_byte_seconds_bucket{le=\"300\"} 4",
+            "gproxy_first_byte_seconds_bucket{le=\"+Inf\"} 5",
+            "gproxy_first_byte_seconds_sum 600.012",
+            "gproxy_first_byte_seconds_count 5",
+            "gproxy_request_seconds_count 0",
+            "gproxy_responses_total{class=\"none\"} 1",
+            "gproxy_responses_total{class=\"4xx\"} 1",
+            "gproxy_responses_total{class=\"5xx\"} 1",
+            "gproxy_tokens_total{kind=\"output\"} 7",
+            "gproxy_cost_usd_total 0.0054",
+        ] {
+            assert!(text.contains(&format!("\n{line}\n")), "{line} is not in {text}");
+        }
+    }
+
+    #[test]
     fn a_dropped_guard_takes_back_what_it_added() {
         let metrics = Arc::new(Metrics::default());
         let mut held = metrics.clone().hold(Gauge::HeldBytes, 5);
@@ -181,6 +357,7 @@ mod tests {
         metrics.count(Count::Requests);
         let text = metrics.text();
         assert!(text.contains("\ngproxy_requests_total 1\n"));
-        assert_eq!(text.matches("# TYPE").count(), GAUGES.len() + COUNTS.len());
+        let others = 3 + TIMINGS.len();
+        assert_eq!(text.matches("# TYPE").count(), GAUGES.len() + COUNTS.len() + others);
     }
 }

@@ -216,9 +216,8 @@ fn a_refusal_keeps_the_connection() {
 #[test]
 fn the_key_is_asked_for_before_anything_is_told() {
     let (_upstream, gateway) = start();
-    for target in ["/v1/chat/completions", "/v1/nothing", "/openai-main/v1/nothing", "/metrics"] {
-        let method = if target == "/metrics" { "GET" } else { "POST" };
-        let reply = gateway.connect().ask(&request(method, target, &[], b""));
+    for target in ["/v1/chat/completions", "/v1/nothing", "/openai-main/v1/nothing"] {
+        let reply = gateway.connect().ask(&request("POST", target, &[], b""));
         assert_eq!(reply.status, 401, "{target}: {}", reply.text());
     }
 }
@@ -230,6 +229,16 @@ fn metrics_are_for_admins_only() {
     let headers = [("authorization", key.as_str())];
     let reply = gateway.connect().ask(&request("GET", "/metrics", &headers, b""));
     assert!(matches!(reply.status, 401 | 403), "{}", reply.status);
+    // From this machine none is needed, but through a proxy.
+    for (headers, status) in [
+        (&[][..], 200),
+        (&[("x-forwarded-for", "127.0.0.1")], 401),
+        (&[("via", "1.1 proxy")], 401),
+        (&[("authorization", "Bearer sk-wrong")], 401),
+    ] {
+        let reply = gateway.connect().ask(&request("GET", "/metrics", headers, b""));
+        assert_eq!(reply.status, status, "{headers:?}");
+    }
     for name in [
         "gproxy_connections",
         "gproxy_requests_in_flight",

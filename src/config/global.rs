@@ -20,6 +20,7 @@ pub(super) struct Global {
     pub(super) cors_origins: Vec<String>,
     pub(super) trusted_proxies: Vec<Network>,
     pub(super) extra_ca_file: Option<String>,
+    pub(super) metrics_open: bool,
     /// Where `enable_usage` stands when it is off.
     pub(super) usage_off: Option<Place>,
 }
@@ -73,6 +74,7 @@ pub(super) fn read(mut table: Table<'_>, report: &mut Report<'_>, sources: &Sour
         cors_origins: read_origins(&mut table, report),
         trusted_proxies: read_networks(&mut table, report),
         extra_ca_file: table.text(report, "extra_ca_file").map(|file| file.value.to_owned()),
+        metrics_open: table.flag(report, "metrics_open", false),
         usage_off,
     };
     table.retired(report, RETIRED);

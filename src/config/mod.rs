@@ -169,6 +169,7 @@ fn read<'t>(
         cors_origins: global.cors_origins,
         trusted_proxies: global.trusted_proxies,
         extra_ca_file: global.extra_ca_file,
+        metrics_open: global.metrics_open,
     };
     (tables, global.settings)
 }

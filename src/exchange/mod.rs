@@ -228,6 +228,13 @@ impl Core {
         self.snapshot.read().clone()
     }
 
+    /// Measures what nobody counts: rows that wait for the books.
+    pub fn measure(&self) {
+        let ledger = self.books.as_ref().and_then(|books| books.ledger.as_ref());
+        let rows = ledger.map_or(0, |ledger| ledger.taken());
+        self.metrics.measure(Gauge::LedgerRows, rows as i64);
+    }
+
     /// Puts new tables in place of the old ones.
     pub fn swap(&self, snapshot: Snapshot) {
         *self.snapshot.write() = Arc::new(snapshot);
@@ -349,7 +356,9 @@ fn answer<D: Downstream, U: Upstream>(
     head: &Head,
     note: &mut Note,
 ) -> Result<(), Ended> {
-    if let Some(page) = admin::page(&core.metrics, core.unready(), snapshot, head) {
+    if let Some(page) =
+        admin::page(&core.metrics, core.unready(), snapshot, head, &|| session.down.peer())
+    {
         return session.send_page(core, head, page?, note);
     }
     if api::is_ours(head.target()) {

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use super::Core;
 use super::settlement::Settlement;
 use crate::dialect::usage::Told;
-use crate::metrics::{Count, Metrics};
+use crate::metrics::{Count, Metrics, Timing};
 use crate::route::snapshot::Snapshot;
 
 /// The id of one exchange: 24 hexadecimal digits, of which the first 14 are the process's.
@@ -161,6 +161,13 @@ impl Note {
 impl Drop for Note {
     fn drop(&mut self) {
         self.metrics.count(Count::Ended);
+        self.metrics.answered(self.status);
+        if self.called_at.is_some() {
+            self.metrics.observe(Timing::Total, self.total_ms().unsigned_abs());
+        }
+        if let Ok(first_ms) = u64::try_from(self.first_byte_ms()) {
+            self.metrics.observe(Timing::FirstByte, first_ms);
+        }
         let settlement = self.settlement.take();
         let row = settlement.and_then(|settlement| settlement.settle(self, &self.snapshot));
         let user = self.user.map_or("", |user| &self.snapshot.users[user].name);

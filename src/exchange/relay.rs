@@ -89,7 +89,9 @@ pub(super) fn relay<D: Downstream, R: Reply>(
     let mut out = Vec::with_capacity(OUT_BYTES);
     out.resize(CHUNK_LINE_MAX, 0);
     let (mut rewriter, changes, encoded) = rewriter(&reply, plan, snapshot.limits.event_bytes_max);
-    if rewriter.is_stream() {
+    let is_stream = rewriter.is_stream();
+    let _open = is_stream.then(|| core.metrics.clone().hold(Gauge::Streams, 1));
+    if is_stream {
         session.shed();
     }
     if note.settlement.is_some()

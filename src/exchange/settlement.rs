@@ -15,7 +15,7 @@ use crate::dialect::refusal::Refusal;
 use crate::dialect::usage::{ServiceTier, Told, Usage, UsageSource};
 use crate::ledger::accounts::{Accounts, Denied, Taken};
 use crate::ledger::{Kind, Ledger, Row, Slot};
-use crate::metrics::Count;
+use crate::metrics::{Count, Metrics, Sum};
 use crate::route::price::PriceRow;
 use crate::route::snapshot::{Model, Snapshot};
 
@@ -165,6 +165,7 @@ impl Settlement {
         ];
         let tokens = tokens.into_iter().fold(0, u64::saturating_add);
         self.books.accounts.settle(user, &self.taken, cost, tokens, self.at_ms);
+        count_up(note.metrics(), &usage, cost);
         let slot = self.slot?;
         note.metrics().count(Count::UsageRows);
         if applied.is_none() && !is_free(self.endpoint) {
@@ -201,6 +202,17 @@ impl Settlement {
         };
         Some((slot, row))
     }
+}
+
+/// Adds what was used and what it cost to the sums of the process.
+fn count_up(metrics: &Metrics, usage: &Usage, cost: i64) {
+    let written = usage.cache_creation_input_tokens_5min;
+    let written = written.saturating_add(usage.cache_creation_input_tokens_1h);
+    metrics.sum(Sum::Input, usage.input_tokens);
+    metrics.sum(Sum::CacheRead, usage.cache_read_input_tokens);
+    metrics.sum(Sum::CacheWrite, written);
+    metrics.sum(Sum::Output, usage.output_tokens);
+    metrics.sum(Sum::Cost, u64::try_from(cost).unwrap_or(0));
 }
 
 /// What was used, and how that is known.

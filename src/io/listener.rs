@@ -264,6 +264,10 @@ impl Listener {
         let max = Duration::from_millis(limits::KEEP_ALIVE_MS_MAX);
         self.parked.lock().retain(|_, connection| now - connection.since < max);
         self.ways.iter().for_each(|ways| ways.sweep());
+        let idle: usize = self.ways.iter().map(|ways| ways.idle()).sum();
+        self.core.metrics.measure(Gauge::PoolIdle, idle as i64);
+        self.core.metrics.measure(Gauge::ResidentBytes, resident_bytes());
+        self.core.measure();
     }
 
     /// Every thread that serves gives back what it has freed.
@@ -320,6 +324,13 @@ impl Idleness {
         (self.released, self.released_tick) = (requests, ticks);
         true
     }
+}
+
+/// Memory that the process holds; 0 where the system does not say.
+fn resident_bytes() -> i64 {
+    let pages = std::fs::read_to_string("/proc/self/statm").ok();
+    let pages = pages.and_then(|text| text.split(' ').nth(1)?.parse::<i64>().ok());
+    pages.unwrap_or(0) * rustix::param::page_size() as i64
 }
 
 /// Counts a coroutine on its worker while it lives.

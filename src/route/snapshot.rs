@@ -34,6 +34,8 @@ pub struct Snapshot {
     pub trusted_proxies: Vec<Network>,
     /// File with further root certificates.
     pub extra_ca_file: Option<String>,
+    /// Anybody may read the metrics.
+    pub metrics_open: bool,
     /// Names of all providers.
     names: HashMap<String, usize>,
     aliases: HashMap<String, Alias>,
@@ -64,6 +66,8 @@ pub struct Tables {
     pub trusted_proxies: Vec<Network>,
     /// See [`Snapshot::extra_ca_file`].
     pub extra_ca_file: Option<String>,
+    /// See [`Snapshot::metrics_open`].
+    pub metrics_open: bool,
 }
 
 /// One named upstream.
@@ -319,6 +323,7 @@ impl Snapshot {
             cors_origins: tables.cors_origins,
             trusted_proxies: tables.trusted_proxies,
             extra_ca_file: tables.extra_ca_file,
+            metrics_open: tables.metrics_open,
         }
     }
 

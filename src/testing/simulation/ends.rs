@@ -288,7 +288,7 @@ impl Downstream for SimDownstream {
     }
 
     fn peer(&self) -> Option<std::net::IpAddr> {
-        Some(std::net::Ipv4Addr::LOCALHOST.into())
+        Some(std::net::Ipv4Addr::new(192, 0, 2, 1).into())
     }
 
     fn shut_write(&mut self) {
