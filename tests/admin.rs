@@ -3,8 +3,9 @@
 
 mod support;
 
+use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use serde_json::{Value, json};
 use support::{ADMIN_KEY, ALICE_KEY, Client, Config, Gateway, Reply, request, wait_for};
@@ -154,6 +155,10 @@ fn what_is_made_counts_at_once_is_spent_topped_up_and_survives_a_restart() {
     assert_eq!(call(&gateway, ALICE_KEY, "GET", all, &Value::Null).status, 400);
     let left = admin(&gateway, "GET", "permissions?user_name=bob", Value::Null, 200);
     assert_eq!(left["items"], json!([]), "what hangs on a user goes with him");
+
+    let prices = admin(&gateway, "GET", "prices?provider_name=made", Value::Null, 200);
+    let price = &prices["items"][0];
+    assert_eq!((&price["from"], &price["price"]["price_each_call"]), (&json!("m"), &json!("0.4")));
 
     // Who, what, when; no secret.
     let changes = admin(&gateway, "GET", "changes?limit=1000", Value::Null, 200);
@@ -491,7 +496,8 @@ fn secrets_stand_in_no_answer_and_no_log_and_are_sealed_on_disk() {
     gateway.wait_for_line("GPROXY_MASTER_KEY");
     drop(gateway);
     let gateway = Gateway::start_with(&shared.config, &[master]);
-    admin(&gateway, "GET", "providers/paid", Value::Null, 200);
+    let provider = admin(&gateway, "GET", "providers/paid", Value::Null, 200);
+    assert_eq!(provider["urls"]["openai_chat"], "http://127.0.0.1:9/v1/chat/completions");
 }
 
 #[test]
@@ -502,4 +508,76 @@ fn a_change_counts_for_connections_that_are_open_already() {
     let key = admin(&gateway, "POST", "user_keys", json!({ "user_name": "alice" }), 201);
     let key = key["api_key"].as_str().expect("a key").to_owned();
     assert_eq!(on(&mut early, &key, "GET", "/v1/models", &Value::Null).status, 200);
+}
+
+#[test]
+fn behind_a_trusted_proxy_the_forwarded_address_counts_and_cookies_are_secure() {
+    let gateway = Gateway::start(&config().global("trusted_proxies = [\"127.0.0.0/8\"]").text());
+    let user = json!({ "name": "bob", "password": PASSWORD });
+    admin(&gateway, "POST", "users", user, 201);
+    let log_in = |from: &str, password: &str| {
+        let body = json!({ "user_name": "bob", "password": password }).to_string();
+        let headers = [
+            ("content-type", "application/json"),
+            ("x-forwarded-for", from),
+            ("x-forwarded-proto", "https"),
+        ];
+        let bytes = request("POST", "/user/api/session", &headers, body.as_bytes());
+        gateway.connect().ask(&bytes)
+    };
+    for _ in 0..5 {
+        assert_eq!(log_in("6.6.6.6, 198.51.100.1", "wrong").status, 401);
+    }
+    let limited = log_in("198.51.100.1", PASSWORD);
+    assert_eq!(limited.status, 429);
+    assert!(limited.header("retry-after").is_some());
+    let other = log_in("198.51.100.2", PASSWORD);
+    assert_eq!(other.status, 201, "one guesser locks nobody else out");
+    assert!(other.header("set-cookie").is_some_and(|cookie| cookie.ends_with("; Secure")));
+}
+
+/// Starts the binary and gives what it says on standard output, and its first administrator's view.
+fn first_words(shared: &Shared) -> (Vec<String>, u16) {
+    let port = support::gateway::free_port();
+    let file = shared.folder.with_extension("toml");
+    let config = shared.config.replacen("port = 0", &format!("port = {port}"), 1);
+    std::fs::write(&file, config).expect("a file");
+    let mut child = Command::new(env!("CARGO_BIN_EXE_gproxy"))
+        .arg("--config")
+        .arg(&file)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("the binary runs");
+    let mut client = wait_for("a connection", || Client::try_connect(port).ok());
+    let mut out = BufReader::new(child.stdout.take().expect("it was asked for"));
+    // What is said is said before the first connection is taken.
+    let ready = client.ask(&request("GET", "/readyz", &[], b""));
+    assert_eq!(ready.status, 200);
+    let pid = rustix::process::Pid::from_child(&child);
+    let mut words = Vec::new();
+    let mut status = 0;
+    if !shared.folder.join("told").exists() {
+        let mut line = String::new();
+        while words.len() < 2 && out.read_line(&mut line).is_ok_and(|count| count > 0) {
+            words.push(std::mem::take(&mut line).trim().to_owned());
+        }
+        let key = words.last().expect("a key").clone();
+        status = on(&mut client, &key, "GET", "/admin/api/users", &Value::Null).status;
+        std::fs::write(shared.folder.join("told"), "").expect("the folder is there");
+    }
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("it runs");
+    words.extend(out.lines().map_while(Result::ok));
+    child.wait().expect("it ends");
+    let _ = std::fs::remove_file(&file);
+    (words, status)
+}
+
+#[test]
+fn the_first_start_makes_an_administrator_and_says_his_key_once() {
+    let shared = Shared::new("first", "[global]\nport = 0\ndata_dir = \"DATA_DIR\"\n");
+    let (words, status) = first_words(&shared);
+    assert_eq!((words.len(), status), (2, 200), "{words:?}");
+    assert!(words[0].contains("\"admin\"") && words[1].starts_with("sk-gp-"), "{words:?}");
+    assert_eq!(first_words(&shared).0, [""; 0], "never again");
 }

@@ -117,6 +117,7 @@ pub(super) const KINDS: [Kind; 10] = [
             ENABLED,
             field("settings", Shape::Object, Is::Optional, "As in the configuration."),
             field("credentials", Shape::Credentials, Is::Secret, "Its first credentials."),
+            field("urls", Shape::Object, Is::Shown, "Where each dialect is served."),
         ],
     },
     Kind {

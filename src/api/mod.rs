@@ -11,6 +11,7 @@ mod entities;
 mod kind;
 mod openapi;
 mod own;
+mod prices;
 mod route;
 mod seal;
 mod session;

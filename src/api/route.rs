@@ -4,7 +4,7 @@ use serde_json::{Map, Value, json};
 
 use super::answer::{Answer, Fault};
 use super::kind::{KINDS, Kind};
-use super::{Call, entities, openapi, own, standing, usage};
+use super::{Call, entities, openapi, own, prices, standing, usage};
 use crate::exchange::ApiRequest;
 
 /// Who may call.
@@ -70,6 +70,7 @@ pub(super) fn all() -> Vec<Route> {
     all.extend(standing::routes());
     all.extend(own::routes());
     all.extend(usage::routes());
+    all.extend(prices::routes());
     all.push(Route::new(
         "GET",
         "/admin/api/openapi.json",

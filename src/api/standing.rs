@@ -6,6 +6,8 @@ use super::answer::{Answer, Fault};
 use super::kind::{self, Kind};
 use super::route::Route;
 use super::{Call, entities};
+use crate::dialect::endpoint::ENDPOINTS;
+use crate::dialect::path::Collection;
 use crate::ledger::accounts::Standing;
 use crate::ledger::entities::{Change, Edit, Record, TopUp};
 use crate::money;
@@ -124,8 +126,11 @@ fn top_up_now(_: &Route, call: &Call<'_>) -> Result<Answer, Fault> {
     Ok(Answer::made(row.json(call, kind)))
 }
 
-/// Adds to a quota or a limit how it stands now.
+/// Adds how a row stands now: what is used of a quota or a limit, where a provider is reached.
 pub(super) fn fill_in(call: &Call<'_>, kind: &Kind, value: &mut Map<String, Value>) {
+    if kind.section == "providers" {
+        fill_in_urls(call, value);
+    }
     if !matches!(kind.section, "quotas" | "rate_limits") {
         return;
     }
@@ -156,4 +161,22 @@ pub(super) fn fill_in(call: &Call<'_>, kind: &Kind, value: &mut Map<String, Valu
             );
         }
     }
+}
+
+/// The final address of each dialect, as `gproxy check` prints it.
+fn fill_in_urls(call: &Call<'_>, value: &mut Map<String, Value>) {
+    let snapshot = call.api.core.snapshot();
+    let name = Call::text(value, "name").unwrap_or_default();
+    let Some(provider) = snapshot.providers.iter().find(|provider| provider.name == name) else {
+        return;
+    };
+    let mut urls = Map::new();
+    for dialect in provider.dialects().iter().filter(|_| !provider.is_echo()) {
+        let endpoint = ENDPOINTS.iter().find(|endpoint| endpoint.dialect == dialect);
+        if let (Some(place), Some(endpoint)) = (provider.destination(dialect), endpoint) {
+            let url = place.url(endpoint, "v1beta", "MODEL", Collection::Models, "");
+            urls.insert(dialect.name().to_owned(), url.into());
+        }
+    }
+    value.insert("urls".into(), urls.into());
 }

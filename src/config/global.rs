@@ -201,9 +201,6 @@ fn read_networks(table: &mut Table<'_>, report: &mut Report<'_>) -> Vec<Network>
             None => report.error(&place, "must be a network such as \"10.0.0.0/8\" or an address"),
         }
     }
-    if let Some(place) = (!networks.is_empty()).then(|| table.place_of(report, "trusted_proxies")) {
-        report.warn(&place, super::NOT_YET);
-    }
     networks
 }
 
