@@ -9,7 +9,7 @@ use crate::dialect::models::ListError;
 use crate::dialect::path::PathError;
 use crate::dialect::refusal::{Code, Refusal};
 use crate::dialect::rewrite::StreamError;
-use crate::failure::{Cause, Failure, Phase};
+use crate::failure::{Cause, Failure, Phase, Unstored};
 use crate::money;
 use crate::route::plan::RouteError;
 use crate::route::quota::{Spent, Window};
@@ -101,9 +101,6 @@ impl From<AskError> for Refusal {
             AskError::Truncated => "the body ends inside its JSON",
             AskError::TooDeep => "the body's JSON is nested too deeply",
             AskError::BodyNotTaken => "this method takes no body here",
-            AskError::ModelTooFar => {
-                "the form's field `model` comes too late; put it before the file"
-            }
             AskError::ModelMissing => "the body has no `model`",
             AskError::ModelTwice => "the body names a model twice",
             AskError::ModelNotText => "the model's name is not a string",
@@ -120,6 +117,21 @@ impl From<AskError> for Refusal {
             AskError::TooManyModels => "the body names too many models",
         };
         Refusal::new(Code::BadRequest, message)
+    }
+}
+
+impl From<Unstored> for Refusal {
+    fn from(unstored: Unstored) -> Refusal {
+        match unstored {
+            Unstored::Busy => Refusal::overloaded(),
+            Unstored::Failed => Refusal {
+                close: true,
+                message: "overloaded: the gateway's disk has no room for this form; put its field \
+                          `model` before the file"
+                    .into(),
+                ..Refusal::overloaded()
+            },
+        }
     }
 }
 

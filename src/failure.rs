@@ -1,6 +1,15 @@
 //! How an attempt at an upstream dies. Plain data, made where the attempt is made, read by the
 //! retry decision and turned into a refusal at the edge.
 
+/// Why bytes could not be laid aside, or not be had again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unstored {
+    /// So much is laid aside already, or waits for it.
+    Busy,
+    /// The disk is full, or failed.
+    Failed,
+}
+
 /// One attempt's end without a usable reply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Failure {

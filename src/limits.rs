@@ -39,6 +39,12 @@ pub const EVENT_KEPT_BYTES_MAX: usize = 16 * 1024;
 pub const RELAY_BYTES: usize = 8 * 1024;
 /// A body without a model up to this size is held whole; a longer one passes as it comes.
 pub const NAMELESS_HELD_BYTES_MAX: u64 = 256 * 1024;
+/// A form is held so far while its model was not found; what is longer is laid aside on disk.
+pub const FORM_HELD_BYTES_MAX: usize = 64 * 1024;
+/// Bytes of a form that go to the disk, or come from it, at once.
+pub const SPOOL_PIECE_BYTES: usize = 256 * 1024;
+/// Forms on disk at once, each as long as an upload at most; past it 503.
+pub const SPOOLS_MAX: usize = 16;
 /// An unread request body up to this size is drained so that the connection can be kept.
 pub const DRAIN_BYTES_MAX: usize = 64 * 1024;
 
@@ -101,5 +107,6 @@ const _: () = {
     assert!(RELAY_BYTES <= REPLY_HELD_BYTES_MAX);
     assert!((REPLY_HELD_BYTES_MAX as u64) < BODY_BYTES_MAX);
     assert!(EVENT_BYTES_MAX as u64 <= HELD_BYTES_MAX);
+    assert!(FORM_HELD_BYTES_MAX <= SPOOL_PIECE_BYTES);
     assert!(PARK_AFTER_MS < KEEP_ALIVE_MS_MAX);
 };

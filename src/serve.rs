@@ -14,7 +14,7 @@ use crate::config::made::Made;
 use crate::config::{self, ConfigError, Loaded, Overrides, Settings};
 use crate::exchange::{Books, Clock, Core};
 use crate::io::listener::Listener;
-use crate::io::{resolver, tls, worker};
+use crate::io::{resolver, spool, tls, worker};
 use crate::limits;
 use crate::logging;
 use crate::metrics::Gauge;
@@ -131,6 +131,7 @@ pub fn run(loaded: Loaded, source: FileSource, master: Option<&Secret>) -> Resul
     let core = Core::new(snapshot, Box::new(RealClock), u64::from_be_bytes(seed));
     let core = Arc::new(core.with_books(books.clone()));
     let folder = PathBuf::from(&settings.data_dir);
+    spool::lie_in(&folder);
     let interface = Interface::new(core.clone(), books, base, folder, Box::new(source));
     let interface = Arc::new(interface);
     core.administer(interface.clone());

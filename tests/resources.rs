@@ -411,3 +411,87 @@ fn a_caches_model_is_exchanged_and_restored() {
     let put = ask(&gateway, "PUT", "/vertex-main/v1beta/cachedContents", &[], b"{}");
     assert_eq!((put.status, put.header("allow")), (405, Some("GET, POST")));
 }
+
+/// An upstream that takes forms and says how long they were and what model they name.
+fn forms() -> Upstream {
+    Upstream::answering(|conn, seen| {
+        let end = b"\r\n--b--\r\n";
+        let head = b"name=\"model\"\r\n\r\n";
+        let at = support::client::find(&seen.body, head).map_or(0, |at| at + head.len());
+        let model = String::from_utf8_lossy(&seen.body[at..]).into_owned();
+        let model = model.split("\r\n").next().unwrap_or_default().to_owned();
+        let sevens = seen.body.iter().filter(|byte| **byte == 7).count();
+        let whole = seen.body.ends_with(end);
+        let model = if model.len() < 300 { model } else { String::new() };
+        let body = serde_json::json!({"model_seen": model, "sevens": sevens, "whole": whole});
+        conn.whole(200, body.to_string());
+    })
+}
+
+/// A form whose model comes behind a file of so many bytes, and another file behind it.
+fn late_form(before: usize, model: &str, after: usize) -> Vec<u8> {
+    let file = |bytes: usize| {
+        let head = "--b\r\ncontent-disposition: form-data; name=\"file\"; filename=\"f\"\r\n\r\n";
+        [head.as_bytes(), &vec![7; bytes], b"\r\n"].concat()
+    };
+    let field = format!("--b\r\ncontent-disposition: form-data; name=\"model\"\r\n\r\n{model}\r\n");
+    [file(before), field.into_bytes(), file(after), b"--b--\r\n".to_vec()].concat()
+}
+
+const LATE: (&str, &str) = ("content-type", "multipart/form-data; boundary=b");
+
+#[test]
+fn a_forms_model_may_come_behind_any_file() {
+    let upstream = forms();
+    // Far beyond what may be held, however much that is.
+    let config = Config::to(&upstream).limit("held_bytes_max = 1048576");
+    let config = config.limit("body_bytes_max = 1048576").limit("event_bytes_max = 65536");
+    let gateway = Gateway::start(&config.tail(FILES).text());
+    let target = "/v1/audio/transcriptions";
+    for (before, after) in
+        [(1_000, 0), (65_000, 10), (66_000, 300_000), (262_144, 1), (300_000, 0), (20_000_000, 9)]
+    {
+        let body = late_form(before, "chat-default", after);
+        let reply = ask(&gateway, "POST", target, &[LATE], &body);
+        assert_eq!(reply.status, 200, "{before}: {}", reply.text());
+        let told = reply.json();
+        assert_eq!(told["model_seen"], "gpt-4.1-mini", "{before}");
+        assert_eq!((&told["sevens"], &told["whole"]), (&(before + after).into(), &true.into()));
+    }
+    // Without one, and with one that is too long or not permitted.
+    let no_model = late_form(300_000, "chat-default", 0);
+    let at =
+        support::client::find(&no_model, b"--b\r\ncontent-disposition: form-data; name=\"model\"");
+    let no_model = [&no_model[..at.expect("a field")], b"--b--\r\n"].concat();
+    let reply = ask(&gateway, "POST", "/openai-main/v1/images/edits", &[LATE], &no_model);
+    assert_eq!(reply.json()["sevens"], 300_000, "{}", reply.text());
+    let long = late_form(300_000, &"m".repeat(10_000), 0);
+    assert_eq!(ask(&gateway, "POST", target, &[LATE], &long).status, 400);
+    let nobody = late_form(300_000, "nobody", 0);
+    assert_eq!(ask(&gateway, "POST", target, &[LATE], &nobody).status, 400);
+    assert_eq!(gateway.gauge("gproxy_held_bytes"), 0.0);
+    // Nothing is left on disk.
+    let left = std::fs::read_dir(gateway.folder().join("data")).expect("a folder");
+    let names = left.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned());
+    assert!(names.into_iter().all(|name| !name.starts_with("spool")));
+    let open = std::fs::read_dir(format!("/proc/{}/fd", gateway.pid())).expect("it is alive");
+    let links = open.flatten().filter_map(|entry| std::fs::read_link(entry.path()).ok());
+    assert_eq!(links.filter(|link| link.to_string_lossy().contains("deleted")).count(), 0);
+}
+
+#[test]
+fn a_form_that_cannot_be_laid_aside_is_refused_in_the_callers_dialect() {
+    let upstream = forms();
+    let gateway = start(&upstream, "");
+    let data = gateway.folder().join("data");
+    // A folder that is gone has no room either.
+    std::fs::rename(&data, gateway.folder().join("gone")).expect("it is ours");
+    let body = late_form(100_000, "chat-default", 0);
+    let reply = ask(&gateway, "POST", "/v1/audio/transcriptions", &[LATE], &body);
+    assert_eq!(reply.status, 503, "{}", reply.text());
+    assert_eq!(reply.json()["error"]["type"], "server_error");
+    assert!(reply.error_message().contains("put its field `model` before"), "{}", reply.text());
+    let small = late_form(1_000, "chat-default", 0);
+    assert_eq!(ask(&gateway, "POST", "/v1/audio/transcriptions", &[LATE], &small).status, 200);
+    assert_eq!(upstream.count(), 1);
+}

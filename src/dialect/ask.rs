@@ -20,8 +20,6 @@ use std::ops::Range;
 pub enum AskError {
     /// There is a body, and the method has none.
     BodyNotTaken,
-    /// A form names its model behind more than may be held.
-    ModelTooFar,
     /// There is no body, or only white space.
     Empty,
     /// The body is empty or no JSON.

@@ -59,6 +59,9 @@ fn refusals() -> Vec<(String, Refusal)> {
     for error in ASK_ERRORS {
         add(format!("AskError::{error:?}"), error.into());
     }
+    for unstored in [Unstored::Busy, Unstored::Failed] {
+        add(format!("Unstored::{unstored:?}"), unstored.into());
+    }
     for error in CodingError::ALL {
         add(format!("CodingError::{error:?}"), error.into());
     }

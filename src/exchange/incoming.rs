@@ -4,10 +4,14 @@
 //! them. What was sent cannot be sent again, so such a request has one attempt.
 
 use std::cell::RefCell;
+use std::ops::Range;
 
 use super::session::{Body, Session};
 use super::{Core, Downstream};
+use crate::dialect::ask::{self, AskError};
 use crate::dialect::refusal::Refusal;
+use crate::failure::Unstored;
+use crate::limits;
 use crate::wire::multipart::Scanner;
 
 /// Where the bytes of a body come from.
@@ -22,12 +26,103 @@ pub trait Source {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SourceBroken;
 
+/// Bytes on disk.
+pub trait Spool {
+    /// Writes behind what is there.
+    fn append(&mut self, bytes: Vec<u8>) -> Result<(), Unstored>;
+    /// Reads exactly so many bytes, which were written.
+    fn read(&mut self, at: u64, count: usize) -> Result<Vec<u8>, Unstored>;
+}
+
+/// The beginning of a body, as far as it was read before it was known where it goes.
+#[derive(Default)]
+pub(super) struct Begun {
+    /// In memory; behind what is on disk.
+    pub(super) bytes: Vec<u8>,
+    spooled: Option<Spooled>,
+}
+
+/// What of it is on disk.
+struct Spooled {
+    spool: Box<dyn Spool>,
+    length: u64,
+    // So much of it was read again.
+    at: u64,
+    // What stands in the place of what.
+    change: (Range<u64>, Vec<u8>),
+}
+
+impl Begun {
+    /// Whether some of it is on disk.
+    pub(super) fn is_spooled(&self) -> bool {
+        self.spooled.is_some()
+    }
+
+    /// Moves what is in memory to the disk.
+    pub(super) fn lay_aside(
+        &mut self,
+        open: impl FnOnce() -> Result<Box<dyn Spool>, Unstored>,
+    ) -> Result<(), Unstored> {
+        let spooled = match &mut self.spooled {
+            Some(spooled) => spooled,
+            none => {
+                let change = (u64::MAX..u64::MAX, Vec::new());
+                none.insert(Spooled { spool: open()?, length: 0, at: 0, change })
+            }
+        };
+        spooled.length += self.bytes.len() as u64;
+        spooled.spool.append(std::mem::take(&mut self.bytes))
+    }
+
+    /// The name at this place, of what is all in memory or all on disk.
+    pub(super) fn name(&mut self, place: &Range<u64>) -> Result<String, Refusal> {
+        let count = place.end - place.start;
+        let name = match &mut self.spooled {
+            Some(_) if count > limits::MODEL_BYTES_MAX as u64 => {
+                return Err(AskError::ModelTooLong.into());
+            }
+            Some(spooled) => spooled.spool.read(place.start, count as usize)?,
+            None => self.bytes[place.start as usize..place.end as usize].to_vec(),
+        };
+        Ok(ask::plain_name(&name)?)
+    }
+
+    /// Puts a name in its place.
+    pub(super) fn rename(&mut self, place: Range<u64>, name: &str) {
+        match &mut self.spooled {
+            Some(spooled) => spooled.change = (place, name.as_bytes().to_vec()),
+            None => {
+                let place = place.start as usize..place.end as usize;
+                self.bytes.splice(place, name.bytes());
+            }
+        }
+    }
+}
+
+impl Spooled {
+    /// Appends the next piece to `out`; nothing at the end.
+    fn next(&mut self, out: &mut Vec<u8>) -> Result<(), Unstored> {
+        let (place, name) = &mut self.change;
+        if self.at == place.start {
+            out.append(name);
+            self.at = place.end;
+        }
+        let end = if self.at < place.start { self.length.min(place.start) } else { self.length };
+        let count = (end - self.at).min(limits::SPOOL_PIECE_BYTES as u64);
+        if count > 0 {
+            out.append(&mut self.spool.read(self.at, count as usize)?);
+            self.at += count;
+        }
+        Ok(())
+    }
+}
+
 /// A request's body, as it goes up.
 pub(super) enum Load {
     /// Whole.
     Held(Body),
     /// While it comes in: what was read of it, the length of all of it, and what watches a form.
-    Coming { begun: Vec<u8>, length: Option<u64>, form: Option<Scanner> },
+    Coming { begun: Begun, length: Option<u64>, form: Option<Scanner> },
 }
 
 /// The body of the present request: what was read of it before, then what comes.
@@ -38,6 +133,7 @@ struct State<'a, D: Downstream> {
     session: &'a mut Session<D>,
     length: Option<u64>,
     begun: Vec<u8>,
+    spooled: Option<Spooled>,
     taken: usize,
     // Goes on watching a form whose model was found, against a second one.
     form: Option<Scanner>,
@@ -50,17 +146,20 @@ impl<'a, D: Downstream> Incoming<'a, D> {
     pub(super) fn new(
         core: &'a Core,
         session: &'a mut Session<D>,
-        begun: Vec<u8>,
+        begun: Begun,
         length: Option<u64>,
         form: Option<Scanner>,
     ) -> Incoming<'a, D> {
-        let bytes = begun.len() as u64;
+        let Begun { bytes: begun, spooled } = begun;
+        let on_disk = spooled.as_ref().map_or(0, |spooled| spooled.length);
+        let bytes = begun.len() as u64 + on_disk;
         let broken = None;
         Incoming(RefCell::new(State {
             core,
             session,
             length,
             begun,
+            spooled,
             taken: 0,
             form,
             bytes,
@@ -100,6 +199,13 @@ impl<D: Downstream> Source for Incoming<'_, D> {
 
 impl<D: Downstream> State<'_, D> {
     fn fill(&mut self, most: usize) -> Result<(), Refusal> {
+        if let Some(spooled) = &mut self.spooled {
+            spooled.next(&mut self.begun)?;
+            if !self.begun.is_empty() {
+                return Ok(());
+            }
+            self.spooled = None;
+        }
         self.session.read_piece(self.core, &mut self.begun, most)?;
         self.bytes += self.begun.len() as u64;
         if let Some(form) = &mut self.form {

@@ -36,7 +36,7 @@ use crate::dialect::endpoint::{Endpoint, ModelPlace};
 use crate::dialect::live;
 use crate::dialect::path::{self, PathError};
 use crate::dialect::refusal::Refusal;
-use crate::failure::Failure;
+use crate::failure::{Failure, Unstored};
 use crate::metrics::{Gauge, Metrics};
 use crate::route::channel::Destination;
 use crate::route::plan::{self, Need, RouteError, Target};
@@ -49,9 +49,9 @@ use crate::wire::websocket::{self, HandshakeError};
 pub use api::{Api, ApiRequest};
 pub use attempt::UpHeaders;
 use incoming::{Incoming, Load};
-pub use incoming::{Source, SourceBroken};
+pub use incoming::{Source, SourceBroken, Spool};
 pub use note::{Note, RequestId};
-pub use office::{Desk, Unanswered, Work};
+pub use office::{Desk, Unanswered, Work, through};
 pub use session::{Arrival, Session, turned_away};
 pub use settlement::Books;
 
@@ -92,6 +92,8 @@ pub trait Upstream {
     fn pause(&mut self, pause: Duration);
     /// Has work done that would block a worker, and waits until it is. See [`office::ask`].
     fn consult(&mut self, desk: Desk, work: Work) -> Result<(), Unanswered>;
+    /// A place on disk for bytes that memory should not hold. It is empty, and goes when dropped.
+    fn spool(&mut self) -> Result<Box<dyn Spool>, Unstored>;
     /// Makes one attempt: sends the request and waits for the head of the reply.
     fn call(&mut self, call: &Call<'_>) -> Result<Self::Reply, Failure>;
 }
@@ -311,7 +313,7 @@ macro_rules! refused_by {
     };
 }
 
-refused_by!(Refusal, PathError, AskError, FormError, HandshakeError, CodingError);
+refused_by!(Refusal, PathError, AskError, FormError, HandshakeError, CodingError, Unstored);
 
 /// Serves the next request of a connection. Every exit passes through the note, which records
 /// itself when it is dropped, also while a panic unwinds.

@@ -4,13 +4,13 @@
 //! restored in place; the rest follows piece by piece.
 
 use super::attempt::Plan;
-use super::incoming::Load;
+use super::incoming::{Begun, Load};
 use super::note::Note;
 use super::session::Session;
 use super::upload::Upload;
 use super::{Core, Downstream, Ended, Upstream, packed};
 use crate::dialect::Dialect;
-use crate::dialect::ask::{self, AskError};
+use crate::dialect::ask::AskError;
 use crate::dialect::path::{PathError, Route};
 use crate::dialect::refusal::Refusal;
 use crate::dialect::resource::{self, Call};
@@ -76,7 +76,7 @@ pub(super) fn answer<D: Downstream, U: Upstream>(
         Load::Held(body)
     } else {
         session.open_body(head, bytes_max)?;
-        Load::Coming { begun: Vec::new(), length: length_of(head), form: None }
+        Load::Coming { begun: Begun::default(), length: length_of(head), form: None }
     };
     super::carry(core, snapshot, session, up, head, &plan, load, note)
 }
@@ -96,23 +96,10 @@ pub(super) fn form<D: Downstream, U: Upstream>(
     let content_type = head.headers.get("content-type").unwrap_or_default();
     let mut scanner = Scanner::new(multipart::boundary(content_type)?);
     session.open_body(head, snapshot.limits.upload_bytes_max)?;
-    let mut held = core.metrics.clone().hold(Gauge::HeldBytes, 0);
-    let mut begun = Vec::new();
-    while scanner.model().is_none() && !session.has_read_body() {
-        let from = begun.len();
-        session.read_piece(core, &mut begun, limits::RELAY_BYTES)?;
-        scanner.feed(&begun[from..])?;
-        held.grow(begun.capacity() as i64 - held.by());
-        if begun.len() as u64 > snapshot.limits.body_bytes_max {
-            return Err(AskError::ModelTooFar.into());
-        }
-        if core.metrics.level(Gauge::HeldBytes) > snapshot.limits.held_bytes_max as i64 {
-            return Err(Refusal::overloaded().into());
-        }
-    }
-    let place = scanner.model().map(|range| range.start as usize..range.end as usize);
+    let mut begun = find_model(core, snapshot, session, up, &mut scanner)?;
+    let place = scanner.model();
     let asked = match &place {
-        Some(place) => ask::plain_name(&begun[place.clone()])?,
+        Some(place) => begun.name(place)?,
         None => String::new(),
     };
     let scope = route.scope.as_deref().and_then(|name| snapshot.provider_named(name));
@@ -125,9 +112,9 @@ pub(super) fn form<D: Downstream, U: Upstream>(
     let destination = super::admit(snapshot, user, &target, route.endpoint)?;
     let mut length = length_of(head);
     if let Some(place) = place {
-        let served = target.model_served.as_bytes();
-        length = length.map(|length| length - place.len() as u64 + served.len() as u64);
-        begun.splice(place, served.iter().copied());
+        let served = target.model_served;
+        length = length.map(|length| length - (place.end - place.start) + served.len() as u64);
+        begun.rename(place, served);
     }
     let provider = &snapshot.providers[target.provider];
     let query = &route.query.rest;
@@ -141,6 +128,38 @@ pub(super) fn form<D: Downstream, U: Upstream>(
     let plan = Plan::plain(provider, destination, head, route.endpoint, &target, url, core.turn());
     let load = Load::Coming { begun, length, form: Some(scanner) };
     super::carry(core, snapshot, session, up, head, &plan, load, note)
+}
+
+/// Reads a form as far as its model, or to its end. What is long goes to the disk meanwhile.
+fn find_model<D: Downstream, U: Upstream>(
+    core: &Core,
+    snapshot: &Snapshot,
+    session: &mut Session<D>,
+    up: &mut U,
+    scanner: &mut Scanner,
+) -> Result<Begun, Ended> {
+    let mut held = core.metrics.clone().hold(Gauge::HeldBytes, 0);
+    let mut begun = Begun::default();
+    while scanner.model().is_none() && !session.has_read_body() {
+        let from = begun.bytes.len();
+        session.read_piece(core, &mut begun.bytes, limits::RELAY_BYTES)?;
+        scanner.feed(&begun.bytes[from..])?;
+        held.grow(begun.bytes.capacity() as i64 - held.by());
+        if core.metrics.level(Gauge::HeldBytes) > snapshot.limits.held_bytes_max as i64 {
+            return Err(Refusal::overloaded().into());
+        }
+        let most = match begun.is_spooled() {
+            true => limits::SPOOL_PIECE_BYTES,
+            false => limits::FORM_HELD_BYTES_MAX,
+        };
+        if begun.bytes.len() > most {
+            begun.lay_aside(|| up.spool())?;
+        }
+    }
+    if begun.is_spooled() {
+        begun.lay_aside(|| up.spool())?;
+    }
+    Ok(begun)
 }
 
 /// The target of a request in whose body the model is optional and absent.

@@ -73,9 +73,17 @@ pub fn ask<U: Upstream, T: Send + 'static>(
     desk: Desk,
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, Unanswered> {
+    through(|work| up.consult(desk, work), work)
+}
+
+/// The same, by another way to a desk.
+pub fn through<T: Send + 'static>(
+    consult: impl FnOnce(Work) -> Result<(), Unanswered>,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, Unanswered> {
     let answer = Arc::new(Mutex::new(None));
     let slot = answer.clone();
-    up.consult(desk, Box::new(move || *slot.lock() = Some(work())))?;
+    consult(Box::new(move || *slot.lock() = Some(work())))?;
     let answer = answer.lock().take();
     answer.ok_or(Unanswered::Failed)
 }

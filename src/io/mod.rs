@@ -5,6 +5,7 @@ pub mod http;
 pub mod listener;
 pub mod office;
 pub mod resolver;
+pub mod spool;
 pub mod tls;
 pub mod transport;
 pub mod upstream;

@@ -12,10 +12,11 @@ pub(super) use dial::now;
 use parking_lot::Mutex;
 
 use crate::dialect::echo;
-use crate::exchange::{Call, Desk, Pipe, Reply, Unanswered, Upstream, Work};
-use crate::failure::{Cause, Failure, Phase, Sent};
+use crate::exchange::{Call, Desk, Pipe, Reply, Spool, Unanswered, Upstream, Work};
+use crate::failure::{Cause, Failure, Phase, Sent, Unstored};
 use crate::io::http::{self, Address, Incoming};
 use crate::io::office::Office;
+use crate::io::spool;
 use crate::io::transport::{Opener, Pool, Pooled};
 use crate::io::watch::Watch;
 use crate::io::worker::{self, Peek, Timer};
@@ -113,6 +114,10 @@ impl Upstream for Caller {
 
     fn consult(&mut self, desk: Desk, work: Work) -> Result<(), Unanswered> {
         self.office.wait(self.worker, desk, work)
+    }
+
+    fn spool(&mut self) -> Result<Box<dyn Spool>, Unstored> {
+        spool::open(self.office.clone(), self.worker)
     }
 
     fn call(&mut self, call: &Call<'_>) -> Result<Answer, Failure> {

@@ -13,9 +13,9 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::exchange::{
-    Call, Clock, Core, Desk, Downstream, Pipe, Reply, Stop, Unanswered, Upstream, Work,
+    Call, Clock, Core, Desk, Downstream, Pipe, Reply, Spool, Stop, Unanswered, Upstream, Work,
 };
-use crate::failure::{Cause, Failure};
+use crate::failure::{Cause, Failure, Unstored};
 use crate::limits;
 use crate::metrics::{Gauge, Held};
 use crate::testing::prng::Prng;
@@ -406,6 +406,10 @@ impl Upstream for SimUpstream {
         Ok(())
     }
 
+    fn spool(&mut self) -> Result<Box<dyn Spool>, Unstored> {
+        Ok(Box::new(SimSpool(Vec::new())))
+    }
+
     fn call(&mut self, call: &Call<'_>) -> Result<SimReply, Failure> {
         let guard = self.core.metrics.clone().hold(Gauge::UpstreamInFlight, 1);
         let mut headers = Vec::new();
@@ -437,6 +441,20 @@ impl Upstream for SimUpstream {
                 _guard: guard,
             }),
         }
+    }
+}
+
+/// A disk in memory.
+struct SimSpool(Vec<u8>);
+
+impl Spool for SimSpool {
+    fn append(&mut self, bytes: Vec<u8>) -> Result<(), Unstored> {
+        self.0.extend(bytes);
+        Ok(())
+    }
+
+    fn read(&mut self, at: u64, count: usize) -> Result<Vec<u8>, Unstored> {
+        Ok(self.0[at as usize..at as usize + count].to_vec())
     }
 }
 

@@ -1,0 +1,133 @@
+//! Bytes on disk that memory should not hold: forms whose model comes behind their file.
+//!
+//! A file without a name in the data folder, which goes with its last descriptor, also when the
+//! process is killed. Threads of the office write and read it.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use crate::exchange::{Desk, Spool, Unanswered, through};
+use crate::failure::Unstored;
+use crate::io::office::Office;
+use crate::limits;
+
+static FOLDER: OnceLock<PathBuf> = OnceLock::new();
+static OPEN: AtomicUsize = AtomicUsize::new(0);
+
+/// Says where the files are. The first word counts.
+pub fn lie_in(folder: &Path) {
+    let _ = FOLDER.set(folder.to_owned());
+}
+
+/// Opens an empty one for a coroutine of `worker`.
+pub fn open(office: Arc<Office>, worker: usize) -> Result<Box<dyn Spool>, Unstored> {
+    let open = Open::new().ok_or(Unstored::Busy)?;
+    let folder = FOLDER.get().ok_or(Unstored::Failed)?;
+    let file = ask(&office, worker, || create(folder))?;
+    Ok(Box::new(Disk { office, worker, file: Arc::new(file), length: 0, _open: open }))
+}
+
+/// A file that has no name, or loses it at once where the file system knows no such thing.
+fn create(folder: &Path) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).mode(0o600);
+    let nameless = rustix::fs::OFlags::TMPFILE.bits() as i32;
+    options.clone().custom_flags(nameless).open(folder).or_else(|_| {
+        let path =
+            folder.join(format!("spool-{}-{:?}", std::process::id(), rustix::thread::gettid()));
+        let file = options.create_new(true).open(&path)?;
+        std::fs::remove_file(&path)?;
+        Ok(file)
+    })
+}
+
+/// Has a piece of work with the file done.
+fn ask<T: Send + 'static>(
+    office: &Office,
+    worker: usize,
+    work: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> Result<T, Unstored> {
+    let answer = through(|work| office.wait(worker, Desk::Files, work), work);
+    match answer {
+        Ok(Ok(done)) => Ok(done),
+        Ok(Err(error)) => {
+            log::warn!(target: "gproxy::spool", "cannot lay a form aside: {error}");
+            Err(Unstored::Failed)
+        }
+        Err(Unanswered::Full) => Err(Unstored::Busy),
+        Err(Unanswered::Late | Unanswered::Failed) => Err(Unstored::Failed),
+    }
+}
+
+struct Disk {
+    office: Arc<Office>,
+    worker: usize,
+    file: Arc<File>,
+    length: u64,
+    _open: Open,
+}
+
+impl Spool for Disk {
+    fn append(&mut self, bytes: Vec<u8>) -> Result<(), Unstored> {
+        let (file, at) = (self.file.clone(), self.length);
+        self.length += bytes.len() as u64;
+        ask(&self.office, self.worker, move || file.write_all_at(&bytes, at))
+    }
+
+    fn read(&mut self, at: u64, count: usize) -> Result<Vec<u8>, Unstored> {
+        let file = self.file.clone();
+        ask(&self.office, self.worker, move || {
+            let mut bytes = vec![0; count];
+            file.read_exact_at(&mut bytes, at)?;
+            Ok(bytes)
+        })
+    }
+}
+
+/// Counts the open ones.
+struct Open;
+
+impl Open {
+    fn new() -> Option<Open> {
+        let open = Open;
+        let before = OPEN.fetch_add(1, Ordering::Relaxed);
+        (before < limits::SPOOLS_MAX).then_some(open)
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        OPEN.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn so_many_are_open_at_once_and_no_more() {
+        let mut open: Vec<_> = std::iter::from_fn(Open::new).collect();
+        assert_eq!(open.len(), limits::SPOOLS_MAX);
+        assert!(Open::new().is_none());
+        open.pop();
+        assert!(Open::new().is_some());
+    }
+
+    #[test]
+    fn a_file_has_no_name_and_keeps_its_bytes() {
+        let folder = std::env::temp_dir();
+        let file = create(&folder).expect("a folder to write to");
+        file.write_all_at(b"bytes", 3).expect("room");
+        let mut bytes = [0; 5];
+        file.read_exact_at(&mut bytes, 3).expect("they are there");
+        assert_eq!(&bytes, b"bytes");
+        let links = rustix::fs::fstat(&file).expect("it is open").st_nlink;
+        assert_eq!(links, 0);
+        assert!(create(&folder.join("nothing/here")).is_err());
+    }
+}
