@@ -76,6 +76,34 @@ pub const POOL_PER_ORIGIN_MAX: usize = 512;
 /// of an answer, within this time.
 pub const STALE_RETRY_MS_MAX: u64 = 250;
 
+/// Default of `limits.attempts_max`: credentials and targets that one request is sent to.
+pub const ATTEMPTS_MAX: usize = 4;
+/// The most that `limits.attempts_max` may be.
+pub const ATTEMPTS_MAX_MAX: usize = 16;
+/// What one alias can stand for.
+pub const TARGETS_MAX: usize = 16;
+/// No further attempt begins later than this after the first, unless `timeouts.total_ms` says so.
+pub const RETRY_MS_MAX: u64 = 120_000;
+/// An upstream's error up to this size is read whole, so that it can be kept while another
+/// credential is asked; a longer one is passed on at once.
+pub const ERROR_HELD_BYTES_MAX: usize = 64 * 1024;
+/// A credential that an upstream failed on rests so long at first, and twice as long each time.
+pub const BACKOFF_MS: i64 = 1_000;
+/// The ceiling of that.
+pub const BACKOFF_MS_MAX: i64 = 60_000;
+/// The shortest rest that an upstream can ask for.
+pub const COOLDOWN_MS_MIN: i64 = 250;
+/// The longest rest of a credential, whatever an upstream asks for; then one call is tried.
+pub const COOLDOWN_MS_MAX: i64 = 600_000;
+/// Open circuits of one credential: its own, and those of its models.
+pub const CIRCUITS_MAX: usize = 64;
+/// Beginnings of prompts whose credentials are remembered, for `cache_affinity`.
+pub const AFFINITY_MAX: usize = 4_096;
+/// How long one is, as long as vendors keep their caches.
+pub const AFFINITY_MS_MAX: i64 = 300_000;
+/// Credentials and providers whose health is kept; of further ones nothing is.
+pub const SEATS_MAX: usize = 65_536;
+
 /// Usage rows that wait for the disk, or whose requests are under way; past it 503.
 pub const LEDGER_ROWS_MAX: usize = 8_192;
 /// A request body of the administration interface; longer is 413.

@@ -84,6 +84,10 @@ pub enum Count {
     UsageUnpriced,
     /// Counts of tokens that were estimated here.
     TokensEstimated,
+    /// Times that a credential was told to rest.
+    CredentialsCooled,
+    /// Times that a credential was taken out of its pool.
+    CredentialsDisabled,
     /// Log lines that were dropped since the log could not keep up.
     LogLinesDropped,
 }
@@ -142,7 +146,7 @@ struct Histogram {
     sum_ms: AtomicU64,
 }
 
-const COUNTS: [(Count, &str, &str); 14] = [
+const COUNTS: [(Count, &str, &str); 16] = [
     (Count::Accepted, "gproxy_connections_accepted_total", "Connections accepted."),
     (Count::ConnectionsRefused, "gproxy_connections_refused_total", "Connections over the limit."),
     (Count::Requests, "gproxy_requests_total", "Requests begun."),
@@ -156,6 +160,8 @@ const COUNTS: [(Count, &str, &str); 14] = [
     (Count::UsageRows, "gproxy_usage_rows_total", "Usage rows recorded."),
     (Count::UsageUnpriced, "gproxy_usage_unpriced_total", "Usage rows of models without a price."),
     (Count::TokensEstimated, "gproxy_tokens_estimated_total", "Counts of tokens estimated here."),
+    (Count::CredentialsCooled, "gproxy_credentials_cooled_total", "Rests of credentials begun."),
+    (Count::CredentialsDisabled, "gproxy_credentials_disabled_total", "Credentials disabled."),
     (Count::LogLinesDropped, "gproxy_log_lines_dropped_total", "Log lines dropped."),
 ];
 

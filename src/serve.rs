@@ -124,12 +124,13 @@ pub fn run(loaded: Loaded, source: FileSource, master: Option<&Secret>) -> Resul
         api::boot(loaded, &source, master, RealClock.unix_ms()).map_err(ServeError::Boot)?;
     booted.warnings.iter().for_each(|warning| log::warn!(target: "gproxy", "{warning}"));
     announce(&booted.made)?;
-    let Booted { snapshot, accounts, base, .. } = booted;
+    let Booted { snapshot, accounts, base, statuses, .. } = booted;
     let ledger = base.ledger.clone();
     let rows = snapshot.logging.enable_usage.then(|| ledger.clone());
     let books = Arc::new(Books { ledger: rows, accounts });
     let core = Core::new(snapshot, Box::new(RealClock), u64::from_be_bytes(seed));
     let core = Arc::new(core.with_books(books.clone()));
+    core.pool.restore(statuses);
     let folder = PathBuf::from(&settings.data_dir);
     spool::lie_in(&folder);
     let interface = Interface::new(core.clone(), books, base, folder, Box::new(source));

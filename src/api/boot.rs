@@ -15,6 +15,7 @@ use crate::config::{ConfigError, Loaded, Settings, declared};
 use crate::ledger::accounts::Accounts;
 use crate::ledger::entities::{Change, Edit, Record};
 use crate::ledger::{Ledger, LedgerError};
+use crate::route::health::Circuit;
 use crate::route::snapshot::Snapshot;
 use crate::secret::{Digest, Secret};
 
@@ -32,6 +33,8 @@ pub struct Booted {
     pub made: Option<(String, Secret)>,
     /// What the interface stands on.
     pub base: Base,
+    /// What was known of credentials.
+    pub statuses: Vec<(String, Circuit)>,
 }
 
 /// What the interface stands on.
@@ -81,7 +84,7 @@ pub fn boot(
     now_ms: i64,
 ) -> Result<Booted, BootError> {
     let settings = loaded.settings.clone();
-    let (ledger, accounts, mut state) = open(&loaded, now_ms)?;
+    let (ledger, accounts, mut state, statuses) = open(&loaded, now_ms)?;
     state.text = source.read().map_err(|error| BootError::Config(vec![error]))?;
     let sealer = sealer(master)?;
     let mut warnings = Vec::new();
@@ -104,10 +107,13 @@ pub fn boot(
     warnings.extend(both.warnings);
     let (ledger, snapshot) = (Arc::new(ledger), both.snapshot);
     let base = Base { ledger, state, settings, sealer };
-    Ok(Booted { snapshot, accounts, warnings, made, base })
+    Ok(Booted { snapshot, accounts, warnings, made, base, statuses })
 }
 
-fn open(loaded: &Loaded, now_ms: i64) -> Result<(Ledger, Accounts, State), BootError> {
+/// The books, the accounts, what was made at run time, and what was known of credentials.
+type Opened = (Ledger, Accounts, State, Vec<(String, Circuit)>);
+
+fn open(loaded: &Loaded, now_ms: i64) -> Result<Opened, BootError> {
     let users = loaded.snapshot.users.iter();
     let users: Vec<(&str, i64)> = users.map(|user| (user.name.as_str(), user.cost_used)).collect();
     let folder = Path::new(&loaded.settings.data_dir);
@@ -117,7 +123,8 @@ fn open(loaded: &Loaded, now_ms: i64) -> Result<(Ledger, Accounts, State), BootE
     let kept = kept.ok_or_else(|| BootError::Other("a row of the database is no object".into()))?;
     let top_ups = opening.top_ups.clone();
     let state = State { text: String::new(), declared: Vec::new(), kept, top_ups };
-    Ok((ledger, Accounts::new(opening), state))
+    let statuses = std::mem::take(&mut opening.statuses);
+    Ok((ledger, Accounts::new(opening), state, statuses))
 }
 
 fn sealer(master: Option<&Secret>) -> Result<Option<Sealer>, BootError> {
@@ -240,7 +247,7 @@ fn make_admin(
 /// Gives a locked-out operator a new key: of the administrator of the file or of the database, or
 /// of one that is made. `loaded`: the file alone.
 pub fn reset_admin(loaded: &Loaded, now_ms: i64) -> Result<(String, Secret), BootError> {
-    let (ledger, _, mut state) = open(loaded, now_ms)?;
+    let (ledger, _, mut state, _) = open(loaded, now_ms)?;
     let mut declared = loaded.snapshot.users.iter();
     let declared = declared.find(|user| user.enabled && user.is_admin);
     let is_admin = |row: &&mut Kept| {

@@ -7,7 +7,7 @@ use std::io::{self, Write};
 use crate::config::{Loaded, Settings};
 use crate::dialect::endpoint::ENDPOINTS;
 use crate::dialect::path::Collection;
-use crate::route::snapshot::{Provider, Snapshot, User};
+use crate::route::snapshot::{AliasTarget, Provider, Snapshot, User};
 
 /// Writes everything.
 pub fn write(loaded: &Loaded, out: &mut dyn Write) -> io::Result<()> {
@@ -22,9 +22,17 @@ pub fn write(loaded: &Loaded, out: &mut dyn Write) -> io::Result<()> {
         writeln!(out)?;
     }
     for (name, alias) in aliases {
-        let provider = &snapshot.providers[alias.provider].name;
         let state = state(alias.enabled);
-        writeln!(out, "alias {name} is {provider}/{}{state}", alias.model_id)?;
+        let provider = |at: usize| &snapshot.providers[at].name;
+        if alias.targets.is_empty() {
+            let (provider, model) = (provider(alias.provider), &alias.model_id);
+            writeln!(out, "alias {name} is {provider}/{model}{state}")?;
+            continue;
+        }
+        writeln!(out, "alias {name}{state} is the first that serves of")?;
+        for AliasTarget { provider: at, model_id, weight, tier } in &alias.targets {
+            writeln!(out, "  {}/{model_id}, tier {tier}, weight {weight}", provider(*at))?;
+        }
     }
     for user in &snapshot.users {
         writeln!(out)?;

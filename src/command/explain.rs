@@ -15,7 +15,7 @@ use crate::dialect::path::{self, PathError, Route};
 use crate::dialect::refusal::Refusal;
 use crate::dialect::{Dialect, models, resource};
 use crate::route::listing;
-use crate::route::plan::{self, Chosen, Need, Target};
+use crate::route::plan::{self, Chosen, Need, RouteError, Target};
 use crate::route::snapshot::Snapshot;
 use crate::secret::Secret;
 use crate::wire::WireError;
@@ -155,10 +155,11 @@ fn decide(
     decision.fact("stream", ask.stream);
 
     let about = |error| Refusal::from(error).about_model(asked);
-    let target = plan::resolve(snapshot, scope, asked).map_err(about)?;
+    let first = plan::resolve(snapshot, scope, asked).map_err(about)?;
+    let dialect = route.endpoint.dialect;
+    let target = first_of(snapshot, user, scope, asked, dialect, decision).unwrap_or(first);
     note_target(snapshot, &target, decision);
-    let place = plan::admit(snapshot, user, &target, route.endpoint.dialect);
-    let place = place.map_err(about)?;
+    let place = plan::admit(snapshot, user, &target, dialect).map_err(about)?;
     let permitted = target.permission_name;
     decision.step("permission", format!("{permitted:?} is permitted to {name:?}"));
 
@@ -168,8 +169,7 @@ fn decide(
         decision.step("upstream", "none: the channel echo answers by itself".to_owned());
         return Ok(());
     }
-    let rest = &route.query.rest;
-    let served = target.model_served;
+    let (rest, served) = (&route.query.rest, target.model_served);
     let url = place.url(route.endpoint, route.version, served, route.collection, rest);
     let with = match (place.auth.header(), provider.credentials.len()) {
         (Some((header, _)), 1..) => format!(" with a credential in `{header}`"),
@@ -230,6 +230,40 @@ fn choose(
         }
         Chosen::Several(providers) => Err(Refusal::which_provider(providers.into_iter().map(name))),
     }
+}
+
+/// The target of an alias that would be asked first, of several. The first turn is shown.
+fn first_of<'t>(
+    snapshot: &'t Snapshot,
+    user: usize,
+    scope: Option<usize>,
+    asked: &'t str,
+    dialect: Dialect,
+    decision: &mut Decision,
+) -> Option<Target<'t>> {
+    let targets = plan::targets(snapshot, scope, asked, |_| 0);
+    let mut first = None;
+    let mut facts = Vec::new();
+    for target in targets {
+        let provider = &snapshot.providers[target.provider].name;
+        let name = format!("{provider}/{}", target.model_served);
+        let found = plan::admit(snapshot, user, &target, dialect);
+        let says = match found {
+            Ok(_) if first.is_none() => "is asked first",
+            Ok(_) => "is asked when those before it fail",
+            Err(RouteError::Forbidden) => "is skipped: not permitted",
+            Err(_) => "is skipped: it does not speak the dialect",
+        };
+        decision.step("target", format!("{name} {says}"));
+        facts.push(json!({ "target": name, "asked": found.is_ok() }));
+        if found.is_ok() {
+            first.get_or_insert(target);
+        }
+    }
+    if !facts.is_empty() {
+        decision.fact("targets", facts);
+    }
+    first
 }
 
 /// A body that names another model than the path is found when it is rewritten.

@@ -215,6 +215,7 @@ pub(super) fn read_limits(root: &mut Table<'_>, report: &mut Report<'_>) -> Limi
         event_bytes_max: limits::EVENT_BYTES_MAX,
         connections_max: limits::CONNECTIONS_MAX,
         in_flight_max: limits::IN_FLIGHT_MAX,
+        attempts_max: limits::ATTEMPTS_MAX,
     };
     let Some(mut table) = root.table(report, "limits") else { return limits };
     let size = |default: usize| default as u64;
@@ -223,6 +224,9 @@ pub(super) fn read_limits(root: &mut Table<'_>, report: &mut Report<'_>) -> Limi
     let event = read("event_bytes_max", 4 * KIB, GIB, size(limits.event_bytes_max));
     let connections = read("connections_max", 1, 10_000_000, size(limits.connections_max));
     let in_flight = read("in_flight_max", 1, 10_000_000, size(limits.in_flight_max));
+    let attempts =
+        read("attempts_max", 1, size(limits::ATTEMPTS_MAX_MAX), size(limits.attempts_max));
+    limits.attempts_max = attempts as usize;
     limits.body_bytes_max = read("body_bytes_max", 64, 64 * GIB, limits.body_bytes_max);
     limits.upload_bytes_max = read("upload_bytes_max", KIB, 1024 * GIB, limits.upload_bytes_max);
     limits.held_bytes_max = read("held_bytes_max", 64 * KIB, 1024 * GIB, limits.held_bytes_max);

@@ -16,7 +16,10 @@ use crate::money;
 use crate::route::channel::{self, CHANNELS, Channel, Dialects, cloud};
 use crate::route::glob::Glob;
 use crate::route::price::{PriceRow, Tier};
-use crate::route::snapshot::{Alias, Credential, Model, Provider, Timeouts};
+use crate::route::rate::{MINUTE_MS, RateLimit};
+use crate::route::snapshot::{
+    Alias, AliasTarget, Credential, Model, NO_PLACE, Provider, Strategy, Timeouts,
+};
 
 /// What a provider inherits.
 pub(super) struct Defaults {
@@ -113,13 +116,9 @@ fn read_provider(
     let credentials = read_credentials(&mut table, report, sources, enabled);
     let known_channel = channel.unwrap_or_else(custom);
     if known_channel.needs_credential && enabled && credentials.is_empty() {
-        report.error(
-            &table.place_of(report, "credentials"),
-            format!(
-                "the channel {} needs one; write credentials = [{{ api_key = \"env:NAME\" }}]",
-                known_channel.name
-            ),
-        );
+        let place = table.place_of(report, "credentials");
+        let write = "write credentials = [{ api_key = \"env:NAME\" }]";
+        report.error(&place, format!("the channel {} needs one; {write}", known_channel.name));
     }
     let place = table.place_of(report, "settings");
     let settings = table.table(report, "settings");
@@ -132,6 +131,8 @@ fn read_provider(
         base_url: known_channel.base_url.unwrap_or_default().to_owned(),
         destinations: [const { None }; Dialect::ALL.len()],
         credentials: credentials.into_iter().flatten().collect(),
+        strategy: Strategy::default(),
+        place: NO_PLACE,
         models: BTreeMap::new(),
         price_patterns: Vec::new(),
         include_usage: true,
@@ -210,10 +211,27 @@ fn read_credentials(
             .filter(|written| enabled || !written.value.starts_with("env:"))
             .and_then(|written| sources.secret(report, &written));
         let weight = table.number_or(report, "weight", 1..=1_000_000, 1) as u32;
+        let ceilings = read_ceilings(&mut table, report);
         table.finish(report);
-        credentials.push(api_key.map(|api_key| Credential { api_key, weight }));
+        let place = NO_PLACE;
+        credentials.push(api_key.map(|api_key| Credential { api_key, weight, ceilings, place }));
     }
     credentials
+}
+
+/// How much may pass through a credential; `None`: as much as comes.
+fn read_ceilings(table: &mut Table<'_>, report: &mut Report<'_>) -> Option<RateLimit> {
+    let mut ceiling = |key| Some(table.number(report, key, 1..=1_000_000_000_000)?.value);
+    let rule = RateLimit {
+        pattern: Glob::any(),
+        rpm: ceiling("rpm"),
+        rpd: None,
+        total_tokens: ceiling("tpm"),
+        window_ms: MINUTE_MS,
+        in_flight: ceiling("in_flight"),
+    };
+    let is_any = rule.rpm.is_some() || rule.total_tokens.is_some() || rule.in_flight.is_some();
+    is_any.then_some(rule)
 }
 
 /// Whether one was written.
@@ -285,6 +303,12 @@ fn read_settings(
             text => url(report, text, &place, Use::Proxy),
         };
     }
+    let strategy =
+        choice(settings, report, "rotation_strategy", &Strategy::ALL.map(Strategy::name));
+    if let Some(At { value, .. }) = strategy {
+        let named = Strategy::ALL.into_iter().find(|strategy| strategy.name() == value);
+        provider.strategy = named.unwrap_or_default();
+    }
     provider.include_usage = settings.flag(report, "include_usage", true);
     provider.passthrough = settings.flag(report, "passthrough", false);
     for At { value, place } in settings.texts(report, "forward_headers") {
@@ -347,11 +371,9 @@ fn check_header(name: &str) -> Result<String, &'static str> {
 /// Settings that are checked now and take effect later.
 fn read_later_settings(settings: &mut Table<'_>, report: &mut Report<'_>) {
     let mut differing = Vec::new();
-    for (key, choices) in [
-        ("models", &["static", "upstream", "both"][..]),
-        ("rotation_strategy", &["round_robin", "sticky", "least_in_flight", "cache_affinity"]),
-        ("on_abort", &["cancel", "drain"]),
-    ] {
+    for (key, choices) in
+        [("models", &["static", "upstream", "both"][..]), ("on_abort", &["cancel", "drain"])]
+    {
         if let Some(chosen) = choice(settings, report, key, choices)
             && chosen.value != choices[0]
         {
@@ -508,10 +530,11 @@ pub(super) fn read_aliases(
     let (mut aliases, mut seen) = (Vec::new(), Names::new());
     for mut table in root.tables(report, "model_aliases") {
         let alias = table.required(report, "alias");
-        let provider_name = table.required(report, "provider_name");
-        let provider =
-            provider_name.as_ref().and_then(|name| declared(report, names, "provider", name));
-        let model_id = table.required(report, "model_id");
+        let targets = read_targets(&mut table, report, names);
+        let one = match targets.is_empty() {
+            true => read_target(&mut table, report, names),
+            false => targets.first().map(|target| (target.provider, target.model_id.clone())),
+        };
         let enabled = table.flag(report, "enabled", true);
         table.finish(report);
         let Some(At { value: alias, place }) = alias else { continue };
@@ -519,12 +542,47 @@ pub(super) fn read_aliases(
             continue;
         }
         declare(report, &mut seen, alias, &place, 0);
-        if let (Some(provider), Some(At { value: model_id, place })) = (provider, model_id)
-            && check_model_name(report, model_id, &place)
-        {
-            let model_id = model_id.to_owned();
-            aliases.push((alias.to_owned(), Alias { provider, model_id, enabled }));
+        if let Some((provider, model_id)) = one {
+            let place = NO_PLACE;
+            let row = Alias { provider, model_id, enabled, targets, place };
+            aliases.push((alias.to_owned(), row));
         }
     }
     aliases
+}
+
+/// A provider and its name for a model; `None` was reported.
+fn read_target(
+    table: &mut Table<'_>,
+    report: &mut Report<'_>,
+    names: &Names,
+) -> Option<(usize, String)> {
+    let provider_name = table.required(report, "provider_name");
+    let provider =
+        provider_name.as_ref().and_then(|name| declared(report, names, "provider", name));
+    let At { value, place } = table.required(report, "model_id")?;
+    check_model_name(report, value, &place).then(|| Some((provider?, value.to_owned())))?
+}
+
+/// The targets of an alias that has several, by tier.
+fn read_targets(table: &mut Table<'_>, report: &mut Report<'_>, names: &Names) -> Vec<AliasTarget> {
+    let place = table.place_of(report, "targets");
+    let mut targets = Vec::new();
+    let was_written = table.holds("targets");
+    for mut target in table.tables(report, "targets") {
+        let found = read_target(&mut target, report, names);
+        let weight = target.number_or(report, "weight", 1..=1_000_000, 1) as u32;
+        let tier = target.number_or(report, "tier", 1..=1_000, 1) as u32;
+        target.finish(report);
+        let row = |(provider, model_id)| AliasTarget { provider, model_id, weight, tier };
+        targets.extend(found.map(row));
+    }
+    if was_written && (targets.is_empty() || targets.len() > limits::TARGETS_MAX) {
+        report.error(&place, format!("must name 1 to {} targets", limits::TARGETS_MAX));
+    }
+    if was_written && (table.holds("provider_name") || table.holds("model_id")) {
+        report.error(&place, "stands in the place of provider_name and model_id; write either");
+    }
+    targets.sort_by_key(|target| target.tier);
+    targets
 }

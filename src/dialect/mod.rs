@@ -13,6 +13,7 @@ pub mod path;
 pub mod refusal;
 pub mod resource;
 pub mod rewrite;
+pub mod trouble;
 pub mod usage;
 
 /// A family of request, stream and error shapes that an upstream can speak.

@@ -36,6 +36,20 @@ pub struct Usage {
     pub tool_calls: u64,
 }
 
+impl Usage {
+    /// All tokens, in and out.
+    pub fn tokens(&self) -> u64 {
+        let tokens = [
+            self.input_tokens,
+            self.cache_read_input_tokens,
+            self.cache_creation_input_tokens_5min,
+            self.cache_creation_input_tokens_1h,
+            self.output_tokens,
+        ];
+        tokens.into_iter().fold(0, u64::saturating_add)
+    }
+}
+
 /// How a vendor served a call, by its own word.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ServiceTier {

@@ -1,19 +1,26 @@
 //! From a decision to a reply: what goes up, and the only retry loop of the program.
 
+use std::time::Duration;
+
+use super::answer::Answer;
 use super::note::Note;
+use super::pool::{self, Search, Seat};
 use super::upload::Upload;
-use super::{Call, Core, Ended, Source, Upstream};
+use super::{Call, Core, Ended, Reply, Source, Upstream};
 use crate::dialect::ask::{Ask, AskError};
 use crate::dialect::endpoint::{Endpoint, ModelPlace};
 use crate::dialect::headers;
 use crate::dialect::path::Route;
 use crate::dialect::refusal::Refusal;
-use crate::failure::Cause;
+use crate::dialect::trouble::{self, Trouble};
+use crate::failure::{Cause, Failure};
+use crate::limits;
 use crate::metrics::Count;
 use crate::route::channel::Destination;
+use crate::route::health;
 use crate::route::plan::Target;
-use crate::route::retry;
-use crate::route::snapshot::{Credential, Provider};
+use crate::route::retry::{self, Next, Outcome};
+use crate::route::snapshot::{Credential, Provider, Snapshot};
 use crate::wire::head::Head;
 
 /// One call to an upstream, decided down to its bytes.
@@ -21,7 +28,6 @@ pub(super) struct Plan<'a> {
     pub(super) provider: &'a Provider,
     pub(super) endpoint: &'static Endpoint,
     pub(super) target: &'a Target<'a>,
-    pub(super) credential: Option<&'a Credential>,
     /// Usage in the stream was our wish: the downstream must not see it.
     pub(super) hide_usage: bool,
     /// The longest answer that was asked for, in tokens.
@@ -39,7 +45,7 @@ pub(super) struct Plan<'a> {
 }
 
 impl<'a> Plan<'a> {
-    /// Decides where the request goes. `turn` picks the credential: each in turn, by weight.
+    /// Decides where the request goes.
     pub(super) fn new(
         provider: &'a Provider,
         destination: &'a Destination,
@@ -47,7 +53,6 @@ impl<'a> Plan<'a> {
         route: &Route<'_>,
         target: &'a Target<'a>,
         ask: &Ask,
-        turn: u64,
     ) -> Plan<'a> {
         let endpoint = route.endpoint;
         let url = destination.url(
@@ -57,7 +62,7 @@ impl<'a> Plan<'a> {
             route.collection,
             &route.query.rest,
         );
-        let base = Plan::plain(provider, destination, head, endpoint, target, url, turn);
+        let base = Plan::plain(provider, destination, head, endpoint, target, url);
         let in_stream = ask.stream && endpoint.usage_option;
         let hide_usage = in_stream && provider.include_usage && !ask.wants_usage();
         Plan {
@@ -78,13 +83,11 @@ impl<'a> Plan<'a> {
         endpoint: &'static Endpoint,
         target: &'a Target<'a>,
         url: String,
-        turn: u64,
     ) -> Plan<'a> {
         Plan {
             provider,
             endpoint,
             target,
-            credential: pick(&provider.credentials, turn),
             hide_usage: false,
             output_max: None,
             upload: None,
@@ -133,17 +136,8 @@ impl<'a> Plan<'a> {
     }
 }
 
-/// The credential whose turn it is. `None`: the provider has none.
-fn pick(credentials: &[Credential], turn: u64) -> Option<&Credential> {
-    let total: u64 = credentials.iter().map(|credential| u64::from(credential.weight)).sum();
-    let mut at = turn.checked_rem(total)?;
-    credentials.iter().find(|credential| {
-        let weight = u64::from(credential.weight);
-        let found = at < weight;
-        at = at.saturating_sub(weight);
-        found
-    })
-}
+/// So many refusals of one provider are the request's fault, or all of the provider's.
+const ERRORS_MAX: usize = 2;
 
 /// The header fields that go up, written straight into whatever carries them.
 pub struct UpHeaders<'a> {
@@ -173,74 +167,210 @@ impl UpHeaders<'_> {
     }
 }
 
-/// Calls the upstream; again when that is safe.
-pub(super) fn attempt<U: Upstream>(
-    core: &Core,
+/// What was tried for one request, over all its targets.
+pub(super) struct Tries<'a, R> {
+    /// The last answer of an upstream, or the last failure while none answered.
+    last: Option<Result<Answer<'a, R>, Failure>>,
+    /// A request on a stale connection was sent once more.
+    is_repeated: bool,
+}
+
+impl<'a, R: Reply> Tries<'a, R> {
+    pub(super) fn new() -> Tries<'a, R> {
+        Tries { last: None, is_repeated: false }
+    }
+
+    /// What the downstream gets when nothing more can be tried.
+    pub(super) fn finish(self) -> Result<Answer<'a, R>, Ended> {
+        match self.last {
+            Some(Ok(answer)) => Ok(answer),
+            Some(Err(failure)) => Err(Ended::Refused(Refusal::from(failure))),
+            // Every credential is at its ceilings.
+            None => Err(Ended::Refused(Refusal::overloaded())),
+        }
+    }
+
+    fn keep(&mut self, failure: Failure) {
+        if !matches!(self.last, Some(Ok(_))) {
+            self.last = Some(Err(failure));
+        }
+    }
+}
+
+/// What one request has to send.
+#[derive(Clone, Copy)]
+pub(super) struct Sending<'b> {
+    pub(super) body: &'b [u8],
+    /// A body that is not held: what was read of it is gone.
+    pub(super) source: Option<&'b dyn Source>,
+    /// Credentials and targets that it may be sent to.
+    pub(super) attempts_max: usize,
+    /// Nobody else can be asked, so that a credential that rests is called all the same.
+    pub(super) is_last_resort: bool,
+}
+
+/// Asks the plan's provider, and nobody else.
+pub(super) fn ask<'a, U: Upstream>(
+    core: &'a Core,
+    snapshot: &Snapshot,
     up: &mut U,
-    plan: &Plan<'_>,
+    plan: &'a Plan<'a>,
     body: &[u8],
     source: Option<&dyn Source>,
     note: &mut Note,
-) -> Result<U::Reply, Ended> {
+) -> Result<Answer<'a, U::Reply>, Ended> {
+    let attempts_max = snapshot.limits.attempts_max;
+    let sending = Sending { body, source, attempts_max, is_last_resort: true };
+    let mut tries = Tries::new();
+    match attempt(core, up, plan, sending, &mut tries, note)? {
+        Some(answer) => Ok(answer),
+        None => tries.finish(),
+    }
+}
+
+/// Calls the plan's provider, with one credential after the other where that is safe. `None`:
+/// another target may be asked, and `tries` knows what this one came to.
+pub(super) fn attempt<'a, U: Upstream>(
+    core: &'a Core,
+    up: &mut U,
+    plan: &'a Plan<'a>,
+    sending: Sending<'_>,
+    tries: &mut Tries<'a, U::Reply>,
+    note: &mut Note,
+) -> Result<Option<Answer<'a, U::Reply>>, Ended> {
+    let mut search = Search::new(core, plan.provider, plan.target.model_served, sending.body);
+    search.is_last_resort = sending.is_last_resort && note.attempts == 0;
+    let (mut errors, mut again) = (0, None);
+    while again.is_some() || may_go_on(core, plan, sending, note) {
+        let stale = again.take();
+        let Some(seat) = search.seat().or_else(|| search.seat_at(stale?)) else { break };
+        let index = seat.index;
+        search.tried |= pool::bit(index);
+        search.is_last_resort = false;
+        let outcome = match one(core, up, plan, seat, sending, note) {
+            Ok(answer) if !retry::is_refused(answer.status()) || !answer.is_whole() => {
+                return Ok(Some(answer));
+            }
+            Ok(answer) => {
+                let status = answer.status();
+                errors += usize::from(matches!(status, 403 | 500..));
+                tries.last = Some(Ok(answer.at_rest()));
+                Outcome::Answered(status)
+            }
+            Err(Failure { cause: Cause::DownstreamGone, .. }) => return Err(Ended::Gone),
+            Err(failure) => {
+                tries.keep(failure);
+                Outcome::Failed(failure)
+            }
+        };
+        let next = retry::after(outcome, tries.is_repeated);
+        if next == Next::Final || sending.source.is_some() {
+            return std::mem::replace(tries, Tries::new()).finish().map(Some);
+        }
+        if next == Next::Again {
+            tries.is_repeated = true;
+            again = Some(index);
+        }
+        if errors == ERRORS_MAX {
+            break;
+        }
+    }
+    Ok(None)
+}
+
+/// Attempts and time are left.
+fn may_go_on(core: &Core, plan: &Plan<'_>, sending: Sending<'_>, note: &Note) -> bool {
+    let Some(called_at) = note.called_at else { return true };
+    let budget_ms = match plan.provider.timeouts.total_ms {
+        0 => limits::RETRY_MS_MAX,
+        total_ms => total_ms,
+    };
+    let spent = core.now().saturating_duration_since(called_at);
+    (note.attempts as usize) < sending.attempts_max && spent < Duration::from_millis(budget_ms)
+}
+
+/// One attempt, and what it teaches. The upstream's refusal is read whole.
+fn one<'a, U: Upstream>(
+    core: &'a Core,
+    up: &mut U,
+    plan: &'a Plan<'a>,
+    mut seat: Seat<'a>,
+    sending: Sending<'_>,
+    note: &mut Note,
+) -> Result<Answer<'a, U::Reply>, Failure> {
+    let result = call(core, up, plan, &seat, sending, note);
+    let result = match result {
+        Ok(reply) if !retry::is_refused(reply.status()) => {
+            note.answered_at = Some(core.now());
+            seat.learn(health::lesson_of(reply.status(), Trouble::UNSAID));
+            return Ok(Answer::live(reply, seat, plan));
+        }
+        Ok(reply) => Answer::hold(reply, plan, core.metrics.clone()),
+        Err(failure) => Err(failure),
+    };
+    note.answered_at = Some(core.now());
+    match result {
+        Ok(answer) => {
+            let now_ms = core.clock.unix_ms();
+            let served = plan.target.model_served;
+            let trouble = trouble::read(answer.headers(), answer.begun(), served, now_ms);
+            seat.learn(health::lesson_of(answer.status(), trouble));
+            Ok(answer.with(seat))
+        }
+        Err(failure) => {
+            core.metrics.count(Count::AttemptsFailed);
+            log::debug!(target: "gproxy::attempt", "id={} {failure:?}", note.id);
+            // A connection that was closed while it was idle says nothing of an only credential.
+            let is_stale = retry::after(Outcome::Failed(failure), false) == Next::Again;
+            if !is_stale || plan.provider.credentials.len() > 1 {
+                seat.learn(health::shown_by(&failure));
+            }
+            Err(failure)
+        }
+    }
+}
+
+/// Makes the call.
+fn call<U: Upstream>(
+    core: &Core,
+    up: &mut U,
+    plan: &Plan<'_>,
+    seat: &Seat<'_>,
+    sending: Sending<'_>,
+    note: &mut Note,
+) -> Result<U::Reply, Failure> {
     let headers = UpHeaders {
         head: plan.head,
         provider: plan.provider,
         endpoint: plan.endpoint,
         destination: plan.destination,
-        credential: plan.credential,
+        credential: seat.credential,
     };
-    let call = Call {
+    let mut timeouts = plan.provider.timeouts;
+    match note.called_at {
+        None => note.called_at = Some(core.now()),
+        // What was spent on the attempts before is gone.
+        Some(called_at) if timeouts.total_ms > 0 => {
+            let spent = core.now().saturating_duration_since(called_at).as_millis() as u64;
+            timeouts.total_ms = timeouts.total_ms.saturating_sub(spent).max(1);
+        }
+        Some(_) => {}
+    }
+    note.attempts += 1;
+    core.metrics.count(Count::Attempts);
+    up.call(&Call {
         provider: plan.provider,
+        timeouts,
         method: plan.head.method(),
         url: &plan.url,
         headers: &headers,
-        body,
-        source,
+        body: sending.body,
+        source: sending.source,
         endpoint: plan.endpoint,
         model_served: plan.target.model_served,
         stream: plan.stream,
         alt_sse: plan.alt_sse,
         wants_usage: plan.wants_usage,
         upgrade: plan.upgrade,
-    };
-    note.called_at = Some(core.now());
-    loop {
-        note.attempts += 1;
-        core.metrics.count(Count::Attempts);
-        let failure = match up.call(&call) {
-            Ok(reply) => {
-                note.answered_at = Some(core.now());
-                return Ok(reply);
-            }
-            Err(failure) => failure,
-        };
-        core.metrics.count(Count::AttemptsFailed);
-        log::debug!(target: "gproxy::attempt", "id={} {failure:?}", note.id);
-        if failure.cause == Cause::DownstreamGone {
-            return Err(Ended::Gone);
-        }
-        // What was read from a source is gone.
-        if source.is_some() || !retry::may_retry(&failure, note.attempts) {
-            note.answered_at = Some(core.now());
-            return Err(Ended::Refused(Refusal::from(failure)));
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::secret::Secret;
-
-    #[test]
-    fn credentials_take_turns_by_weight() {
-        let credential = |weight| Credential { api_key: Secret::new("k"), weight };
-        let list = [credential(1), credential(0), credential(2)];
-        let picked = |turn| {
-            let picked = pick(&list, turn).unwrap();
-            list.iter().position(|credential| std::ptr::eq(credential, picked)).unwrap()
-        };
-        assert_eq!((0..6).map(picked).collect::<Vec<_>>(), [0, 2, 2, 0, 2, 2]);
-        assert!(pick(&[], 3).is_none());
-    }
+    })
 }

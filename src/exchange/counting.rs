@@ -25,7 +25,7 @@ pub(super) fn answer<D: Downstream, U: Upstream>(
     note: &mut Note,
 ) -> Result<(), Ended> {
     if !plan.provider.is_echo() {
-        match attempt::attempt(core, up, plan, body, None, note) {
+        match attempt::ask(core, snapshot, up, plan, body, None, note) {
             Ok(reply) if counts(reply.status()) => {
                 return relay::relay(core, snapshot, session, head, plan, reply, note);
             }

@@ -7,14 +7,18 @@
 //! Before the first byte goes downstream (the commit) any failure may become a retry or an error
 //! response. After it never: the stream ends with its dialect's error event, or visibly broken.
 
+mod affinity;
+mod answer;
 mod api;
 mod attempt;
+mod cascade;
 mod counting;
 mod incoming;
 mod nameless;
 mod note;
 pub mod office;
 mod packed;
+mod pool;
 mod relay;
 mod session;
 mod settlement;
@@ -40,7 +44,7 @@ use crate::failure::{Failure, Unstored};
 use crate::metrics::{Gauge, Metrics};
 use crate::route::channel::Destination;
 use crate::route::plan::{self, Need, RouteError, Target};
-use crate::route::snapshot::{Provider, Snapshot};
+use crate::route::snapshot::{Provider, Snapshot, Timeouts};
 use crate::wire::coding::CodingError;
 use crate::wire::head::Head;
 use crate::wire::multipart::FormError;
@@ -52,6 +56,7 @@ use incoming::{Incoming, Load};
 pub use incoming::{Source, SourceBroken, Spool};
 pub use note::{Note, RequestId};
 pub use office::{Desk, Unanswered, Work, through};
+pub use pool::{Pool, Seen};
 pub use session::{Arrival, Session, turned_away};
 pub use settlement::Books;
 
@@ -141,6 +146,8 @@ pub trait Clock: Send + Sync {
 pub struct Call<'a> {
     /// Who is called.
     pub provider: &'a Provider,
+    /// Its limits in time, less what was spent on attempts before.
+    pub timeouts: Timeouts,
     /// HTTP method.
     pub method: &'a str,
     /// Full URL.
@@ -178,13 +185,16 @@ pub struct Core {
     draining: AtomicBool,
     cut: AtomicBool,
     ids: AtomicU64,
-    turns: AtomicU64,
+    /// What is known of credentials.
+    pub pool: Pool,
     id_prefix: u64,
 }
 
 impl Core {
     /// A core that begins with `snapshot`. `id_prefix` makes request ids differ between processes.
-    pub fn new(snapshot: Snapshot, clock: Box<dyn Clock>, id_prefix: u64) -> Core {
+    pub fn new(mut snapshot: Snapshot, clock: Box<dyn Clock>, id_prefix: u64) -> Core {
+        let pool = Pool::default();
+        pool.adopt(&mut snapshot);
         Core {
             snapshot: RwLock::new(Arc::new(snapshot)),
             swaps: AtomicU64::new(0),
@@ -195,13 +205,14 @@ impl Core {
             draining: AtomicBool::new(false),
             cut: AtomicBool::new(false),
             ids: AtomicU64::new(0),
-            turns: AtomicU64::new(0),
+            pool,
             id_prefix,
         }
     }
 
     /// The same, with books: without any, nothing is counted, limited or charged.
     pub fn with_books(self, books: Arc<Books>) -> Core {
+        self.pool.keep_in(books.clone());
         Core { books: Some(books), ..self }
     }
 
@@ -238,7 +249,8 @@ impl Core {
     }
 
     /// Puts new tables in place of the old ones.
-    pub fn swap(&self, snapshot: Snapshot) {
+    pub fn swap(&self, mut snapshot: Snapshot) {
+        self.pool.adopt(&mut snapshot);
         *self.snapshot.write() = Arc::new(snapshot);
         self.swaps.fetch_add(1, Ordering::Release);
     }
@@ -267,11 +279,6 @@ impl Core {
     /// Now, by the core's clock.
     pub fn now(&self) -> Instant {
         self.clock.now()
-    }
-
-    /// A number that grows by one each time.
-    fn turn(&self) -> u64 {
-        self.turns.fetch_add(1, Ordering::Relaxed)
     }
 
     fn next_id(&self) -> RequestId {
@@ -410,10 +417,13 @@ fn answer<D: Downstream, U: Upstream>(
     } else {
         target(snapshot, scope, &asked, note)?
     };
+    let all = plan::targets(snapshot, scope, &asked, |place| core.pool.turn(place));
+    if !all.is_empty() {
+        return cascade::answer(core, snapshot, session, up, head, &route, &ask, &all, body, note);
+    }
     let destination = admit(snapshot, user, &target, route.endpoint)?;
     let provider = &snapshot.providers[target.provider];
-    let (turn, route) = (core.turn(), &route);
-    let plan = attempt::Plan::new(provider, destination, head, route, &target, &ask, turn);
+    let plan = attempt::Plan::new(provider, destination, head, &route, &target, &ask);
     plan.rewrite(&ask, &mut body.bytes)?;
     carry(core, snapshot, session, up, head, &plan, Load::Held(body), note)
 }
@@ -430,7 +440,7 @@ fn carry<D: Downstream, U: Upstream>(
     load: Load,
     note: &mut Note,
 ) -> Result<(), Ended> {
-    settlement::admit(core, snapshot, up, plan, note)?;
+    settlement::admit(core, snapshot, up, std::slice::from_ref(plan), note)?;
     let (held, incoming) = match load {
         Load::Held(body) => (Some(body), None),
         Load::Coming { begun, length, form } => {
@@ -442,7 +452,7 @@ fn carry<D: Downstream, U: Upstream>(
         return counting::answer(core, snapshot, session, up, head, plan, bytes, note);
     }
     let source = incoming.as_ref().map(|incoming| incoming as &dyn Source);
-    let result = attempt::attempt(core, up, plan, bytes, source, note);
+    let result = attempt::ask(core, snapshot, up, plan, bytes, source, note);
     drop(held);
     if let Some(incoming) = incoming {
         let (bytes, broken) = incoming.outcome();

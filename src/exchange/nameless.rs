@@ -62,7 +62,7 @@ pub(super) fn answer<D: Downstream, U: Upstream>(
         return Err(AskError::BodyNotTaken.into());
     }
     let url = url_of(&call, destination, is_raw);
-    let mut plan = Plan::plain(provider, destination, head, endpoint, &target, url, core.turn());
+    let mut plan = Plan::plain(provider, destination, head, endpoint, &target, url);
     if call.is_upload {
         plan.upload = Upload::new(destination, &provider.name, call.version, &call.tail, head);
     }
@@ -125,7 +125,7 @@ pub(super) fn form<D: Downstream, U: Upstream>(
         route.collection,
         query,
     );
-    let plan = Plan::plain(provider, destination, head, route.endpoint, &target, url, core.turn());
+    let plan = Plan::plain(provider, destination, head, route.endpoint, &target, url);
     let load = Load::Coming { begun, length, form: Some(scanner) };
     super::carry(core, snapshot, session, up, head, &plan, load, note)
 }

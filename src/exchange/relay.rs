@@ -5,6 +5,7 @@
 //! breaks after the first byte is shown as broken: an error event where the dialect has one, then a
 //! cut.
 
+use super::answer::Answer;
 use super::attempt::Plan;
 use super::note::Note;
 use super::session::Session;
@@ -45,7 +46,7 @@ struct Relay<'a, D: Downstream, R: Reply> {
     core: &'a Core,
     session: &'a mut Session<D>,
     plan: &'a Plan<'a>,
-    reply: R,
+    reply: Answer<'a, R>,
     note: &'a mut Note,
     rewriter: Rewriter,
     // Some bytes of the body may differ from the upstream's.
@@ -68,6 +69,9 @@ impl<D: Downstream, R: Reply> Drop for Relay<'_, D, R> {
         if let Some(tap) = self.rewriter.tap() {
             self.note.told = tap.told();
             self.note.text_bytes = tap.text_bytes();
+            if self.reply.wants_tokens() && self.note.told.any {
+                self.reply.used(self.note.told.usage.tokens());
+            }
         }
         if self.framing == Framing::UntilClose && !self.ends_well {
             self.session.down.abort();
@@ -82,7 +86,7 @@ pub(super) fn relay<D: Downstream, R: Reply>(
     session: &mut Session<D>,
     head: &Head,
     plan: &Plan<'_>,
-    reply: R,
+    reply: Answer<'_, R>,
     note: &mut Note,
 ) -> Result<(), Ended> {
     let status = reply.status();
@@ -94,7 +98,7 @@ pub(super) fn relay<D: Downstream, R: Reply>(
     if is_stream {
         session.shed();
     }
-    if note.settlement.is_some()
+    if (note.settlement.is_some() || reply.wants_tokens())
         && status < 400
         && !encoded
         && settlement::tells_usage(plan.endpoint)
@@ -102,7 +106,7 @@ pub(super) fn relay<D: Downstream, R: Reply>(
         rewriter = rewriter.with_tap(plan.endpoint);
     }
     let mask = (status >= 400)
-        .then(|| plan.credential.map(|credential| credential.api_key.expose()))
+        .then(|| reply.credential().map(|credential| credential.api_key.expose()))
         .flatten()
         .filter(|secret| !secret.is_empty())
         .map(Mask::new);

@@ -50,13 +50,15 @@ pub(super) struct Settlement {
 }
 
 /// The last gates: quota, rate limits, a place in the books. From here on the request is admitted.
+/// Of several plans the dearest is reserved.
 pub(super) fn admit<U: Upstream>(
     core: &Core,
     snapshot: &Snapshot,
     up: &mut U,
-    plan: &Plan<'_>,
+    plans: &[Plan<'_>],
     note: &mut Note,
 ) -> Result<(), Refusal> {
+    let Some(plan) = plans.first() else { return Ok(()) };
     let Some(books) = &core.books else { return Ok(()) };
     let Some(user) = note.user.map(|at| &snapshot.users[at]) else { return Ok(()) };
     if books.ledger.is_none() && user.quotas.is_empty() && user.rate_limits.is_empty() {
@@ -64,15 +66,19 @@ pub(super) fn admit<U: Upstream>(
     }
     let target = plan.target;
     let name = target.permission_name;
-    let price = plan.provider.price(name, target.model_served);
-    let model = plan.provider.models.get(target.model_served);
-    let expected = expected(plan, model, note.bytes_in);
-    let cost = match price {
-        Some(price) if !is_free(plan.endpoint) => dearest(price, &expected),
-        _ => 0,
-    };
+    let price = price_of(plan);
+    let (mut cost, mut tokens) = (0, 0);
+    for plan in plans {
+        let model = plan.provider.models.get(plan.target.model_served);
+        let expected = expected(plan, model, note.bytes_in);
+        let at_most = match price_of(plan) {
+            Some(price) if !is_free(plan.endpoint) => dearest(price, &expected),
+            _ => 0,
+        };
+        cost = cost.max(at_most);
+        tokens = tokens.max(expected.input_tokens + expected.output_tokens);
+    }
     let at_ms = core.clock.unix_ms();
-    let tokens = expected.input_tokens + expected.output_tokens;
     let taken =
         books.accounts.admit(user, name, cost, tokens, at_ms).map_err(|denied| match denied {
             Denied::Spent(spent) => Refusal::from(spent),
@@ -98,6 +104,18 @@ pub(super) fn admit<U: Upstream>(
         limit_name_at: target.model_asked.len().saturating_sub(name.len()),
     });
     Ok(())
+}
+
+/// What the plan's model costs.
+fn price_of<'a>(plan: &Plan<'a>) -> Option<&'a PriceRow> {
+    plan.provider.price(plan.target.permission_name, plan.target.model_served)
+}
+
+/// Of several plans this one served: its price counts.
+pub(super) fn served_by(note: &mut Note, plan: &Plan<'_>) {
+    if let Some(settlement) = &mut note.settlement {
+        settlement.price = price_of(plan).cloned();
+    }
 }
 
 /// A place in the books, waiting a while for one.
@@ -156,15 +174,7 @@ impl Settlement {
             Some(applied) if answered && !is_free(self.endpoint) => applied.cost(&usage),
             _ => 0,
         };
-        let tokens = [
-            usage.input_tokens,
-            usage.cache_read_input_tokens,
-            usage.cache_creation_input_tokens_5min,
-            usage.cache_creation_input_tokens_1h,
-            usage.output_tokens,
-        ];
-        let tokens = tokens.into_iter().fold(0, u64::saturating_add);
-        self.books.accounts.settle(user, &self.taken, cost, tokens, self.at_ms);
+        self.books.accounts.settle(user, &self.taken, cost, usage.tokens(), self.at_ms);
         count_up(note.metrics(), &usage, cost);
         let slot = self.slot?;
         note.metrics().count(Count::UsageRows);

@@ -80,8 +80,8 @@ impl Hands<'_> {
         let target = self.target(&asked, note)?;
         let protocols = self.offered.join(", ");
         let plan = self.plan(&target, &protocols, note)?;
-        settlement::admit(self.core, self.snapshot, up, &plan, note)?;
-        let mut reply = attempt::attempt(self.core, up, &plan, &[], None, note)?;
+        settlement::admit(self.core, self.snapshot, up, std::slice::from_ref(&plan), note)?;
+        let mut reply = attempt::ask(self.core, self.snapshot, up, &plan, &[], None, note)?;
         if reply.status() != 101 {
             return relay::relay(self.core, self.snapshot, session, self.head, &plan, reply, note);
         }
@@ -122,13 +122,16 @@ impl Hands<'_> {
         let target = self.target(&asked, tunnel.note)?;
         let protocols = self.offered.join(", ");
         let plan = self.plan(&target, &protocols, tunnel.note)?;
-        settlement::admit(self.core, self.snapshot, up, &plan, tunnel.note)?;
-        let reply = attempt::attempt(self.core, up, &plan, &[], None, tunnel.note)?;
-        if reply.status() != 101 {
-            return Err(Refusal::not_opened(reply.status()).into());
+        settlement::admit(self.core, self.snapshot, up, std::slice::from_ref(&plan), tunnel.note)?;
+        let answer = attempt::ask(self.core, self.snapshot, up, &plan, &[], None, tunnel.note)?;
+        let status = answer.status();
+        match answer.into_live().filter(|_| status == 101) {
+            Some(reply) => {
+                tunnel.events = Some(self.events(&plan));
+                Ok(reply)
+            }
+            None => Err(Refusal::not_opened(status).into()),
         }
-        tunnel.events = Some(self.events(&plan));
-        Ok(reply)
     }
 
     fn target<'t>(&'t self, asked: &'t str, note: &mut Note) -> Result<Target<'t>, Refusal> {
@@ -157,8 +160,7 @@ impl Hands<'_> {
         let model = target.model_served;
         let model = (self.call.live.in_query && !model.is_empty()).then_some(model);
         let url = destination.live_url(endpoint, self.call.version, model, &self.call.rest());
-        let turn = self.core.turn();
-        let plain = Plan::plain(provider, destination, self.head, endpoint, target, url, turn);
+        let plain = Plan::plain(provider, destination, self.head, endpoint, target, url);
         Ok(plain.upgraded(protocols))
     }
 

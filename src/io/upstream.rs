@@ -130,7 +130,7 @@ impl Upstream for Caller {
         }
         let way = self.ways.through(call.provider.proxy.as_deref())?;
         let downstream = Some(self.downstream.clone());
-        let watch = Watch::begin(self.worker, downstream, call.provider.timeouts);
+        let watch = Watch::begin(self.worker, downstream, call.timeouts);
         let attached = Attached;
         let malformed = || watch.failure(Cause::Malformed);
         let address = Address::of(call.url).ok_or_else(malformed)?;

@@ -8,6 +8,7 @@ use rusqlite::{Connection, OptionalExtension, Statement, Transaction, params};
 
 use super::entities::{self, Change};
 use super::row::{self, Digest, Kind, NUMBERS, Row, count};
+use super::statuses::{self, Status};
 use crate::limits;
 use crate::route::rate::DAY_MS;
 
@@ -50,6 +51,8 @@ pub(super) trait Store: Send {
     fn change(&mut self, _: &Change) -> Result<(), String> {
         Err("this store keeps rows alone".to_owned())
     }
+    /// Writes what is known of credentials.
+    fn keep(&mut self, statuses: &[Status]) -> Result<(), String>;
     /// Brings everything into the one file.
     fn finish(&mut self);
 }
@@ -100,6 +103,10 @@ impl Store for Database {
             transaction.commit()
         });
         written.map_err(|error| error.to_string())
+    }
+
+    fn keep(&mut self, statuses: &[Status]) -> Result<(), String> {
+        statuses::write(&mut self.connection, statuses).map_err(|error| error.to_string())
     }
 
     fn finish(&mut self) {

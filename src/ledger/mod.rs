@@ -14,6 +14,7 @@ mod migrate;
 pub mod query;
 mod row;
 mod schema;
+mod statuses;
 #[cfg(test)]
 mod tests;
 mod writer;
@@ -28,9 +29,11 @@ use std::time::Duration;
 use crossbeam_channel::{Sender, bounded};
 use parking_lot::Mutex;
 
+use self::statuses::Status;
 use entities::Waiting;
 
 use crate::limits;
+use crate::route::health::Circuit;
 
 pub use row::{Kind, Row};
 
@@ -89,6 +92,8 @@ pub struct Opening {
     pub entities: Vec<entities::Entity>,
     /// What was added to ceilings.
     pub top_ups: Vec<entities::TopUp>,
+    /// What was known of credentials.
+    pub statuses: Vec<(String, Circuit)>,
 }
 
 struct Shared {
@@ -96,11 +101,15 @@ struct Shared {
     taken: AtomicUsize,
     healthy: AtomicBool,
     written: AtomicUsize,
+    /// What is known of credentials and not yet written.
+    statuses: Mutex<Vec<Status>>,
 }
 
 enum Message {
     Row(Box<Row>),
     Change(Box<Waiting>),
+    /// There is something in [`Shared::statuses`].
+    Statuses,
     Close,
 }
 
@@ -127,13 +136,15 @@ impl Ledger {
     }
 
     fn start(store: impl books::Store + 'static) -> std::io::Result<Ledger> {
-        // One place for each slot, one for the end, and some for changes, which wait for theirs.
-        let (sender, receiver) = bounded(limits::LEDGER_ROWS_MAX + 1 + CHANGES_MAX);
+        // One place for each slot, one for the news of credentials, one for the end, and some for
+        // changes, which wait for theirs.
+        let (sender, receiver) = bounded(limits::LEDGER_ROWS_MAX + 2 + CHANGES_MAX);
         let shared = Arc::new(Shared {
             sender,
             taken: AtomicUsize::new(0),
             healthy: AtomicBool::new(true),
             written: AtomicUsize::new(0),
+            statuses: Mutex::default(),
         });
         let thread = writer::start(store, receiver, shared.clone())?;
         let (changes, thread) = (AtomicUsize::new(0), Mutex::new(Some(thread)));
@@ -145,6 +156,17 @@ impl Ledger {
         let take = |taken| (taken < limits::LEDGER_ROWS_MAX).then_some(taken + 1);
         self.shared.taken.fetch_update(Ordering::AcqRel, Ordering::Acquire, take).ok()?;
         Some(Slot { shared: self.shared.clone(), used: false })
+    }
+
+    /// Keeps what is known of a credential now, in the place of what was. Never waits.
+    pub fn keep(&self, credential: String, circuits: Vec<Circuit>) {
+        let mut statuses = self.shared.statuses.lock();
+        statuses.retain(|(other, _)| *other != credential);
+        statuses.push((credential, circuits));
+        // One message is enough for all that comes before it is read.
+        if statuses.len() == 1 {
+            let _ = self.shared.sender.try_send(Message::Statuses);
+        }
     }
 
     /// Rows reach the disk.

@@ -9,7 +9,7 @@ use rusqlite::{Connection, ErrorCode, params};
 
 use super::books::{Database, SPEND, Tail};
 use super::migrate::{self, VERSION};
-use super::{LedgerError, Opening, entities};
+use super::{LedgerError, Opening, entities, statuses};
 use crate::route::rate::DAY_MS;
 
 /// Name of the database in the data folder.
@@ -119,5 +119,6 @@ fn read_opening(connection: &Connection, now_ms: i64) -> rusqlite::Result<Openin
     })?;
     let requests = rows.collect::<rusqlite::Result<_>>()?;
     let (entities, top_ups) = (entities::all(connection)?, entities::top_ups(connection)?);
-    Ok(Opening { spent, requests, entities, top_ups })
+    let statuses = statuses::read(connection, now_ms)?;
+    Ok(Opening { spent, requests, entities, top_ups, statuses })
 }

@@ -154,6 +154,10 @@ impl Store for Stubborn {
         rows.iter().try_for_each(|row| self.written.send(row.number).map_err(|_| "?".into()))
     }
 
+    fn keep(&mut self, _: &[Status]) -> Result<(), String> {
+        Ok(())
+    }
+
     fn finish(&mut self) {}
 }
 

@@ -34,6 +34,7 @@ fn run(mut store: impl Store, receiver: &Receiver<Message>, shared: &Shared) {
     while open {
         match receiver.recv() {
             Ok(Message::Row(row)) => batch.push(*row),
+            Ok(Message::Statuses) => {}
             Ok(Message::Change(change)) => {
                 change.carry_out(|change| store.change(change));
                 continue;
@@ -52,7 +53,9 @@ fn run(mut store: impl Store, receiver: &Receiver<Message>, shared: &Shared) {
             }
         }
         write(&mut store, &mut batch, shared);
+        keep(&mut store, shared);
     }
+    keep(&mut store, shared);
     store.finish();
 }
 
@@ -71,12 +74,23 @@ fn gather(receiver: &Receiver<Message>, batch: &mut Vec<Row>) -> Gathered {
     while batch.len() < BATCH_ROWS_MAX {
         match receiver.try_recv() {
             Ok(Message::Row(row)) => batch.push(*row),
+            Ok(Message::Statuses) => {}
             Ok(Message::Change(change)) => return Gathered::Change(change),
             Ok(Message::Close) | Err(TryRecvError::Disconnected) => return Gathered::Last,
             Err(TryRecvError::Empty) => break,
         }
     }
     Gathered::Rows
+}
+
+/// Writes what came to be known of credentials, once.
+fn keep(store: &mut impl Store, shared: &Shared) {
+    let statuses = std::mem::take(&mut *shared.statuses.lock());
+    if !statuses.is_empty()
+        && let Err(why) = store.keep(&statuses)
+    {
+        log::warn!(target: "gproxy::ledger", "the health of credentials is not kept: {why}");
+    }
 }
 
 /// Writes a batch, however long it takes.

@@ -17,7 +17,7 @@ pub fn entries(snapshot: &Snapshot, user: usize, scope: Option<usize>) -> Vec<En
         }
         for (id, model) in provider.models.iter().filter(|(_, model)| model.enabled) {
             // A row of that name gives an alias its price; the alias itself follows below.
-            let is_alias = snapshot.alias_named(id).is_some_and(|alias| alias.provider == at);
+            let is_alias = snapshot.alias_named(id).is_some_and(|alias| alias.is_at(at));
             if !is_alias && snapshot.permits(user, at, id) {
                 let name = match scope {
                     Some(_) => Cow::Borrowed(id.as_str()),
@@ -28,12 +28,14 @@ pub fn entries(snapshot: &Snapshot, user: usize, scope: Option<usize>) -> Vec<En
         }
     }
     for (name, alias) in snapshot.aliases() {
-        let provider = &snapshot.providers[alias.provider];
-        let model = provider.models.get(&alias.model_id);
-        let exists = alias.enabled && provider.enabled && model.is_none_or(|model| model.enabled);
-        let in_scope = scope.is_none_or(|scope| scope == alias.provider);
-        if exists && in_scope && snapshot.permits(user, alias.provider, name) {
-            entries.push(entry(Cow::Borrowed(name), provider, model));
+        let fits = |(at, model): &(usize, &str)| {
+            scope.is_none_or(|scope| scope == *at)
+                && snapshot.is_enabled(*at, model)
+                && snapshot.permits(user, *at, name)
+        };
+        if let Some((at, model)) = alias.all().filter(|_| alias.enabled).find(fits) {
+            let provider = &snapshot.providers[at];
+            entries.push(entry(Cow::Borrowed(name), provider, provider.models.get(model)));
         }
     }
     entries
@@ -51,7 +53,7 @@ pub fn find<'s>(
     let model = provider.models.get(target.model_served);
     let is_alias = snapshot
         .alias_named(target.permission_name)
-        .is_some_and(|alias| alias.provider == target.provider);
+        .is_some_and(|alias| alias.is_at(target.provider));
     let seen = (model.is_some() || is_alias)
         && snapshot.permits(user, target.provider, target.permission_name);
     seen.then(|| entry(Cow::Borrowed(id), provider, model))

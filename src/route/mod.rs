@@ -5,6 +5,7 @@
 
 pub mod channel;
 pub mod glob;
+pub mod health;
 pub mod listing;
 pub mod plan;
 pub mod price;

@@ -6,7 +6,7 @@
 
 use crate::dialect::Dialect;
 use crate::route::channel::{Destination, Dialects};
-use crate::route::snapshot::Snapshot;
+use crate::route::snapshot::{Alias, AliasTarget, Snapshot};
 
 /// Who serves a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,9 +52,8 @@ pub fn resolve<'t>(
         Some(provider) => resolve_scoped(snapshot, provider, asked)?,
         None => resolve_aggregated(snapshot, asked)?,
     };
-    let provider = &snapshot.providers[target.provider];
-    let disabled = provider.models.get(target.model_served).is_some_and(|model| !model.enabled);
-    if disabled || !provider.enabled || target.model_served.is_empty() {
+    let enabled = snapshot.is_enabled(target.provider, target.model_served);
+    if !enabled || target.model_served.is_empty() {
         return Err(RouteError::NoSuchModel);
     }
     Ok(target)
@@ -68,7 +67,8 @@ fn resolve_aggregated<'t>(
         if !alias.enabled {
             return Err(RouteError::NoSuchModel);
         }
-        return Ok(renamed(alias.provider, asked, &alias.model_id, asked));
+        let (provider, model_id) = first(snapshot, alias, None);
+        return Ok(renamed(provider, asked, model_id, asked));
     }
     let (prefix, rest) = asked.split_once('/').ok_or(RouteError::ProviderPrefix)?;
     let provider = snapshot.any_provider_named(prefix).ok_or(RouteError::ProviderPrefix)?;
@@ -117,11 +117,54 @@ fn alias_of<'s>(
     provider: usize,
     name: &str,
 ) -> Result<Option<&'s str>, RouteError> {
-    match snapshot.alias_named(name).filter(|alias| alias.provider == provider) {
-        Some(alias) if alias.enabled => Ok(Some(&alias.model_id)),
+    match snapshot.alias_named(name).filter(|alias| alias.is_at(provider)) {
+        Some(alias) if alias.enabled => Ok(Some(first(snapshot, alias, Some(provider)).1)),
         Some(_) => Err(RouteError::NoSuchModel),
         None => Ok(None),
     }
+}
+
+/// The first that an alias stands for and that exists, at this provider or at any.
+fn first<'s>(snapshot: &Snapshot, alias: &'s Alias, at: Option<usize>) -> (usize, &'s str) {
+    let mut fitting = alias.all().filter(|(provider, _)| at.is_none_or(|at| at == *provider));
+    let first = fitting.next().unwrap_or((alias.provider, &alias.model_id));
+    let mut all = std::iter::once(first).chain(fitting);
+    all.find(|(provider, model)| snapshot.is_enabled(*provider, model)).unwrap_or(first)
+}
+
+/// All targets of an alias that has several, in the order in which they are asked; none for any
+/// other name. `turn` gives the number of the alias's turn.
+pub fn targets<'t>(
+    snapshot: &'t Snapshot,
+    scope: Option<usize>,
+    asked: &'t str,
+    turn: impl FnOnce(usize) -> u64,
+) -> Vec<Target<'t>> {
+    let alias = match snapshot.has_targets {
+        true => snapshot.alias_named(asked).filter(|alias| !alias.targets.is_empty()),
+        false => None,
+    };
+    let Some(alias) = alias else { return Vec::new() };
+    let turn = turn(alias.place);
+    let fits = |target: &&AliasTarget| {
+        scope.is_none_or(|scope| scope == target.provider)
+            && snapshot.is_enabled(target.provider, &target.model_id)
+    };
+    let mut all: Vec<&AliasTarget> = Vec::with_capacity(alias.targets.len());
+    for tier in alias.targets.chunk_by(|one, other| one.tier == other.tier) {
+        let fitting: Vec<&AliasTarget> = tier.iter().filter(fits).collect();
+        let total: u64 = fitting.iter().map(|target| u64::from(target.weight)).sum();
+        let mut at = turn.checked_rem(total).unwrap_or_default();
+        let first = fitting.iter().position(|target| {
+            let weight = u64::from(target.weight);
+            let found = at < weight;
+            at = at.saturating_sub(weight);
+            found
+        });
+        let first = first.unwrap_or_default();
+        all.extend(fitting[first..].iter().chain(&fitting[..first]));
+    }
+    all.into_iter().map(|target| renamed(target.provider, asked, &target.model_id, asked)).collect()
 }
 
 fn renamed<'t>(

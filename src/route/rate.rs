@@ -9,7 +9,8 @@ mod tests;
 
 use crate::route::glob::Glob;
 
-const MINUTE_MS: i64 = 60_000;
+/// Milliseconds of a minute.
+pub const MINUTE_MS: i64 = 60_000;
 /// Milliseconds of a day; windows of a day begin at midnight UTC.
 pub const DAY_MS: i64 = 86_400_000;
 

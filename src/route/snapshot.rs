@@ -39,6 +39,8 @@ pub struct Snapshot {
     /// Names of all providers.
     names: HashMap<String, usize>,
     aliases: HashMap<String, Alias>,
+    /// Some alias stands for several.
+    pub has_targets: bool,
     /// Enabled keys of enabled users.
     keys: HashMap<Digest, usize>,
 }
@@ -86,6 +88,10 @@ pub struct Provider {
     pub destinations: [Option<Destination>; Dialect::ALL.len()],
     /// What to present upstream; may be empty.
     pub credentials: Vec<Credential>,
+    /// Which of them is taken.
+    pub strategy: Strategy,
+    /// Its own place among what is known of credentials, see [`Credential::place`].
+    pub place: usize,
     /// Declared models by id. Others may be called too.
     pub models: BTreeMap<String, Model>,
     /// What models cost that have no price of their own, the longest pattern first.
@@ -110,6 +116,44 @@ pub struct Credential {
     pub api_key: Secret,
     /// Share of the requests among the provider's credentials.
     pub weight: u32,
+    /// How much may pass through it. The pattern fits every model.
+    pub ceilings: Option<RateLimit>,
+    /// Where it stands among what is known of credentials; given when the snapshot is put in
+    /// place, and [`NO_PLACE`] before.
+    pub place: usize,
+}
+
+/// Of it nothing is known.
+pub const NO_PLACE: usize = usize::MAX;
+
+/// How a credential is chosen among those that may be called.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Strategy {
+    /// Each in turn, by weight.
+    #[default]
+    RoundRobin,
+    /// One, until it fails.
+    Sticky,
+    /// The one with the fewest requests under way for its weight.
+    LeastInFlight,
+    /// The one that was asked about the same beginning of a prompt before.
+    CacheAffinity,
+}
+
+impl Strategy {
+    /// All of them, the default first.
+    pub const ALL: [Strategy; 4] =
+        [Strategy::RoundRobin, Strategy::Sticky, Strategy::LeastInFlight, Strategy::CacheAffinity];
+
+    /// The name in the configuration.
+    pub fn name(self) -> &'static str {
+        match self {
+            Strategy::RoundRobin => "round_robin",
+            Strategy::Sticky => "sticky",
+            Strategy::LeastInFlight => "least_in_flight",
+            Strategy::CacheAffinity => "cache_affinity",
+        }
+    }
 }
 
 /// A declared model.
@@ -134,6 +178,36 @@ pub struct Alias {
     pub model_id: String,
     /// A disabled alias does not exist for callers.
     pub enabled: bool,
+    /// Who else may serve it, the first one included, by tier; empty: nobody.
+    pub targets: Vec<AliasTarget>,
+    /// Where its turns are counted, see [`Credential::place`].
+    pub place: usize,
+}
+
+/// One of several that an alias stands for.
+pub struct AliasTarget {
+    /// Who serves it.
+    pub provider: usize,
+    /// The provider's name for it.
+    pub model_id: String,
+    /// Share of the requests that it is asked for first, within its tier.
+    pub weight: u32,
+    /// Lower ones are asked before.
+    pub tier: u32,
+}
+
+impl Alias {
+    /// All that it stands for: providers and their names for it.
+    pub fn all(&self) -> impl Iterator<Item = (usize, &str)> {
+        let one = self.targets.is_empty().then_some((self.provider, self.model_id.as_str()));
+        let many = self.targets.iter().map(|target| (target.provider, target.model_id.as_str()));
+        one.into_iter().chain(many)
+    }
+
+    /// The provider is one of those that serve it.
+    pub fn is_at(&self, provider: usize) -> bool {
+        self.all().any(|(at, _)| at == provider)
+    }
 }
 
 /// Who calls us.
@@ -193,6 +267,8 @@ pub struct Limits {
     pub connections_max: usize,
     /// Requests being served.
     pub in_flight_max: usize,
+    /// Credentials and targets that one request is sent to.
+    pub attempts_max: usize,
 }
 
 /// What is logged of an exchange.
@@ -301,7 +377,7 @@ impl Snapshot {
         let Tables { providers, users, keys, aliases, .. } = tables;
         assert!(keys.iter().all(|(_, user)| *user < users.len()), "a key belongs to a user");
         assert!(
-            aliases.iter().all(|(_, alias)| alias.provider < providers.len()),
+            aliases.iter().all(|(_, alias)| alias.all().all(|(at, _)| at < providers.len())),
             "an alias belongs to a provider"
         );
         let names = providers
@@ -314,6 +390,7 @@ impl Snapshot {
         Snapshot {
             keys: keys.collect(),
             names,
+            has_targets: aliases.iter().any(|(_, alias)| !alias.targets.is_empty()),
             aliases: aliases.into_iter().collect(),
             providers,
             users,
@@ -340,6 +417,17 @@ impl Snapshot {
     /// The alias of that name, a disabled one too.
     pub(super) fn alias_named(&self, name: &str) -> Option<&Alias> {
         self.aliases.get(name)
+    }
+
+    /// The same, to be given their places.
+    pub fn aliases_mut(&mut self) -> impl Iterator<Item = (&String, &mut Alias)> {
+        self.aliases.iter_mut()
+    }
+
+    /// The model exists at the provider, and both are enabled.
+    pub fn is_enabled(&self, provider: usize, model: &str) -> bool {
+        let provider = &self.providers[provider];
+        provider.enabled && provider.models.get(model).is_none_or(|model| model.enabled)
     }
 
     /// Names of all aliases and what they stand for, sorted.

@@ -33,7 +33,7 @@ pub(super) fn dial(
     guard: Held,
 ) -> Result<Answer, Failure> {
     let downstream = Some(caller.downstream.clone());
-    let watch = Watch::begin(caller.worker, downstream, call.provider.timeouts);
+    let watch = Watch::begin(caller.worker, downstream, call.timeouts);
     let result = shake(caller, call, protocols, &watch);
     worker::attach(None);
     let (ReplyHead { status, headers, .. }, body) = result.map_err(|cause| watch.failure(cause))?;

@@ -41,6 +41,7 @@ body_bytes_max = 100000
 event_bytes_max = 6000
 held_bytes_max = 200000
 in_flight_max = 10
+attempts_max = 1
 
 [[providers]]
 name = "alpha"

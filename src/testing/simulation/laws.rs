@@ -263,7 +263,13 @@ fn is_estimated(called: &Called, told: Option<&Told>) -> bool {
     counts
         && match told {
             Some(Told::Refused(_)) => true,
-            Some(Told::Reply(reply)) => matches!(reply.status, 404 | 405 | 429 | 500..),
+            Some(Told::Reply(reply)) => match reply.status {
+                404 | 405 => true,
+                // A refusal is read whole before anything is done about it.
+                429 | 500.. => !matches!(reply.breaks, Some(Break::Silent)),
+                401..=403 => matches!(reply.breaks, Some(Break::Told(_))),
+                _ => false,
+            },
             _ => false,
         }
 }

@@ -1,0 +1,302 @@
+//! What an upstream says when it refuses a credential: for how long, and how much of it.
+//!
+//! Vendors spell both differently; everything that is not understood is left out, never guessed
+//! long. Times are milliseconds from now.
+
+/// How much of a credential a refusal covers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// The model that was asked for.
+    Model,
+    /// Everything.
+    Account,
+}
+
+/// What a refusal says beside its status.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Trouble {
+    /// How much it covers.
+    pub scope: Scope,
+    /// When to come again.
+    pub wait_ms: Option<i64>,
+}
+
+impl Trouble {
+    /// Nothing was said.
+    pub const UNSAID: Trouble = Trouble { scope: Scope::Model, wait_ms: None };
+}
+
+/// Words of an account that is out of money; no wait for one model helps.
+const MONEY: [&str; 4] =
+    ["insufficient_quota", "billing", "credit balance", "insufficient balance"];
+/// Words of something larger than a model, where no model is named.
+const ACCOUNT: [&str; 4] = ["account", "organization", "perproject", "workspace"];
+
+/// Reads an error reply. `model` is the name that the upstream was asked for.
+pub fn read<'a>(
+    headers: impl Iterator<Item = (&'a str, &'a [u8])>,
+    body: &[u8],
+    model: &str,
+    now_ms: i64,
+) -> Trouble {
+    let mut waits = Waits::default();
+    let mut is_unified = false;
+    for (name, value) in headers {
+        let Ok(value) = std::str::from_utf8(value) else { continue };
+        is_unified |= name == "anthropic-ratelimit-unified-status" && value.trim() == "rejected";
+        waits.header(name, value.trim(), now_ms);
+    }
+    let text = String::from_utf8_lossy(body).to_ascii_lowercase();
+    let wait_ms = waits.said.or_else(|| retry_delay(&text)).or_else(|| waits.of_windows());
+    let says = |words: &[&str]| words.iter().any(|word| text.contains(word));
+    let model = model.to_ascii_lowercase();
+    let names_model = text.contains("model") || (!model.is_empty() && text.contains(&model));
+    let scope = match () {
+        () if is_unified || says(&MONEY) => Scope::Account,
+        () if !names_model && says(&ACCOUNT) => Scope::Account,
+        () => Scope::Model,
+    };
+    Trouble { scope, wait_ms }
+}
+
+/// Waits, as the headers name them.
+#[derive(Default)]
+struct Waits {
+    said: Option<i64>,
+    /// Names of windows, whether nothing is left in them, and when they begin anew.
+    windows: Vec<(String, bool, Option<i64>)>,
+}
+
+/// More windows than any vendor has are not looked at.
+const WINDOWS_MAX: usize = 16;
+
+impl Waits {
+    fn header(&mut self, name: &str, value: &str, now_ms: i64) {
+        match name {
+            // The finer one counts.
+            "retry-after-ms" => self.said = number(value).or(self.said),
+            "retry-after" if self.said.is_none() => self.said = retry_after(value, now_ms),
+            _ => {}
+        }
+        let family = ["x-ratelimit-", "anthropic-ratelimit-"];
+        let Some(rest) = family.iter().find_map(|prefix| name.strip_prefix(prefix)) else { return };
+        // OpenAI: `reset-tokens`; Anthropic: `tokens-reset`.
+        let part = |word: &str| {
+            let behind = rest.strip_prefix(word).map(|rest| rest.trim_start_matches('-'));
+            behind.or_else(|| rest.strip_suffix(word).map(|rest| rest.trim_end_matches('-')))
+        };
+        if let Some(window) = part("remaining") {
+            let is_spent = value.parse::<f64>().is_ok_and(|left| left <= 0.0);
+            if let Some(row) = self.row(window) {
+                row.1 = is_spent;
+            }
+        } else if let Some(window) = part("reset") {
+            let wait = reset(value, now_ms);
+            if let Some(row) = self.row(window) {
+                row.2 = wait;
+            }
+        }
+    }
+
+    fn row(&mut self, window: &str) -> Option<&mut (String, bool, Option<i64>)> {
+        let at = self.windows.iter().position(|(name, ..)| name == window);
+        if at.is_none() && self.windows.len() < WINDOWS_MAX {
+            self.windows.push((window.to_owned(), false, None));
+        }
+        let last = self.windows.len().checked_sub(1)?;
+        self.windows.get_mut(at.unwrap_or(last)).filter(|(name, ..)| name == window)
+    }
+
+    /// The longest of what is spent, else the shortest of all.
+    fn of_windows(&self) -> Option<i64> {
+        let spent = self.windows.iter().filter(|(_, is_spent, _)| *is_spent);
+        let all = self.windows.iter().filter_map(|(.., wait)| *wait);
+        spent.filter_map(|(.., wait)| *wait).max().or_else(|| all.min())
+    }
+}
+
+/// Seconds, or a date.
+fn retry_after(value: &str, now_ms: i64) -> Option<i64> {
+    seconds(value).or_else(|| Some((http_date(value)? - now_ms).max(0)))
+}
+
+/// A length of time such as `6m0s` or `20ms`, a moment, seconds, or a moment in Unix time.
+fn reset(value: &str, now_ms: i64) -> Option<i64> {
+    if let Some(wait) = seconds(value) {
+        // A number as large as that is a moment, in seconds or milliseconds.
+        return Some(match wait {
+            0..1_000_000_000_000 => wait,
+            1_000_000_000_000..1_000_000_000_000_000 => (wait - now_ms).max(0),
+            _ => (wait / 1_000 - now_ms).max(0),
+        });
+    }
+    duration(value).or_else(|| Some((timestamp(value)? - now_ms).max(0)))
+}
+
+/// Seconds, whole or with a fraction, in milliseconds.
+fn seconds(value: &str) -> Option<i64> {
+    let plain = |byte: u8| byte.is_ascii_digit() || byte == b'.';
+    let seconds: f64 = value.parse().ok().filter(|_| value.bytes().all(plain))?;
+    Some((seconds * 1_000.0).ceil().min(9e15) as i64)
+}
+
+fn number(value: &str) -> Option<i64> {
+    value.parse::<f64>().ok().filter(|number| *number >= 0.0).map(|number| number.min(9e15) as i64)
+}
+
+/// `1h2m3.5s`, `20ms`.
+fn duration(value: &str) -> Option<i64> {
+    let mut total = 0.0;
+    let mut rest = value;
+    while !rest.is_empty() {
+        let digits = rest.find(|letter: char| !(letter.is_ascii_digit() || letter == '.'))?;
+        let count: f64 = rest[..digits].parse().ok()?;
+        rest = &rest[digits..];
+        let units =
+            [("ms", 1.0), ("h", 3_600_000.0), ("m", 60_000.0), ("s", 1_000.0), ("d", 86_400_000.0)];
+        let (behind, ms) =
+            units.iter().find_map(|(unit, ms)| Some((rest.strip_prefix(unit)?, *ms)))?;
+        total += count * ms;
+        rest = behind;
+    }
+    (!value.is_empty()).then(|| f64::min(total.ceil(), 9e15) as i64)
+}
+
+/// Google's `RetryInfo`: `"retryDelay": "34s"`, in a text in lower case.
+fn retry_delay(text: &str) -> Option<i64> {
+    let (_, rest) = text.split_once("\"retrydelay\"")?;
+    let rest = rest.trim_start().strip_prefix(':')?.trim_start().strip_prefix('"')?;
+    duration(rest.split('"').next()?)
+}
+
+/// `Wed, 21 Oct 2015 07:28:00 GMT`, in milliseconds since 1970.
+fn http_date(value: &str) -> Option<i64> {
+    const MONTHS: &str = "JanFebMarAprMayJunJulAugSepOctNovDec";
+    let mut words = value.split_once(", ")?.1.split(' ');
+    let mut word = || words.next();
+    let (day, month, year, time, zone) = (word()?, word()?, word()?, word()?, word()?);
+    let month = MONTHS.find(month).filter(|at| month.len() == 3 && at % 3 == 0)? / 3 + 1;
+    (zone == "GMT").then_some(())?;
+    moment(year.parse().ok()?, month as i64, day.parse().ok()?, time)
+}
+
+/// `2026-11-25T09:00:00Z`, in milliseconds since 1970.
+fn timestamp(value: &str) -> Option<i64> {
+    let (date, time) = value.split_once('T')?;
+    let mut parts = date.splitn(3, '-').map(|part| part.parse().ok());
+    let mut part = || parts.next().flatten();
+    let (year, month, day) = (part()?, part()?, part()?);
+    moment(year, month, day, time.split(['Z', '+', '.']).next()?)
+}
+
+fn moment(year: i64, month: i64, day: i64, time: &str) -> Option<i64> {
+    let mut parts = time.splitn(3, ':').map(|part| part.parse::<i64>().ok());
+    let mut part = || parts.next().flatten();
+    let (hour, minute, second) = (part()?, part()?, part()?);
+    let fits = (1970..10_000).contains(&year)
+        && (1..=12).contains(&month)
+        && (1..=31).contains(&day)
+        && (0..24).contains(&hour)
+        && (0..60).contains(&minute)
+        && (0..=60).contains(&second);
+    // Years from March, so that the leap day is a year's last.
+    let years = if month > 2 { year } else { year - 1 };
+    let of_year = (153 * ((month + 9) % 12) + 2) / 5 + day - 1;
+    let days = 365 * years + years / 4 - years / 100 + years / 400 + of_year - 719_468;
+    fits.then_some((((days * 24 + hour) * 60 + minute) * 60 + second) * 1_000)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: i64 = 1_445_412_480_000 - 90_000;
+
+    type Fields<'f> = &'f [(&'f str, &'f str)];
+
+    #[track_caller]
+    fn check(headers: Fields<'_>, body: &str, expected: (Scope, Option<i64>)) {
+        let headers = headers.iter().map(|(name, value)| (*name, value.as_bytes()));
+        let trouble = read(headers, body.as_bytes(), "gpt-x", NOW);
+        assert_eq!((trouble.scope, trouble.wait_ms), expected, "{body}");
+    }
+
+    #[test]
+    fn every_spelling_of_a_wait_is_read() {
+        let rows: [(Fields<'_>, Option<i64>); 15] = [
+            (&[("retry-after", "7")], Some(7_000)),
+            (&[("retry-after", "0.5")], Some(500)),
+            (&[("retry-after", "Wed, 21 Oct 2015 07:28:00 GMT")], Some(90_000)),
+            (&[("retry-after", "Wed, 21 Oct 2014 07:28:00 GMT")], Some(0)),
+            (&[("retry-after", "7"), ("retry-after-ms", "6500")], Some(6_500)),
+            (&[("retry-after", "soon")], None),
+            (&[("retry-after", "-3")], None),
+            (&[("x-ratelimit-reset-requests", "6m0s")], Some(360_000)),
+            (&[("x-ratelimit-reset-tokens", "20ms")], Some(20)),
+            (
+                &[
+                    ("x-ratelimit-remaining-requests", "9"),
+                    ("x-ratelimit-reset-requests", "1s"),
+                    ("x-ratelimit-remaining-tokens", "0"),
+                    ("x-ratelimit-reset-tokens", "1m2.5s"),
+                ],
+                Some(62_500),
+            ),
+            (
+                &[
+                    ("anthropic-ratelimit-requests-remaining", "0"),
+                    ("anthropic-ratelimit-requests-reset", "2015-10-21T07:28:01Z"),
+                    ("anthropic-ratelimit-tokens-reset", "2015-10-21T09:28:00Z"),
+                ],
+                Some(91_000),
+            ),
+            (&[("x-ratelimit-reset", "1445412481")], Some(91_000)),
+            (&[("x-ratelimit-reset", "1445412481000")], Some(91_000)),
+            (&[("x-ratelimit-reset-tokens", "1y")], None),
+            (&[("x-ratelimit-reset-tokens", "2015-13-01T00:00:00Z")], None),
+        ];
+        for (headers, wait) in rows {
+            check(headers, "", (Scope::Model, wait));
+        }
+        let google = r#"{"error":{"details":[{"@type":"RetryInfo","retryDelay": "34.5s"}]}}"#;
+        check(&[], google, (Scope::Model, Some(34_500)));
+        check(&[("retry-after", "2")], google, (Scope::Model, Some(2_000)));
+    }
+
+    #[test]
+    fn a_refusal_covers_the_account_only_where_the_vendor_says_so() {
+        let account = [
+            r#"{"error":{"code":"insufficient_quota","message":"of model gpt-x"}}"#,
+            r#"{"error":{"message":"Your account is limited"}}"#,
+            r#"{"error":{"message":"This would exceed your organization's rate limit"}}"#,
+            r#"{"quotaId":"GenerateRequestsPerDayPerProject"}"#,
+        ];
+        for body in account {
+            check(&[], body, (Scope::Account, None));
+        }
+        check(&[("anthropic-ratelimit-unified-status", "rejected")], "", (Scope::Account, None));
+        let model = [
+            "",
+            r#"{"error":{"message":"Rate limit reached for gpt-x in organization org-1"}}"#,
+            r#"{"quotaId":"GenerateRequestsPerDayPerProjectPerModel-FreeTier"}"#,
+            "slow down",
+        ];
+        for body in model {
+            check(&[], body, (Scope::Model, None));
+        }
+    }
+
+    #[test]
+    fn hostile_headers_are_no_panic_and_no_memory() {
+        let digits = "9".repeat(400);
+        check(&[("retry-after", &digits)], "", (Scope::Model, Some(9_000_000_000_000_000)));
+        let names: Vec<String> = (0..99).map(|at| format!("x-ratelimit-reset-{at}")).collect();
+        let many: Vec<(&str, &str)> = names.iter().map(|name| (name.as_str(), "1s")).collect();
+        check(&many, "", (Scope::Model, Some(1_000)));
+        check(
+            &[("x-ratelimit-reset", "99999999999999999999h")],
+            "",
+            (Scope::Model, Some(9_000_000_000_000_000)),
+        );
+    }
+}

@@ -1,0 +1,152 @@
+//! A reply on its way from an attempt to the downstream.
+//!
+//! An upstream's refusal is read whole before it is known whether another credential is asked, so
+//! that its connection is free again and nothing of it hangs on the coroutine while the next
+//! attempt is made. Everything else passes as it comes.
+
+use std::sync::Arc;
+
+use super::attempt::Plan;
+use super::pool::Seat;
+use super::{Pipe, Reply};
+use crate::failure::Failure;
+use crate::limits;
+use crate::metrics::{Gauge, Held, Metrics};
+use crate::route::snapshot::Credential;
+
+/// A reply, and the credential with which it was got.
+pub(super) struct Answer<'a, R> {
+    // `None`: all of it is in `held`.
+    live: Option<R>,
+    held: Option<Box<Kept>>,
+    seat: Option<Seat<'a>>,
+    credential: Option<&'a Credential>,
+    plan: &'a Plan<'a>,
+}
+
+/// A reply that was read, as far as it was.
+struct Kept {
+    status: u16,
+    headers: Vec<(Box<str>, Box<[u8]>)>,
+    body: Vec<u8>,
+    taken: usize,
+    room: Held,
+}
+
+impl<'a, R: Reply> Answer<'a, R> {
+    /// A reply that passes as it comes.
+    pub(super) fn live(reply: R, seat: Seat<'a>, plan: &'a Plan<'a>) -> Answer<'a, R> {
+        let credential = seat.credential;
+        Answer { live: Some(reply), held: None, seat: Some(seat), credential, plan }
+    }
+
+    /// Reads a reply to its end, or as far as may be held.
+    pub(super) fn hold(
+        mut reply: R,
+        plan: &'a Plan<'a>,
+        metrics: Arc<Metrics>,
+    ) -> Result<Answer<'a, R>, Failure> {
+        let headers = reply.headers().map(|(name, value)| (name.into(), value.into())).collect();
+        let room = metrics.hold(Gauge::HeldBytes, 0);
+        let (status, body) = (reply.status(), Vec::new());
+        let mut held = Kept { status, headers, body, taken: 0, room };
+        let mut ended = false;
+        while !ended && held.body.len() < limits::ERROR_HELD_BYTES_MAX {
+            let piece = reply.piece()?;
+            ended = piece.is_empty();
+            held.body.extend_from_slice(piece);
+            held.room.grow(held.body.capacity() as i64 - held.room.by());
+        }
+        let live = (!ended).then_some(reply);
+        Ok(Answer { live, held: Some(Box::new(held)), seat: None, credential: None, plan })
+    }
+
+    /// The same, with the credential with which it was got.
+    pub(super) fn with(self, seat: Seat<'a>) -> Answer<'a, R> {
+        let credential = seat.credential;
+        Answer { seat: Some(seat), credential, ..self }
+    }
+
+    /// The same, with the credential's place given back.
+    pub(super) fn at_rest(self) -> Answer<'a, R> {
+        Answer { seat: None, ..self }
+    }
+
+    /// The reply itself, unless it was read.
+    pub(super) fn into_live(self) -> Option<R> {
+        self.live
+    }
+
+    /// All of it was read.
+    pub(super) fn is_whole(&self) -> bool {
+        self.live.is_none()
+    }
+
+    /// What was read of it.
+    pub(super) fn begun(&self) -> &[u8] {
+        self.held.as_ref().map_or(&[], |held| &held.body)
+    }
+
+    /// What was asked.
+    pub(super) fn plan(&self) -> &'a Plan<'a> {
+        self.plan
+    }
+
+    /// With which credential it was got.
+    pub(super) fn credential(&self) -> Option<&'a Credential> {
+        self.credential
+    }
+
+    /// Tokens are counted at a ceiling of its credential.
+    pub(super) fn wants_tokens(&self) -> bool {
+        self.seat.as_ref().is_some_and(Seat::wants_tokens)
+    }
+
+    /// Tells the credential's ceiling what was used.
+    pub(super) fn used(&mut self, tokens: u64) {
+        if let Some(seat) = &mut self.seat {
+            seat.used(tokens);
+        }
+    }
+}
+
+impl<R: Reply> Reply for Answer<'_, R> {
+    fn pipe(&mut self) -> Option<&mut dyn Pipe> {
+        self.live.as_mut()?.pipe()
+    }
+
+    fn status(&self) -> u16 {
+        let live = self.live.as_ref();
+        self.held.as_ref().map_or_else(|| live.map_or(0, R::status), |held| held.status)
+    }
+
+    fn headers(&self) -> impl Iterator<Item = (&str, &[u8])> {
+        let held = self.held.as_ref();
+        let live = self.live.as_ref().filter(|_| held.is_none());
+        let held = held.into_iter().flat_map(|held| held.headers.iter());
+        held.map(|(name, value)| (&**name, &**value)).chain(live.into_iter().flat_map(R::headers))
+    }
+
+    fn length(&self) -> Option<u64> {
+        match (&self.live, &self.held) {
+            (Some(live), _) => live.length(),
+            (None, Some(held)) => Some(held.body.len() as u64),
+            (None, None) => None,
+        }
+    }
+
+    fn is_ready(&mut self) -> bool {
+        let has_held = self.held.as_ref().is_some_and(|held| held.taken < held.body.len());
+        has_held || self.live.as_mut().is_none_or(R::is_ready)
+    }
+
+    fn piece(&mut self) -> Result<&[u8], Failure> {
+        if let Some(held) = &mut self.held
+            && (held.taken < held.body.len() || self.live.is_none())
+        {
+            let from = std::mem::replace(&mut held.taken, held.body.len());
+            return Ok(&held.body[from..]);
+        }
+        self.live.as_mut().map_or(Ok(&[]), R::piece)
+    }
+}

@@ -1,0 +1,107 @@
+//! A name that several may serve: one after the other is asked until one serves.
+//!
+//! Each target is permitted, planned and rewritten for itself, from the body as it came. The
+//! request is admitted once, at the price of the dearest of them, and settled at the price of the
+//! one that served.
+
+use super::attempt::{self, Plan, Sending, Tries};
+use super::incoming::Load;
+use super::note::Note;
+use super::session::{Body, Session};
+use super::{Core, Downstream, Ended, Upstream, relay, settlement};
+use crate::dialect::ask::Ask;
+use crate::dialect::path::Route;
+use crate::metrics::Gauge;
+use crate::route::plan::Target;
+use crate::route::snapshot::Snapshot;
+use crate::wire::head::Head;
+
+/// Answers a request for an alias with these targets. Its frame stays out of its caller's.
+#[allow(clippy::too_many_arguments)]
+#[inline(never)]
+pub(super) fn answer<D: Downstream, U: Upstream>(
+    core: &Core,
+    snapshot: &Snapshot,
+    session: &mut Session<D>,
+    up: &mut U,
+    head: &Head,
+    route: &Route<'_>,
+    ask: &Ask,
+    targets: &[Target<'_>],
+    mut body: Body,
+    note: &mut Note,
+) -> Result<(), Ended> {
+    let user = note.user.unwrap_or_default();
+    let mut plans = Vec::with_capacity(targets.len());
+    let mut refused = None;
+    for target in targets {
+        match super::admit(snapshot, user, target, route.endpoint) {
+            Ok(destination) => {
+                let provider = &snapshot.providers[target.provider];
+                plans.push(Plan::new(provider, destination, head, route, target, ask));
+            }
+            Err(refusal) => drop(refused.get_or_insert(refusal)),
+        }
+    }
+    let first = match (plans.as_slice(), refused) {
+        ([first, ..], _) => first,
+        ([], Some(refusal)) => return Err(refusal.into()),
+        // Unreachable because an alias whose targets are all disabled was not found.
+        ([], None) => return Err(crate::dialect::refusal::Refusal::internal().into()),
+    };
+    name(note, first);
+    if plans.len() == 1 || route.endpoint.counts_tokens {
+        first.rewrite(ask, &mut body.bytes)?;
+        return super::carry(core, snapshot, session, up, head, first, Load::Held(body), note);
+    }
+    settlement::admit(core, snapshot, up, &plans, note)?;
+    let mut tries = Tries::new();
+    let answer = first_served(core, snapshot, up, &plans, ask, &body.bytes, &mut tries, note)?;
+    drop(body);
+    let answer = match answer {
+        Some(answer) => answer,
+        None => tries.finish()?,
+    };
+    let plan = answer.plan();
+    name(note, plan);
+    settlement::served_by(note, plan);
+    relay::relay(core, snapshot, session, head, plan, answer, note)
+}
+
+/// Asks in turn; where all rest, the first of them once more, whatever is known of it.
+#[allow(clippy::too_many_arguments)]
+fn first_served<'a, U: Upstream>(
+    core: &'a Core,
+    snapshot: &Snapshot,
+    up: &mut U,
+    plans: &'a [Plan<'a>],
+    ask: &Ask,
+    body: &[u8],
+    tries: &mut Tries<'a, U::Reply>,
+    note: &mut Note,
+) -> Result<Option<super::answer::Answer<'a, U::Reply>>, Ended> {
+    let attempts_max = snapshot.limits.attempts_max;
+    let _copy = core.metrics.clone().hold(Gauge::HeldBytes, body.len() as i64);
+    for is_last_resort in [false, true] {
+        for plan in plans {
+            if is_last_resort && note.attempts > 0 {
+                return Ok(None);
+            }
+            let mut rewritten = body.to_vec();
+            plan.rewrite(ask, &mut rewritten)?;
+            name(note, plan);
+            let sending = Sending { body: &rewritten, source: None, attempts_max, is_last_resort };
+            let answer = attempt::attempt(core, up, plan, sending, tries, note)?;
+            if answer.is_some() {
+                return Ok(answer);
+            }
+        }
+    }
+    Ok(None)
+}
+
+/// Who is asked, for the log and the row.
+fn name(note: &mut Note, plan: &Plan<'_>) {
+    note.provider = Some(plan.target.provider);
+    plan.target.model_served.clone_into(&mut note.model_served);
+}

@@ -1,0 +1,487 @@
+//! Credentials in use: which one a call takes, and what all workers know of it.
+//!
+//! What is known lives longer than a snapshot, so it stands here and the snapshot's credentials
+//! have a place in it. A sound credential costs a call two loads; a lock is taken only where
+//! something is wrong or counted, for a moment, and never across a wait.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use parking_lot::Mutex;
+
+use super::affinity::{Affinity, Beginnings};
+use super::{Books, Core};
+use crate::limits;
+use crate::metrics::Count;
+use crate::route::health::{Change, Circuit, Health, Leave, Lesson};
+use crate::route::rate::Counters;
+use crate::route::snapshot::{Credential, NO_PLACE, Provider, Snapshot, Strategy};
+use crate::secret::Digest;
+
+const BLOCK: usize = 128;
+const BLOCKS: usize = limits::SEATS_MAX / BLOCK;
+/// Bytes of a prompt that are taken for one token.
+const BYTES_PER_TOKEN: u64 = 4;
+
+/// What is known of every credential, and of each provider as a whole.
+pub struct Pool {
+    // Filled in order and never emptied, so that a place is found without a lock.
+    blocks: [OnceLock<Box<[Status; BLOCK]>>; BLOCKS],
+    places: Mutex<HashMap<String, usize>>,
+    affinity: OnceLock<Affinity>,
+    books: OnceLock<Arc<Books>>,
+}
+
+/// What is known of one credential, or of one provider.
+#[derive(Default)]
+struct Status {
+    /// Something is open in `health`.
+    is_troubled: AtomicBool,
+    health: Mutex<Health>,
+    counters: Mutex<Counters>,
+    in_flight: AtomicU64,
+    /// Of a provider: whose turn it is, and who is stuck to.
+    turns: AtomicU64,
+    current: AtomicUsize,
+}
+
+/// One open circuit, for those who want to see it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Seen {
+    /// The provider's name.
+    pub provider: String,
+    /// Which of its credentials, from 0; `None`: it has none.
+    pub credential: Option<usize>,
+    /// What is open.
+    pub circuit: Circuit,
+}
+
+/// The name under which the health of a credential is kept: nothing of the secret can be read
+/// from it.
+fn identity(provider: &Provider, credential: Option<&Credential>) -> String {
+    let key = credential.map_or("", |credential| credential.api_key.expose());
+    Digest::of(format!("{}\0{key}", provider.name).as_bytes()).to_text()
+}
+
+impl Default for Pool {
+    fn default() -> Pool {
+        Pool {
+            blocks: [const { OnceLock::new() }; BLOCKS],
+            places: Mutex::default(),
+            affinity: OnceLock::new(),
+            books: OnceLock::new(),
+        }
+    }
+}
+
+impl Pool {
+    /// Gives the snapshot's providers, credentials and aliases their places. What was disabled gets
+    /// another try.
+    pub(super) fn adopt(&self, snapshot: &mut Snapshot) {
+        for (name, alias) in snapshot.aliases_mut().filter(|(_, alias)| !alias.targets.is_empty()) {
+            alias.place = self.place(format!("alias {name}"));
+        }
+        for provider in &mut snapshot.providers {
+            provider.place = self.place(identity(provider, None));
+            for at in 0..provider.credentials.len() {
+                let identity = identity(provider, Some(&provider.credentials[at]));
+                let place = self.place(identity);
+                provider.credentials[at].place = place;
+                if let Some(status) = self.at(place)
+                    && status.is_troubled.load(Ordering::Relaxed)
+                {
+                    let mut health = status.health.lock();
+                    health.enable();
+                    status.is_troubled.store(!health.is_sound(), Ordering::Relaxed);
+                    let circuits = health.circuits().to_vec();
+                    drop(health);
+                    self.keep(provider, Some(&provider.credentials[at]), circuits);
+                }
+            }
+        }
+    }
+
+    /// A number that grows by one each time, for each place.
+    pub(super) fn turn(&self, place: usize) -> u64 {
+        self.at(place).map_or(0, |status| status.turns.fetch_add(1, Ordering::Relaxed))
+    }
+
+    fn place(&self, identity: String) -> usize {
+        let mut places = self.places.lock();
+        let next = places.len();
+        if next >= limits::SEATS_MAX && !places.contains_key(&identity) {
+            return NO_PLACE;
+        }
+        let place = *places.entry(identity).or_insert(next);
+        self.blocks[place / BLOCK]
+            .get_or_init(|| Box::new(std::array::from_fn(|_| Status::default())));
+        place
+    }
+
+    /// Made when the first provider asks for it.
+    fn affinity(&self) -> &Affinity {
+        self.affinity.get_or_init(Affinity::default)
+    }
+
+    fn at(&self, place: usize) -> Option<&Status> {
+        Some(&self.blocks.get(place / BLOCK)?.get()?[place % BLOCK])
+    }
+
+    /// From now on what is known is kept in the books.
+    pub(super) fn keep_in(&self, books: Arc<Books>) {
+        let _ = self.books.set(books);
+    }
+
+    /// Takes up what was kept.
+    pub fn restore(&self, statuses: Vec<(String, Circuit)>) {
+        for (identity, circuit) in statuses {
+            let place = self.places.lock().get(&identity).copied();
+            if let Some(status) = place.and_then(|place| self.at(place)) {
+                status.health.lock().restore(circuit);
+                status.is_troubled.store(true, Ordering::Relaxed);
+            }
+        }
+    }
+
+    fn keep(&self, provider: &Provider, credential: Option<&Credential>, circuits: Vec<Circuit>) {
+        if let Some(ledger) = self.books.get().and_then(|books| books.ledger.as_ref()) {
+            ledger.keep(identity(provider, credential), circuits);
+        }
+    }
+
+    /// Forgets what is held against a provider's credential of this number, from 0; 0 too for a
+    /// provider without one. Whether there is such a credential.
+    pub fn reset(&self, snapshot: &Snapshot, provider: &str, credential: usize) -> bool {
+        let Some(provider) = snapshot.provider_named(provider) else { return false };
+        let provider = &snapshot.providers[provider];
+        let place = match provider.credentials.get(credential) {
+            Some(credential) => credential.place,
+            None if provider.credentials.is_empty() && credential == 0 => provider.place,
+            None => return false,
+        };
+        if let Some(status) = self.at(place) {
+            *status.health.lock() = Health::default();
+            status.is_troubled.store(false, Ordering::Relaxed);
+        }
+        self.keep(provider, provider.credentials.get(credential), Vec::new());
+        true
+    }
+
+    /// Every open circuit of the snapshot's providers.
+    pub fn troubles(&self, snapshot: &Snapshot) -> Vec<Seen> {
+        let mut all = Vec::new();
+        for provider in &snapshot.providers {
+            let own = (None, provider.place);
+            let keyed = provider.credentials.iter().map(|credential| credential.place);
+            let keyed = keyed.enumerate().map(|(at, place)| (Some(at), place));
+            for (credential, place) in keyed.chain([own]) {
+                let Some(status) = self.at(place) else { continue };
+                all.extend(status.health.lock().circuits().iter().map(|circuit| Seen {
+                    provider: provider.name.clone(),
+                    credential,
+                    circuit: circuit.clone(),
+                }));
+            }
+        }
+        all
+    }
+}
+
+/// A provider's credential, or that it needs none, while a call is made with it.
+pub(super) struct Seat<'a> {
+    core: &'a Core,
+    provider: &'a Provider,
+    model: &'a str,
+    /// Which of the provider's credentials it is, from 0.
+    pub(super) index: usize,
+    /// `None`: the provider has none.
+    pub(super) credential: Option<&'a Credential>,
+    status: Option<&'a Status>,
+    // 0: nothing was wrong, so nobody looked at the clock.
+    begun_ms: i64,
+    is_probe: bool,
+    is_counted: bool,
+    beginnings: Beginnings,
+    // Tokens that were counted at the ceilings, and those that were really used.
+    tokens: Option<(u64, u64)>,
+}
+
+/// What a call may be made with.
+pub(super) struct Search<'a> {
+    pub(super) core: &'a Core,
+    pub(super) provider: &'a Provider,
+    /// As the upstream knows it.
+    pub(super) model: &'a str,
+    pub(super) body_bytes: u64,
+    pub(super) beginnings: Beginnings,
+    /// One bit for each credential that was called already; the last one for all from there on.
+    pub(super) tried: u64,
+    /// Where nothing may be called, what returns first is called all the same.
+    pub(super) is_last_resort: bool,
+}
+
+impl<'a> Search<'a> {
+    /// A search that begins.
+    pub(super) fn new(
+        core: &'a Core,
+        provider: &'a Provider,
+        model: &'a str,
+        body: &[u8],
+    ) -> Search<'a> {
+        let beginnings = match provider.strategy {
+            Strategy::CacheAffinity => Beginnings::of(provider.place, model, body),
+            _ => Beginnings::default(),
+        };
+        let body_bytes = body.len() as u64;
+        Search { core, provider, model, body_bytes, beginnings, tried: 0, is_last_resort: false }
+    }
+
+    /// Takes the credential whose turn it is.
+    pub(super) fn seat(&self) -> Option<Seat<'a>> {
+        let count = self.provider.credentials.len().max(1);
+        let own = self.core.pool.at(self.provider.place);
+        let first = match self.provider.strategy {
+            _ if count == 1 => 0,
+            Strategy::Sticky => own.map_or(0, |own| own.current.load(Ordering::Relaxed)),
+            Strategy::LeastInFlight => self.least_in_flight(own),
+            Strategy::RoundRobin => self.in_turn(own),
+            Strategy::CacheAffinity => {
+                let now_ms = self.core.clock.unix_ms();
+                let bound = self.core.pool.affinity().find(&self.beginnings, now_ms);
+                bound.filter(|at| *at < count).unwrap_or_else(|| self.in_turn(own))
+            }
+        };
+        let order = || (0..count).map(|step| (first + step) % count);
+        let fresh = || order().filter(|at| self.tried & bit(*at) == 0);
+        if let Some(seat) = fresh().find_map(|at| self.enter(at, false)) {
+            return Some(seat);
+        }
+        if !self.is_last_resort {
+            return None;
+        }
+        let mut all: Vec<usize> = fresh().collect();
+        all.sort_by_key(|at| {
+            self.status(*at).map_or(i64::MIN, |status| status.health.lock().returns_at(self.model))
+        });
+        all.into_iter().find_map(|at| self.enter(at, true))
+    }
+
+    /// The credential of this number once more, whatever is known of it.
+    pub(super) fn seat_at(&self, at: usize) -> Option<Seat<'a>> {
+        self.enter(at, true)
+    }
+
+    fn status(&self, at: usize) -> Option<&'a Status> {
+        let credential = self.provider.credentials.get(at);
+        self.core.pool.at(credential.map_or(self.provider.place, |credential| credential.place))
+    }
+
+    /// By weight.
+    fn in_turn(&self, own: Option<&Status>) -> usize {
+        let turn = own.map_or(0, |own| own.turns.fetch_add(1, Ordering::Relaxed));
+        pick(&self.provider.credentials, turn)
+    }
+
+    fn least_in_flight(&self, own: Option<&Status>) -> usize {
+        let credentials = &self.provider.credentials;
+        let turn = self.in_turn(own);
+        let load = |at: usize| {
+            let open = self.status(at).map_or(0, |status| status.in_flight.load(Ordering::Relaxed));
+            // In parts of a weight, so that the heavier of two idle ones is no better.
+            (open * 1_000_000) / u64::from(credentials[at].weight.max(1))
+        };
+        let order = (0..credentials.len()).map(|step| (turn + step) % credentials.len());
+        order.min_by_key(|at| load(*at)).unwrap_or_default()
+    }
+
+    /// Takes one credential, if it may be called.
+    fn enter(&self, at: usize, forced: bool) -> Option<Seat<'a>> {
+        let Search { core, provider, model, .. } = *self;
+        let credential = provider.credentials.get(at);
+        let status = self.status(at);
+        let mut seat = Seat {
+            core,
+            provider,
+            model,
+            index: at,
+            credential,
+            status,
+            begun_ms: 0,
+            is_probe: false,
+            is_counted: false,
+            beginnings: self.beginnings,
+            tokens: None,
+        };
+        let Some(status) = status else { return Some(seat) };
+        if status.is_troubled.load(Ordering::Relaxed) {
+            seat.begun_ms = core.clock.unix_ms();
+            match status.health.lock().ask(model, seat.begun_ms) {
+                Leave::Free => {}
+                Leave::Probe => seat.is_probe = true,
+                Leave::From(_) | Leave::Disabled if forced => {}
+                Leave::From(_) | Leave::Disabled => return None,
+            }
+        }
+        if let Some(rule) = credential.and_then(|credential| credential.ceilings.as_ref()) {
+            let tokens = self.body_bytes / BYTES_PER_TOKEN;
+            let now_ms = core.clock.unix_ms();
+            let mut counters = status.counters.lock();
+            counters.check(rule, tokens, now_ms).ok()?;
+            counters.enter(rule, tokens, now_ms);
+            seat.tokens = Some((tokens, tokens));
+        }
+        if provider.strategy == Strategy::LeastInFlight {
+            status.in_flight.fetch_add(1, Ordering::Relaxed);
+            seat.is_counted = true;
+        }
+        Some(seat)
+    }
+}
+
+/// The credential's place in [`Search::tried`].
+pub(super) fn bit(at: usize) -> u64 {
+    1 << at.min(63)
+}
+
+/// The credential whose turn it is.
+fn pick(credentials: &[Credential], turn: u64) -> usize {
+    let total: u64 = credentials.iter().map(|credential| u64::from(credential.weight)).sum();
+    let Some(mut at) = turn.checked_rem(total) else { return 0 };
+    let found = credentials.iter().position(|credential| {
+        let weight = u64::from(credential.weight);
+        let found = at < weight;
+        at = at.saturating_sub(weight);
+        found
+    });
+    found.unwrap_or_default()
+}
+
+impl Seat<'_> {
+    /// Learns what a call has shown.
+    pub(super) fn learn(&mut self, lesson: Lesson) {
+        let Some(status) = self.status else { return };
+        let is_fine = matches!(lesson, Lesson::Works | Lesson::Nothing);
+        if is_fine && !status.is_troubled.load(Ordering::Relaxed) {
+            return self.settle_on(lesson);
+        }
+        let now_ms = self.core.clock.unix_ms();
+        let mut health = status.health.lock();
+        let change = health.learn(self.model, lesson, self.begun_ms, now_ms);
+        status.is_troubled.store(!health.is_sound(), Ordering::Relaxed);
+        if change.is_some() {
+            let circuits = health.circuits().to_vec();
+            self.core.pool.keep(self.provider, self.credential, circuits);
+        }
+        let model = health.circuits().iter().find(|circuit| circuit.since_ms == now_ms);
+        let model = model.map(|circuit| circuit.model.clone()).unwrap_or_default();
+        drop(health);
+        self.is_probe &= lesson == Lesson::Nothing;
+        match change {
+            Some(change) => self.tell(change, &model, now_ms),
+            None if is_fine => self.settle_on(lesson),
+            None => {}
+        }
+        if !is_fine && self.provider.strategy == Strategy::CacheAffinity {
+            self.core.pool.affinity().forget(&self.beginnings);
+        }
+    }
+
+    /// A credential that works is stuck to.
+    fn settle_on(&self, lesson: Lesson) {
+        match self.provider.strategy {
+            _ if lesson != Lesson::Works => {}
+            Strategy::RoundRobin | Strategy::LeastInFlight => {}
+            Strategy::Sticky => {
+                if let Some(own) = self.core.pool.at(self.provider.place)
+                    && own.current.load(Ordering::Relaxed) != self.index
+                {
+                    own.current.store(self.index, Ordering::Relaxed);
+                }
+            }
+            Strategy::CacheAffinity => {
+                let now_ms = self.core.clock.unix_ms();
+                self.core.pool.affinity().bind(&self.beginnings, self.index, now_ms);
+            }
+        }
+    }
+
+    fn tell(&self, change: Change, model: &str, now_ms: i64) {
+        let provider = &self.provider.name;
+        let number = self.index + 1;
+        let of = if model.is_empty() { "" } else { " for " };
+        let health = self.status.map(|status| status.health.lock());
+        match change {
+            Change::Disabled => {
+                self.core.metrics.count(Count::CredentialsDisabled);
+                log::warn!(
+                    target: "gproxy::credential",
+                    "credential {number} of {provider} is disabled{of}{model}: the upstream does \
+                     not accept it; a success, a reload or a reset brings it back"
+                );
+            }
+            Change::Cools(why) => {
+                self.core.metrics.count(Count::CredentialsCooled);
+                let until = health.as_ref().map_or(now_ms, |health| health.returns_at(self.model));
+                let rest_ms = until.saturating_sub(now_ms);
+                log::info!(
+                    target: "gproxy::credential",
+                    "credential {number} of {provider} rests{of}{model} for {rest_ms} ms: {}",
+                    why.name()
+                );
+            }
+            Change::Recovered => {
+                let target = "gproxy::credential";
+                log::info!(target: target, "credential {number} of {provider} is back");
+            }
+        }
+    }
+
+    /// Tells what was really used.
+    pub(super) fn used(&mut self, tokens: u64) {
+        if let Some((_, used)) = &mut self.tokens {
+            *used = tokens;
+        }
+    }
+
+    /// Tokens are counted at a ceiling.
+    pub(super) fn wants_tokens(&self) -> bool {
+        self.tokens.is_some()
+    }
+}
+
+/// However a call ends, by a panic too, its place is free again.
+impl Drop for Seat<'_> {
+    fn drop(&mut self) {
+        let Some(status) = self.status else { return };
+        if self.is_probe {
+            status.health.lock().release(self.model);
+        }
+        if self.is_counted {
+            status.in_flight.fetch_sub(1, Ordering::Relaxed);
+        }
+        if let Some((reserved, used)) = self.tokens {
+            status.counters.lock().leave(reserved, used);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::secret::Secret;
+
+    #[test]
+    fn credentials_take_turns_by_weight() {
+        let credential = |weight| Credential {
+            api_key: Secret::new("k"),
+            weight,
+            ceilings: None,
+            place: NO_PLACE,
+        };
+        let list = [credential(1), credential(0), credential(2)];
+        let picked: Vec<usize> = (0..6).map(|turn| pick(&list, turn)).collect();
+        assert_eq!(picked, [0, 2, 2, 0, 2, 2]);
+        assert_eq!(pick(&[], 3), 0);
+    }
+}

@@ -1,0 +1,270 @@
+//! What is known of a credential: whether it may be called, for which model, and from when.
+//!
+//! Pure, over a time in milliseconds since 1970, so that it can be kept through a restart. One
+//! circuit stands for all of the credential, one more for each model that was refused. A circuit
+//! that has cooled down lets one call through, the probe; what comes of it closes the circuit or
+//! opens it for longer. A disabled one waits for a success, which only the last resort of a pool
+//! can bring, for a reload or for the administrator.
+
+use crate::dialect::trouble::{Scope, Trouble};
+use crate::failure::{Cause, Failure, Phase};
+use crate::limits;
+
+/// What an attempt showed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lesson {
+    /// It works.
+    Works,
+    /// Nothing about the credential: the request was at fault.
+    Nothing,
+    /// The upstream asks for patience.
+    Limited(Trouble),
+    /// The upstream failed, or did not answer.
+    Failed,
+    /// No connection: what is behind the credential's provider cannot be reached.
+    Unreachable,
+    /// The credential is not accepted.
+    Denied(Scope),
+}
+
+/// What an answer shows by its status, before anybody looks further.
+pub fn lesson_of(status: u16, trouble: Trouble) -> Lesson {
+    let wait_ms = trouble.wait_ms.unwrap_or(limits::COOLDOWN_MS_MAX);
+    match status {
+        0..=399 => Lesson::Works,
+        401 => Lesson::Denied(Scope::Account),
+        // Money comes back without anybody telling us: it is asked for again now and then.
+        402 => Lesson::Limited(Trouble { scope: Scope::Account, wait_ms: Some(wait_ms) }),
+        403 => Lesson::Denied(trouble.scope),
+        429 => Lesson::Limited(trouble),
+        501 | 505 => Lesson::Nothing,
+        400..=499 => Lesson::Nothing,
+        500.. => Lesson::Failed,
+    }
+}
+
+/// What a failed attempt shows.
+pub fn shown_by(failure: &Failure) -> Lesson {
+    match (failure.cause, failure.phase) {
+        (Cause::DownstreamGone | Cause::ShuttingDown, _) => Lesson::Nothing,
+        (_, Phase::Resolve | Phase::Connect | Phase::Tls) => Lesson::Unreachable,
+        _ => Lesson::Failed,
+    }
+}
+
+/// Why a circuit is open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Why {
+    /// The upstream asked for patience.
+    Limited,
+    /// The upstream failed.
+    Failed,
+    /// No connection.
+    Unreachable,
+    /// The credential was not accepted: it is disabled.
+    Denied,
+}
+
+impl Why {
+    /// All of them, as they are kept.
+    pub const ALL: [Why; 4] = [Why::Limited, Why::Failed, Why::Unreachable, Why::Denied];
+
+    /// In a word.
+    pub fn name(self) -> &'static str {
+        match self {
+            Why::Limited => "limited",
+            Why::Failed => "failed",
+            Why::Unreachable => "unreachable",
+            Why::Denied => "denied",
+        }
+    }
+}
+
+/// An open circuit. What is closed has none.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Circuit {
+    /// The model; empty: all of the credential.
+    pub model: Box<str>,
+    /// Why it is open.
+    pub why: Why,
+    /// When it opened, or opened further.
+    pub since_ms: i64,
+    /// When the probe may go. Of a disabled one it never may.
+    pub until_ms: i64,
+    /// How often it was opened without a success in between.
+    pub strikes: u32,
+    /// The probe is under way.
+    probing: bool,
+}
+
+impl Circuit {
+    /// One as it was kept.
+    pub fn kept(model: &str, why: Why, since_ms: i64, until_ms: i64, strikes: u32) -> Circuit {
+        let ceiling = since_ms.saturating_add(limits::COOLDOWN_MS_MAX);
+        let until_ms = until_ms.min(ceiling);
+        Circuit { model: model.into(), why, since_ms, until_ms, strikes, probing: false }
+    }
+}
+
+/// Whether a call may be made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Leave {
+    /// It may.
+    Free,
+    /// It may, alone: others wait for what comes of it.
+    Probe,
+    /// From this moment on, as far as is known.
+    From(i64),
+    /// Not until somebody says so.
+    Disabled,
+}
+
+/// What is known of one credential. As small as nothing while nothing is wrong.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Health {
+    open: Vec<Circuit>,
+}
+
+/// What a lesson changed, for those who want to know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// A circuit was opened, or opened for longer.
+    Cools(Why),
+    /// The credential, or a model at it, is out of the pool.
+    Disabled,
+    /// It is back.
+    Recovered,
+}
+
+impl Health {
+    /// Nothing is wrong.
+    pub fn is_sound(&self) -> bool {
+        self.open.is_empty()
+    }
+
+    /// What is open.
+    pub fn circuits(&self) -> &[Circuit] {
+        &self.open
+    }
+
+    /// Takes up what was kept.
+    pub fn restore(&mut self, circuit: Circuit) {
+        if self.open.len() < limits::CIRCUITS_MAX {
+            self.open.push(circuit);
+        }
+    }
+
+    /// Whether the model may be called; a probe counts as under way from here on.
+    pub fn ask(&mut self, model: &str, now_ms: i64) -> Leave {
+        let mut leave = Leave::Free;
+        for circuit in self.open.iter().filter(|circuit| concerns(circuit, model)) {
+            match leave {
+                Leave::Disabled => {}
+                _ if circuit.why == Why::Denied => leave = Leave::Disabled,
+                Leave::From(until) if until >= circuit.until_ms => {}
+                _ if circuit.until_ms > now_ms => leave = Leave::From(circuit.until_ms),
+                Leave::Free | Leave::Probe if circuit.probing => leave = Leave::From(now_ms),
+                Leave::Free => leave = Leave::Probe,
+                _ => {}
+            }
+        }
+        if leave == Leave::Probe {
+            self.each(model, |circuit| circuit.probing = true);
+        }
+        leave
+    }
+
+    /// A probe ended without a lesson.
+    pub fn release(&mut self, model: &str) {
+        self.each(model, |circuit| circuit.probing = false);
+    }
+
+    /// Learns what came of a call that began at `begun_ms`. What began before a circuit opened
+    /// neither closes it nor counts against it once more.
+    pub fn learn(
+        &mut self,
+        model: &str,
+        lesson: Lesson,
+        begun_ms: i64,
+        now_ms: i64,
+    ) -> Option<Change> {
+        let (scope, why, wait_ms) = match lesson {
+            Lesson::Works => return self.close(model, begun_ms),
+            Lesson::Nothing => return None,
+            Lesson::Limited(Trouble { scope, wait_ms }) => (scope, Why::Limited, wait_ms),
+            Lesson::Failed => (Scope::Model, Why::Failed, None),
+            Lesson::Unreachable => (Scope::Account, Why::Unreachable, None),
+            Lesson::Denied(scope) => (scope, Why::Denied, None),
+        };
+        let name = if scope == Scope::Account { "" } else { model };
+        let at = self.open.iter().position(|circuit| *circuit.model == *name);
+        if let Some(at) = at
+            && (begun_ms < self.open[at].since_ms || self.open[at].why == Why::Denied)
+        {
+            return None;
+        }
+        let strikes = at.map_or(0, |at| self.open[at].strikes).saturating_add(1);
+        let wait_ms = wait_ms.unwrap_or_else(|| backoff_ms(strikes));
+        let wait_ms = wait_ms.clamp(limits::COOLDOWN_MS_MIN, limits::COOLDOWN_MS_MAX);
+        let until_ms = now_ms.saturating_add(wait_ms);
+        let mut circuit = Circuit::kept(name, why, now_ms, until_ms, strikes);
+        match at {
+            Some(at) => std::mem::swap(&mut self.open[at], &mut circuit),
+            None => {
+                if self.open.len() == limits::CIRCUITS_MAX {
+                    self.forget_one();
+                }
+                self.open.push(circuit);
+            }
+        }
+        let is_disabled = why == Why::Denied;
+        Some(if is_disabled { Change::Disabled } else { Change::Cools(why) })
+    }
+
+    /// Puts back what a reload makes worth another try.
+    pub fn enable(&mut self) {
+        self.open.retain(|circuit| circuit.why != Why::Denied);
+    }
+
+    /// When the model may be called again, however little is known of it; disabled ones last.
+    pub fn returns_at(&self, model: &str) -> i64 {
+        let open = self.open.iter().filter(|circuit| concerns(circuit, model));
+        let at = open.map(|circuit| match circuit.why {
+            Why::Denied => i64::MAX,
+            _ => circuit.until_ms,
+        });
+        at.max().unwrap_or(i64::MIN)
+    }
+
+    /// A success proves the model, and all that every model needs.
+    fn close(&mut self, model: &str, begun_ms: i64) -> Option<Change> {
+        let before = self.open.len();
+        self.open.retain(|circuit| !concerns(circuit, model) || begun_ms < circuit.since_ms);
+        (self.open.len() < before).then_some(Change::Recovered)
+    }
+
+    /// Makes room: what has cooled down longest ago is the least loss.
+    fn forget_one(&mut self) {
+        let models = self.open.iter().enumerate().filter(|(_, circuit)| !circuit.model.is_empty());
+        if let Some((at, _)) = models.min_by_key(|(_, circuit)| circuit.until_ms) {
+            self.open.swap_remove(at);
+        }
+    }
+
+    fn each(&mut self, model: &str, change: impl FnMut(&mut Circuit)) {
+        self.open.iter_mut().filter(|circuit| concerns(circuit, model)).for_each(change);
+    }
+}
+
+fn concerns(circuit: &Circuit, model: &str) -> bool {
+    circuit.model.is_empty() || *circuit.model == *model
+}
+
+/// One second, doubled with each strike, up to a minute.
+fn backoff_ms(strikes: u32) -> i64 {
+    let doublings = strikes.saturating_sub(1).min(6);
+    (limits::BACKOFF_MS << doublings).min(limits::BACKOFF_MS_MAX)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,163 @@
+use super::*;
+
+const NOW: i64 = 1_700_000_000_000;
+
+fn limited(scope: Scope, wait_ms: Option<i64>) -> Lesson {
+    Lesson::Limited(Trouble { scope, wait_ms })
+}
+
+/// The outcome table: status, what the account and another model may do afterwards, for how long.
+#[test]
+fn the_outcome_table() {
+    let wait = |wait_ms| Trouble { scope: Scope::Model, wait_ms };
+    let of_account = |wait_ms| Trouble { scope: Scope::Account, wait_ms };
+    let (free, off) = (Leave::Free, Leave::Disabled);
+    let from = |ms: i64| Leave::From(NOW + ms);
+    let rows = [
+        (200, wait(None), free, free),
+        (302, wait(None), free, free),
+        (400, wait(Some(5_000)), free, free),
+        (404, of_account(Some(5_000)), free, free),
+        (409, wait(None), free, free),
+        (413, wait(None), free, free),
+        (422, wait(None), free, free),
+        (401, wait(None), off, off),
+        (402, wait(None), from(limits::COOLDOWN_MS_MAX), from(limits::COOLDOWN_MS_MAX)),
+        (403, of_account(None), off, off),
+        (403, wait(None), off, free),
+        (429, wait(Some(5_000)), from(5_000), free),
+        (429, of_account(Some(5_000)), from(5_000), from(5_000)),
+        (429, wait(None), from(limits::BACKOFF_MS), free),
+        (429, wait(Some(0)), from(limits::COOLDOWN_MS_MIN), free),
+        (429, wait(Some(86_400_000)), from(limits::COOLDOWN_MS_MAX), free),
+        (429, wait(Some(i64::MAX)), from(limits::COOLDOWN_MS_MAX), free),
+        (500, wait(None), from(limits::BACKOFF_MS), free),
+        (503, wait(None), from(limits::BACKOFF_MS), free),
+        (529, wait(None), from(limits::BACKOFF_MS), free),
+        (501, wait(None), free, free),
+        (505, wait(None), free, free),
+    ];
+    for (status, trouble, model, other) in rows {
+        let mut health = Health::default();
+        health.learn("m", lesson_of(status, trouble), NOW, NOW);
+        assert_eq!(health.ask("m", NOW), model, "{status} {trouble:?}");
+        assert_eq!(health.ask("n", NOW), other, "{status} {trouble:?}");
+    }
+}
+
+#[test]
+fn no_connection_cools_all_of_the_credential() {
+    let mut health = Health::default();
+    assert_eq!(
+        health.learn("m", Lesson::Unreachable, NOW, NOW),
+        Some(Change::Cools(Why::Unreachable))
+    );
+    assert_eq!(health.ask("n", NOW), Leave::From(NOW + limits::BACKOFF_MS));
+}
+
+#[test]
+fn one_probe_at_a_time_opens_the_circuit_again() {
+    let mut health = Health::default();
+    health.learn("m", limited(Scope::Model, Some(5_000)), NOW, NOW);
+    assert_eq!(health.ask("m", NOW + 4_999), Leave::From(NOW + 5_000));
+    let at = NOW + 5_000;
+    assert_eq!(health.ask("m", at), Leave::Probe);
+    assert_eq!(health.ask("m", at), Leave::From(at));
+    // A probe that showed nothing leaves the place to the next one.
+    health.release("m");
+    assert_eq!(health.ask("m", at), Leave::Probe);
+    assert_eq!(health.learn("m", Lesson::Works, at, at + 10), Some(Change::Recovered));
+    assert_eq!(health.ask("m", at + 10), Leave::Free);
+    assert!(health.is_sound());
+}
+
+#[test]
+fn a_failed_probe_doubles_the_pause_up_to_its_ceiling() {
+    let mut health = Health::default();
+    let mut now = NOW;
+    let mut pauses = Vec::new();
+    for _ in 0..9 {
+        health.learn("m", Lesson::Failed, now, now);
+        let Leave::From(until) = health.ask("m", now) else { panic!("it cools") };
+        pauses.push((until - now) / 1_000);
+        now = until;
+        assert_eq!(health.ask("m", now), Leave::Probe);
+    }
+    assert_eq!(pauses, [1, 2, 4, 8, 16, 32, 60, 60, 60]);
+}
+
+#[test]
+fn a_crowd_that_fails_together_counts_once() {
+    let mut health = Health::default();
+    for _ in 0..100 {
+        health.learn("m", Lesson::Failed, NOW - 50, NOW);
+    }
+    assert_eq!(health.circuits()[0].strikes, 1);
+    assert_eq!(health.ask("m", NOW), Leave::From(NOW + limits::BACKOFF_MS));
+}
+
+#[test]
+fn an_answer_to_an_older_call_closes_nothing() {
+    let mut health = Health::default();
+    health.learn("m", limited(Scope::Account, Some(9_000)), NOW, NOW);
+    assert_eq!(health.learn("m", Lesson::Works, NOW - 1, NOW + 1), None);
+    assert_eq!(health.ask("m", NOW + 1), Leave::From(NOW + 9_000));
+}
+
+#[test]
+fn a_denied_credential_stays_out_until_a_success_or_a_reload() {
+    let mut health = Health::default();
+    let denied = Lesson::Denied(Scope::Account);
+    assert_eq!(health.learn("m", denied, NOW, NOW), Some(Change::Disabled));
+    assert_eq!(health.learn("m", denied, NOW + 1, NOW + 1), None, "said once");
+    health.learn("m", limited(Scope::Account, Some(1)), NOW + 2, NOW + 2);
+    assert_eq!(health.ask("m", NOW + 86_400_000_000), Leave::Disabled);
+    let mut other = health.clone();
+    assert_eq!(health.learn("n", Lesson::Works, NOW + 5, NOW + 6), Some(Change::Recovered));
+    assert!(health.is_sound());
+    other.enable();
+    assert!(other.is_sound());
+}
+
+#[test]
+fn a_request_at_fault_changes_nothing() {
+    let mut health = Health::default();
+    health.learn("m", Lesson::Failed, NOW, NOW);
+    let before = health.clone();
+    assert_eq!(health.learn("m", Lesson::Nothing, NOW + 5, NOW + 5), None);
+    assert_eq!(health, before);
+}
+
+#[test]
+fn the_longer_of_two_circuits_counts_and_the_sooner_is_the_last_resort() {
+    let mut health = Health::default();
+    health.learn("m", limited(Scope::Model, Some(9_000)), NOW, NOW);
+    health.learn("n", limited(Scope::Account, Some(3_000)), NOW, NOW);
+    assert_eq!(health.ask("m", NOW), Leave::From(NOW + 9_000));
+    assert_eq!(health.ask("n", NOW), Leave::From(NOW + 3_000));
+    assert_eq!((health.returns_at("m"), health.returns_at("n")), (NOW + 9_000, NOW + 3_000));
+    health.learn("n", Lesson::Denied(Scope::Model), NOW, NOW);
+    assert_eq!(health.returns_at("n"), i64::MAX);
+    assert_eq!(health.ask("m", NOW + 4_000), Leave::From(NOW + 9_000));
+}
+
+#[test]
+fn models_by_chance_take_bounded_room_and_never_the_accounts_place() {
+    let mut health = Health::default();
+    health.learn("m", limited(Scope::Account, Some(1_000)), NOW, NOW);
+    for number in 0..1_000 {
+        health.learn(&format!("m{number}"), Lesson::Failed, NOW + number, NOW + number);
+    }
+    assert_eq!(health.circuits().len(), limits::CIRCUITS_MAX);
+    assert!(health.circuits().iter().any(|circuit| circuit.model.is_empty()));
+}
+
+#[test]
+fn what_was_kept_ends_at_its_own_time_and_never_beyond_the_ceiling() {
+    let mut health = Health::default();
+    health.restore(Circuit::kept("m", Why::Limited, NOW, NOW + 5_000, 3));
+    health.restore(Circuit::kept("n", Why::Limited, NOW, i64::MAX, 3));
+    assert_eq!(health.ask("m", NOW + 4_000), Leave::From(NOW + 5_000));
+    assert_eq!(health.ask("m", NOW + 6_000), Leave::Probe);
+    assert_eq!(health.ask("n", NOW), Leave::From(NOW + limits::COOLDOWN_MS_MAX));
+}

@@ -1,0 +1,119 @@
+//! What the path promises about a pool of credentials, one promise to a test.
+
+use super::connection::{CONFIG, Connection, Step, chat, in_turn};
+use super::ends::{Author, End, Outcome, Script, Wire};
+use crate::metrics::Gauge;
+use crate::route::health::Why;
+
+const JSON: &str = "application/json";
+
+fn refused(status: u16, wait: &str) -> Outcome {
+    let mut script = Script::new(status, JSON, b"{\"error\":{\"message\":\"no\"}}");
+    script.headers.push(("retry-after".into(), wait.into()));
+    Outcome::Answer(script)
+}
+
+fn ok() -> Outcome {
+    Outcome::Answer(Script::new(200, JSON, b"{\"model\":\"gpt-x\"}").sized())
+}
+
+/// A gateway that may send a request to four credentials; so many chat requests come, one after
+/// the other.
+fn pool(requests: usize, author: Author) -> Connection {
+    let config = CONFIG.replace("attempts_max = 1", "attempts_max = 4");
+    let mut wire = Wire::new(chat().repeat(requests).as_bytes(), 1);
+    wire.released = chat().len();
+    Connection::new(&config, wire, 1, author)
+}
+
+fn next(connection: &mut Connection) -> Step {
+    let step = connection.step();
+    let mut wire = connection.wire.borrow_mut();
+    wire.released = (wire.released + chat().len()).min(wire.input.len());
+    step
+}
+
+/// Ends of the credentials that were used: `1` or `2`.
+fn used(connection: &Connection) -> String {
+    let seen = connection.seen.borrow();
+    let all = seen.iter().filter_map(|call| call.header("authorization")?.chars().last());
+    all.collect()
+}
+
+#[test]
+fn a_refused_call_moves_on_and_its_credential_rests() {
+    let outcomes = vec![refused(429, "5"), ok(), ok(), ok()];
+    let mut connection = pool(3, in_turn(outcomes));
+    for _ in 0..3 {
+        assert_eq!(next(&mut connection), Step::Again);
+    }
+    connection.check_balance();
+    assert_eq!(used(&connection), "1222");
+    let seen = connection.seen.borrow();
+    assert_eq!(seen[0].body, seen[1].body);
+    assert_eq!(seen[0].out_before, seen[1].out_before, "nothing went down in between");
+    let snapshot = connection.core.snapshot();
+    let troubles = connection.core.pool.troubles(&snapshot);
+    assert_eq!(troubles.len(), 1);
+    assert_eq!((troubles[0].provider.as_str(), troubles[0].credential), ("alpha", Some(0)));
+    assert_eq!((troubles[0].circuit.why, &*troubles[0].circuit.model), (Why::Limited, "gpt-x"));
+}
+
+#[test]
+fn a_reset_brings_a_credential_back_at_once() {
+    let outcomes = vec![refused(401, ""), ok(), ok(), ok()];
+    let mut connection = pool(3, in_turn(outcomes));
+    next(&mut connection);
+    let snapshot = connection.core.snapshot();
+    assert!(!connection.core.pool.reset(&snapshot, "alpha", 2));
+    assert!(!connection.core.pool.reset(&snapshot, "nobody", 0));
+    assert!(connection.core.pool.reset(&snapshot, "alpha", 0));
+    assert!(connection.core.pool.troubles(&snapshot).is_empty());
+    next(&mut connection);
+    next(&mut connection);
+    assert_eq!(used(&connection), "1221");
+}
+
+#[test]
+fn a_probe_that_ends_in_a_panic_or_a_bad_request_leaves_its_place() {
+    for probe in [Outcome::Panic, refused(400, "")] {
+        let outcomes = vec![refused(429, "5"), ok(), probe, ok(), ok()];
+        let mut connection = pool(4, in_turn(outcomes));
+        next(&mut connection);
+        connection.clock.advance_ms(6_000);
+        next(&mut connection);
+        // The place is free: the next one whose turn it is may probe, and closes the circuit.
+        next(&mut connection);
+        next(&mut connection);
+        let snapshot = connection.core.snapshot();
+        assert!(connection.core.pool.troubles(&snapshot).is_empty(), "{}", used(&connection));
+    }
+}
+
+#[test]
+fn an_answer_that_breaks_off_while_it_is_read_is_none() {
+    let mut script = Script::new(500, JSON, b"{\"error\":1}");
+    let failure = crate::failure::Failure {
+        phase: crate::failure::Phase::Relay,
+        sent: crate::failure::Sent::Part,
+        cause: crate::failure::Cause::Disconnected,
+        reused: false,
+        after_ms: 1,
+    };
+    script.end = End::Fails(4, failure);
+    let mut connection = pool(1, in_turn(vec![Outcome::Answer(script)]));
+    connection.run();
+    connection.check_balance();
+    assert_eq!(connection.answers()[0].status, 502);
+}
+
+#[test]
+fn what_is_held_of_a_refusal_is_accounted_for() {
+    let long = Script::new(503, JSON, &vec![b'x'; 200_000]);
+    let mut connection = pool(1, in_turn(vec![Outcome::Answer(long)]));
+    connection.run();
+    connection.check_balance();
+    assert_eq!(connection.core.metrics.level(Gauge::HeldBytes), 0);
+    let answer = connection.answers().remove(0);
+    assert_eq!((answer.status, answer.body.len()), (503, 200_000));
+}

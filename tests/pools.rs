@@ -1,0 +1,454 @@
+//! Several credentials: what each kind of failure costs the pool, and what the client sees of it.
+
+mod support;
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
+use support::client::{chat, chat_body, post};
+use support::upstream::{Conn, Seen};
+use support::{Gateway, Reply, Upstream, wait_for};
+
+const GOOD: &str = "cred-good-1";
+const BAD: &str = "cred-bad-2";
+const OK: &str = r#"{"model":"m"}"#;
+
+/// One provider with a good and a bad credential. `more` stands in `[providers.settings]`.
+fn config(upstream: &Upstream, credentials: &str, more: &str) -> String {
+    format!(
+        "[global]\nport = 0\nworkers = 1\ndata_dir = \"DATA_DIR\"\n\
+         [[providers]]\nname = \"p\"\nchannel = \"custom\"\ncredentials = [{credentials}]\n\
+         [providers.settings]\nbase_url = \"http://127.0.0.1:{}\"\n{more}\n\
+         [[users]]\nname = \"admin\"\nis_admin = true\nkeys = [{{ api_key = \"sk-admin-1\" }}]\n\
+         [[permissions]]\nuser_name = \"admin\"\nmodel_pattern = \"*\"\n",
+        upstream.port
+    )
+}
+
+fn both() -> String {
+    format!("{{ api_key = \"{GOOD}\" }}, {{ api_key = \"{BAD}\" }}")
+}
+
+fn key_of(seen: &Seen) -> &str {
+    seen.header("authorization").unwrap_or_default().trim_start_matches("Bearer ")
+}
+
+/// Calls that came with this credential.
+fn calls_with(upstream: &Upstream, key: &str) -> usize {
+    upstream.seen().iter().filter(|seen| key_of(seen) == key).count()
+}
+
+/// Serves the good credential and does `fails` to the bad one.
+fn half(fails: impl Fn(&mut Conn, &Seen) + Send + Sync + 'static) -> Upstream {
+    Upstream::answering(move |conn, seen| match key_of(seen) {
+        BAD => fails(conn, seen),
+        _ => {
+            conn.whole(200, OK);
+        }
+    })
+}
+
+fn refuse(status: u16, headers: &'static str) -> impl Fn(&mut Conn, &Seen) + Send + Sync {
+    move |conn, _| {
+        let headers = format!("content-type: application/json\r\n{headers}");
+        conn.whole_with(status, &headers, r#"{"error":{"message":"no","type":"x"}}"#);
+    }
+}
+
+/// A thousand calls, one after the other: no error, and the bad credential is called at first and
+/// then once for each time that its rest is over.
+#[track_caller]
+fn check_thousand(upstream: &Upstream, rest: Option<Duration>, what: &str) {
+    let gateway = Gateway::start(&config(upstream, &both(), ""));
+    let mut client = gateway.connect();
+    let begun = Instant::now();
+    for call in 0..1_000 {
+        let reply = client.ask(&chat("p/m", call % 2 == 1));
+        assert_eq!(reply.status, 200, "{what}: call {call}: {}", reply.text());
+    }
+    let rests =
+        rest.map_or(0, |rest| (begun.elapsed().as_secs_f64() / rest.as_secs_f64()) as usize);
+    let bad = calls_with(upstream, BAD);
+    assert!((1..=1 + rests).contains(&bad), "{what}: {bad} calls in {:?}", begun.elapsed());
+    assert_eq!(calls_with(upstream, GOOD), 1_000, "{what}");
+}
+
+#[test]
+fn a_thousand_calls_see_nothing_of_a_credential_that_is_not_accepted() {
+    for status in [401, 403] {
+        check_thousand(&half(refuse(status, "")), None, &status.to_string());
+    }
+}
+
+#[test]
+fn a_thousand_calls_see_nothing_of_a_credential_that_is_limited_or_fails() {
+    let second = Some(Duration::from_secs(1));
+    check_thousand(&half(refuse(429, "retry-after: 1\r\n")), second, "429");
+    check_thousand(&half(refuse(429, "")), second, "429 without a word");
+    check_thousand(&half(refuse(402, "")), Some(Duration::from_secs(600)), "402");
+    for status in [500, 502, 503, 504, 529] {
+        check_thousand(&half(refuse(status, "")), second, &status.to_string());
+    }
+}
+
+#[test]
+fn a_thousand_calls_see_nothing_of_a_credential_whose_calls_are_reset() {
+    let upstream = half(|conn, _| conn.reset());
+    check_thousand(&upstream, Some(Duration::from_secs(1)), "reset before a reply");
+}
+
+/// Answers by the credential's number.
+fn by_key(first: (u16, &'static str), second: (u16, &'static str)) -> Upstream {
+    Upstream::answering(move |conn, seen| {
+        let (status, body) = if key_of(seen) == GOOD { first } else { second };
+        conn.whole(status, body);
+    })
+}
+
+#[track_caller]
+fn check_upstreams(reply: &Reply, status: u16, body: &str) {
+    assert_eq!((reply.status, reply.text().as_str()), (status, body));
+    assert_eq!(reply.header("x-gproxy-source"), Some("upstream"));
+}
+
+#[test]
+fn when_all_fail_the_last_answer_is_what_the_client_gets() {
+    for (first, second) in [(500, 503), (429, 500), (401, 429), (503, 401)] {
+        let upstream = by_key((first, "{\"a\":1}"), (second, "{\"b\":2}"));
+        let gateway = Gateway::start(&config(&upstream, &both(), ""));
+        let reply = gateway.connect().ask(&chat("p/m", false));
+        check_upstreams(&reply, second, "{\"b\":2}");
+        assert_eq!(upstream.count(), 2, "each credential once");
+        // All rest now; the pool behaves as though none did.
+        let reply = gateway.connect().ask(&chat("p/m", false));
+        assert!([first, second].contains(&reply.status), "{}", reply.text());
+        assert!(upstream.count() <= 4);
+    }
+}
+
+#[test]
+fn a_failure_behind_an_answer_does_not_hide_it() {
+    let upstream = Upstream::scripted(|conn| {
+        while let Some(seen) = conn.request() {
+            match key_of(&seen) {
+                GOOD => {
+                    conn.whole_with(429, "connection: close\r\n", "{\"a\":1}");
+                    conn.cut();
+                }
+                // Sent whole on a fresh connection, and not answered.
+                _ => conn.cut(),
+            }
+        }
+    });
+    let gateway = Gateway::start(&config(&upstream, &both(), ""));
+    check_upstreams(&gateway.connect().ask(&chat("p/m", false)), 429, "{\"a\":1}");
+    assert_eq!(upstream.count(), 2);
+}
+
+#[test]
+fn a_request_at_fault_is_sent_once_and_cools_nobody() {
+    for status in [400, 404, 409, 413, 422] {
+        let upstream = half(refuse(status, "retry-after: 60\r\n"));
+        let gateway = Gateway::start(&config(&upstream, &both(), ""));
+        let mut client = gateway.connect();
+        for _ in 0..10 {
+            client.ask(&chat("p/m", false));
+        }
+        let (good, bad) = (calls_with(&upstream, GOOD), calls_with(&upstream, BAD));
+        assert_eq!((good, bad), (5, 5), "{status}");
+    }
+}
+
+#[test]
+fn a_request_that_every_credential_fails_on_is_given_up_after_two() {
+    let upstream = Upstream::answering(|conn, _| {
+        conn.whole(500, "{}");
+    });
+    let credentials: Vec<String> =
+        (0..4).map(|number| format!("{{ api_key = \"cred-{number}\" }}")).collect();
+    let gateway = Gateway::start(&config(&upstream, &credentials.join(","), ""));
+    assert_eq!(gateway.connect().ask(&chat("p/m", false)).status, 500);
+    assert_eq!(upstream.count(), 2);
+}
+
+#[test]
+fn attempts_have_a_ceiling() {
+    for most in [1, 3] {
+        let upstream = Upstream::answering(|conn, _| {
+            conn.whole_with(429, "retry-after: 30\r\n", "{}");
+        });
+        let credentials: Vec<String> =
+            (0..6).map(|number| format!("{{ api_key = \"cred-{number}\" }}")).collect();
+        let text = config(&upstream, &credentials.join(","), "");
+        let gateway = Gateway::start(&format!("{text}[limits]\nattempts_max = {most}\n"));
+        assert_eq!(gateway.connect().ask(&chat("p/m", false)).status, 429);
+        assert_eq!(upstream.count(), most);
+    }
+}
+
+#[test]
+fn attempts_have_one_budget_of_time() {
+    let upstream = Upstream::answering(|conn, seen| match key_of(seen) {
+        GOOD => {
+            conn.whole(500, "{\"a\":1}");
+        }
+        _ => {
+            conn.wait_closed();
+        }
+    });
+    let more = "timeouts = { total_ms = 400 }";
+    let gateway = Gateway::start(&config(&upstream, &both(), more));
+    // The second attempt ends with the budget, and what the first one said is told.
+    check_upstreams(&gateway.connect().ask(&chat("p/m", false)), 500, "{\"a\":1}");
+    assert_eq!(upstream.count(), 2);
+}
+
+#[test]
+fn a_limit_of_one_model_leaves_the_others_and_one_of_the_account_does_not() {
+    let account = r#"{"error":{"code":"insufficient_quota","message":"out of money"}}"#;
+    let model = r#"{"error":{"message":"Rate limit reached for m in organization o"}}"#;
+    for (body, others) in [(account, 0), (model, 4)] {
+        let upstream = half(move |conn, seen| {
+            match seen.text().contains("\"n\"") {
+                true => conn.whole(200, OK),
+                false => conn.whole_with(429, "retry-after: 300\r\n", body),
+            };
+        });
+        let gateway = Gateway::start(&config(&upstream, &both(), ""));
+        let mut client = gateway.connect();
+        for _ in 0..4 {
+            assert_eq!(client.ask(&chat("p/m", false)).status, 200);
+        }
+        assert_eq!(calls_with(&upstream, BAD), 1);
+        upstream.forget();
+        for _ in 0..8 {
+            assert_eq!(client.ask(&chat("p/n", false)).status, 200);
+        }
+        assert_eq!(calls_with(&upstream, BAD), others, "{body}");
+    }
+}
+
+#[test]
+fn a_disabled_credential_is_named_in_the_log_and_a_reload_brings_it_back() {
+    let upstream = half(refuse(401, ""));
+    let text = config(&upstream, &both(), "");
+    let gateway = Gateway::start(&text);
+    let mut client = gateway.connect();
+    for _ in 0..10 {
+        assert_eq!(client.ask(&chat("p/m", false)).status, 200);
+    }
+    let line = gateway.wait_for_line("is disabled");
+    assert!(line.contains("credential 2 of p") && !line.contains(BAD), "{line}");
+    assert_eq!(gateway.gauge("gproxy_credentials_disabled_total") as usize, 1);
+    gateway.signal(Signal::HUP);
+    gateway.wait_for_line("reloaded");
+    for _ in 0..10 {
+        assert_eq!(client.ask(&chat("p/m", false)).status, 200);
+    }
+    assert_eq!(calls_with(&upstream, BAD), 2, "one call more, and it is out again");
+}
+
+#[test]
+fn one_probe_tells_whether_a_credential_is_back() {
+    let turns = AtomicUsize::new(0);
+    let upstream = half(move |conn, _| {
+        match turns.fetch_add(1, Ordering::SeqCst) {
+            0 => conn.whole_with(429, "retry-after-ms: 300\r\n", "{}"),
+            _ => conn.whole(200, OK),
+        };
+    });
+    let gateway = Gateway::start(&config(&upstream, &both(), ""));
+    let mut client = gateway.connect();
+    for _ in 0..2 {
+        assert_eq!(client.ask(&chat("p/m", false)).status, 200);
+    }
+    assert_eq!(calls_with(&upstream, BAD), 1);
+    wait_for("the probe", || {
+        assert_eq!(client.ask(&chat("p/m", false)).status, 200);
+        (calls_with(&upstream, BAD) == 2).then_some(())
+    });
+    upstream.forget();
+    for _ in 0..10 {
+        client.ask(&chat("p/m", false));
+    }
+    assert_eq!(calls_with(&upstream, BAD), 5, "it has its share again");
+}
+
+#[test]
+fn nothing_is_tried_again_after_the_first_byte() {
+    let upstream = Upstream::answering(|conn, _| {
+        conn.stream_head();
+        conn.piece("data: {\"model\":\"m\",\"choices\":[]}\n\n");
+        conn.cut();
+    });
+    let gateway = Gateway::start(&config(&upstream, &both(), ""));
+    let reply = gateway.connect().ask(&chat("p/m", true));
+    assert_eq!((reply.status, reply.complete), (200, false));
+    assert!(reply.text().contains("\"error\""), "{}", reply.text());
+    assert_eq!(upstream.count(), 1);
+}
+
+#[test]
+fn a_long_error_is_passed_on_at_once() {
+    let body = format!("{{\"error\":\"{}\"}}", "e".repeat(200_000));
+    let upstream = Upstream::answering({
+        let body = body.clone();
+        move |conn, _| {
+            conn.whole(503, &body);
+        }
+    });
+    let gateway = Gateway::start(&config(&upstream, &both(), ""));
+    let reply = gateway.connect().ask(&chat("p/m", false));
+    assert!(reply.complete && reply.text() == body, "{} bytes", reply.body.len());
+    assert_eq!(upstream.count(), 1);
+}
+
+#[test]
+fn a_file_on_its_way_up_is_sent_once() {
+    let upstream = half(refuse(500, ""));
+    let credentials = format!("{{ api_key = \"{BAD}\" }}, {{ api_key = \"{GOOD}\" }}");
+    let text = config(&upstream, &credentials, "");
+    let permitted = "[[file_permissions]]\nuser_name = \"admin\"\nprovider_name = \"p\"\n";
+    let gateway = Gateway::start(&format!("{text}{permitted}"));
+    let body = "x".repeat(400_000);
+    let reply = gateway.connect().ask(&post("/p/v1/files", body));
+    assert_eq!((reply.status, upstream.count()), (500, 1));
+}
+
+#[test]
+fn the_ceilings_of_a_credential_send_calls_to_the_next_and_refuse_when_none_is_left() {
+    let upstream = half(|conn, _| {
+        conn.whole(200, OK);
+    });
+    let credentials =
+        format!("{{ api_key = \"{GOOD}\", rpm = 3 }}, {{ api_key = \"{BAD}\", rpm = 2 }}");
+    let gateway = Gateway::start(&config(&upstream, &credentials, ""));
+    let mut client = gateway.connect();
+    let statuses: Vec<u16> = (0..7).map(|_| client.ask(&chat("p/m", false)).status).collect();
+    assert_eq!(statuses, [200, 200, 200, 200, 200, 503, 503]);
+    assert_eq!((calls_with(&upstream, GOOD), calls_with(&upstream, BAD)), (3, 2));
+}
+
+#[test]
+fn tokens_count_at_the_ceiling_as_the_upstream_tells_them() {
+    let upstream = half(|conn, _| {
+        conn.whole(200, OK);
+    });
+    let usage = r#"{"model":"m","usage":{"prompt_tokens":900,"completion_tokens":50}}"#;
+    let telling = Upstream::answering(move |conn, _| {
+        conn.whole(200, usage);
+    });
+    let credentials = format!("{{ api_key = \"{GOOD}\", tpm = 1000 }}");
+    for (upstream, expected) in [(&upstream, [200, 200, 200]), (&telling, [200, 200, 503])] {
+        let gateway = Gateway::start(&config(upstream, &credentials, ""));
+        let mut client = gateway.connect();
+        let statuses = [(); 3].map(|()| client.ask(&chat("p/m", false)).status);
+        assert_eq!(statuses, expected);
+    }
+}
+
+#[test]
+fn a_sticky_pool_stays_where_it_is_until_that_fails() {
+    let upstream = half(refuse(429, "retry-after: 300\r\n"));
+    let credentials = format!("{{ api_key = \"{BAD}\" }}, {{ api_key = \"{GOOD}\" }}");
+    let more = "rotation_strategy = \"sticky\"";
+    let gateway = Gateway::start(&config(&upstream, &credentials, more));
+    let mut client = gateway.connect();
+    for _ in 0..10 {
+        assert_eq!(client.ask(&chat("p/m", false)).status, 200);
+    }
+    assert_eq!((calls_with(&upstream, BAD), calls_with(&upstream, GOOD)), (1, 10));
+}
+
+#[test]
+fn the_least_busy_credential_is_taken() {
+    let upstream = half(|conn, seen| {
+        if seen.text().contains("slow") {
+            conn.wait_closed();
+        }
+        conn.whole(200, OK);
+    });
+    let credentials = format!("{{ api_key = \"{BAD}\" }}, {{ api_key = \"{GOOD}\" }}");
+    let more = "rotation_strategy = \"least_in_flight\"";
+    let gateway = Gateway::start(&config(&upstream, &credentials, more));
+    let mut slow = gateway.connect();
+    slow.send(&post("/v1/chat/completions", chat_body("p/slow", false)));
+    wait_for("the slow call", || (upstream.count() == 1).then_some(()));
+    let mut client = gateway.connect();
+    for _ in 0..6 {
+        assert_eq!(client.ask(&chat("p/m", false)).status, 200);
+    }
+    assert_eq!((calls_with(&upstream, BAD), calls_with(&upstream, GOOD)), (1, 6));
+}
+
+/// A chat request whose prompt begins with `begin`, long enough for a cache.
+fn prompt(begin: usize, end: usize) -> Vec<u8> {
+    let begin = format!("{begin:04} ").repeat(400);
+    let content = format!("{begin}{end}");
+    post(
+        "/v1/chat/completions",
+        format!(
+            "{{\"model\":\"p/m\",\"messages\":[{{\"role\":\"user\",\"content\":\"{content}\"}}]}}"
+        ),
+    )
+}
+
+#[test]
+fn a_prompt_goes_where_its_beginning_is_cached() {
+    let upstream = half(|conn, _| {
+        conn.whole(200, OK);
+    });
+    let more = "rotation_strategy = \"cache_affinity\"";
+    let gateway = Gateway::start(&config(&upstream, &both(), more));
+    let mut client = gateway.connect();
+    let mut keys = Vec::new();
+    for begin in 0..6 {
+        for end in 0..5 {
+            assert_eq!(client.ask(&prompt(begin, end)).status, 200);
+            keys.push(key_of(&upstream.last()).to_owned());
+        }
+    }
+    for (begin, group) in keys.chunks(5).enumerate() {
+        let expected = if begin % 2 == 0 { GOOD } else { BAD };
+        assert_eq!(group, [expected; 5], "prompt {begin}: new ones take turns");
+    }
+}
+
+#[test]
+fn a_prompt_whose_credential_fails_moves_and_stays() {
+    let upstream = half(refuse(429, "retry-after: 1\r\n"));
+    let credentials = format!("{{ api_key = \"{BAD}\" }}, {{ api_key = \"{GOOD}\" }}");
+    let more = "rotation_strategy = \"cache_affinity\"";
+    let gateway = Gateway::start(&config(&upstream, &credentials, more));
+    let mut client = gateway.connect();
+    for end in 0..20 {
+        assert_eq!(client.ask(&prompt(1, end)).status, 200);
+    }
+    assert_eq!((calls_with(&upstream, BAD), calls_with(&upstream, GOOD)), (1, 20));
+}
+
+#[test]
+fn what_is_known_of_credentials_survives_a_restart() {
+    for (status, headers) in [(401, ""), (429, "retry-after: 300\r\n")] {
+        let upstream = half(refuse(status, headers));
+        let folder = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join("pools-restart");
+        let _ = std::fs::remove_dir_all(&folder);
+        let text = config(&upstream, &both(), "");
+        let text = text.replace("DATA_DIR", &folder.display().to_string());
+        for _ in 0..2 {
+            let gateway = Gateway::start(&text);
+            let mut client = gateway.connect();
+            for _ in 0..10 {
+                assert_eq!(client.ask(&chat("p/m", false)).status, 200);
+            }
+            assert!(gateway.stop().success());
+            assert_eq!(calls_with(&upstream, BAD), 1, "{status}: known after the restart too");
+        }
+        // Another key in the same place is another credential.
+        let gateway = Gateway::start(&text.replace(BAD, "cred-new-3"));
+        gateway.connect().ask(&chat("p/m", false));
+        gateway.connect().ask(&chat("p/m", false));
+        assert_eq!(calls_with(&upstream, "cred-new-3"), 1);
+    }
+}

@@ -1,0 +1,240 @@
+//! Aliases that several may serve: who is asked, who is skipped, and who is charged.
+
+mod support;
+
+use std::collections::HashMap;
+use std::process::Command;
+
+use support::client::{chat, post, request};
+use support::upstream::{Conn, Seen};
+use support::{ADMIN_KEY, ALICE_KEY, Gateway, Upstream, gateway};
+
+/// Providers `one` and `two` with one credential each, and the alias `either` on both.
+fn config(ports: [u16; 2], targets: &str, more: &str) -> String {
+    let provider = |name: &str, port: u16| {
+        format!(
+            "[[providers]]\nname = \"{name}\"\nchannel = \"custom\"\n\
+             credentials = [{{ api_key = \"cred-{name}\" }}]\n\
+             settings = {{ base_url = \"http://127.0.0.1:{port}\" }}\n\
+             [[models]]\nprovider_name = \"{name}\"\nmodel_id = \"m-{name}\"\n\
+             price_each_call = \"{}\"\n",
+            if name == "one" { "1" } else { "2" }
+        )
+    };
+    format!(
+        "[global]\nport = 0\nworkers = 1\ndata_dir = \"DATA_DIR\"\n{}{}\
+         [[model_aliases]]\nalias = \"either\"\ntargets = [{targets}]\n\
+         [[users]]\nname = \"admin\"\nis_admin = true\nkeys = [{{ api_key = \"{ADMIN_KEY}\" }}]\n\
+         [[permissions]]\nuser_name = \"admin\"\nmodel_pattern = \"*\"\n\
+         [[users]]\nname = \"alice\"\nkeys = [{{ api_key = \"{ALICE_KEY}\" }}]\n{more}",
+        provider("one", ports[0]),
+        provider("two", ports[1]),
+    )
+}
+
+const IN_ORDER: &str = "{ provider_name = \"two\", model_id = \"m-two\", tier = 2 }, \
+    { provider_name = \"one\", model_id = \"m-one\" }";
+
+fn answers(status: u16) -> Upstream {
+    Upstream::answering(move |conn: &mut Conn, seen: &Seen| {
+        let model = seen.json()["model"].as_str().unwrap_or_default().to_owned();
+        conn.whole(status, format!("{{\"model\":\"{model}\"}}"));
+    })
+}
+
+#[test]
+fn the_next_target_serves_when_the_first_fails_in_any_way() {
+    for failure in ["refused", "no such host", "401", "403", "429", "500", "503"] {
+        let two = answers(200);
+        let one = answers(failure.parse().unwrap_or(200));
+        let port = if failure == "refused" { gateway::free_port() } else { one.port };
+        let mut text = config([port, two.port], IN_ORDER, "");
+        if failure == "no such host" {
+            let url = format!("http://127.0.0.1:{}", one.port);
+            text = text.replacen(&url, "http://nowhere.invalid", 1);
+        }
+        let gateway = Gateway::start(&text);
+        let mut client = gateway.connect();
+        for _ in 0..20 {
+            let reply = client.ask(&chat("either", false));
+            assert_eq!((reply.status, reply.text().as_str()), (200, r#"{"model":"either"}"#));
+        }
+        assert_eq!(two.count(), 20, "{failure}");
+        assert_eq!(two.last().json()["model"], "m-two");
+        let line = gateway.wait_for_line("provider=\"two\"");
+        assert!(line.contains("model_served=\"m-two\""), "{line}");
+    }
+}
+
+/// "Refused" and the resets of a thousand calls, where the two credentials are two providers'.
+#[test]
+fn a_thousand_calls_see_nothing_of_a_target_that_refuses_connections() {
+    let two = answers(200);
+    let gateway = Gateway::start(&config([gateway::free_port(), two.port], IN_ORDER, ""));
+    let mut client = gateway.connect();
+    let begun = std::time::Instant::now();
+    for call in 0..1_000 {
+        let reply = client.ask(&chat("either", call % 2 == 1));
+        assert_eq!(reply.status, 200, "call {call}: {}", reply.text());
+    }
+    let attempts = gateway.metrics()["gproxy_attempts_total"] as usize;
+    let failed = gateway.metrics()["gproxy_attempts_failed_total"] as usize;
+    assert_eq!(attempts - failed, 1_000);
+    assert!((1..=1 + begun.elapsed().as_secs() as usize).contains(&failed), "{failed}");
+}
+
+#[test]
+fn a_healthy_first_target_keeps_all_to_itself() {
+    let (one, two) = (answers(200), answers(200));
+    let gateway = Gateway::start(&config([one.port, two.port], IN_ORDER, ""));
+    let mut client = gateway.connect();
+    for _ in 0..10 {
+        assert_eq!(client.ask(&chat("either", false)).status, 200);
+    }
+    assert_eq!((one.count(), two.count()), (10, 0));
+}
+
+#[test]
+fn targets_of_one_tier_are_first_by_weight() {
+    let (one, two) = (answers(200), answers(200));
+    let targets = "{ provider_name = \"one\", model_id = \"m-one\", weight = 3 }, \
+        { provider_name = \"two\", model_id = \"m-two\" }";
+    let gateway = Gateway::start(&config([one.port, two.port], targets, ""));
+    let mut client = gateway.connect();
+    for _ in 0..12 {
+        assert_eq!(client.ask(&chat("either", false)).status, 200);
+    }
+    assert_eq!((one.count(), two.count()), (9, 3));
+}
+
+#[test]
+fn a_request_at_fault_is_asked_once() {
+    let (one, two) = (answers(400), answers(200));
+    let gateway = Gateway::start(&config([one.port, two.port], IN_ORDER, ""));
+    assert_eq!(gateway.connect().ask(&chat("either", false)).status, 400);
+    assert_eq!((one.count(), two.count()), (1, 0));
+}
+
+#[test]
+fn when_all_targets_fail_the_last_answer_is_told() {
+    let (one, two) = (answers(503), answers(429));
+    let gateway = Gateway::start(&config([one.port, two.port], IN_ORDER, ""));
+    let reply = gateway.connect().ask(&chat("either", false));
+    assert_eq!((reply.status, reply.header("x-gproxy-source")), (429, Some("upstream")));
+    // A dead one behind a real answer changes nothing.
+    let gateway = Gateway::start(&config([one.port, gateway::free_port()], IN_ORDER, ""));
+    assert_eq!(gateway.connect().ask(&chat("either", false)).status, 503);
+    gateway.wait_for_line("provider=\"one\"");
+}
+
+#[test]
+fn a_target_that_the_user_may_not_call_is_skipped() {
+    let ask = |key: &str| {
+        let key = format!("Bearer {key}");
+        let body = r#"{"model":"either","messages":[]}"#;
+        request("POST", "/v1/chat/completions", &[("authorization", &key)], body.as_bytes())
+    };
+    let permission = |provider: &str| {
+        format!(
+            "[[permissions]]\nuser_name = \"alice\"\nprovider_name = \"{provider}\"\n\
+             model_pattern = \"either\"\n"
+        )
+    };
+    let (one, two) = (answers(200), answers(200));
+    let gateway = Gateway::start(&config([one.port, two.port], IN_ORDER, &permission("two")));
+    assert_eq!(gateway.connect().ask(&ask(ALICE_KEY)).status, 200);
+    assert_eq!((one.count(), two.count()), (0, 1));
+    // The one that is permitted fails: the other is not asked for all that.
+    let (one, two) = (answers(500), answers(200));
+    let gateway = Gateway::start(&config([one.port, two.port], IN_ORDER, &permission("one")));
+    assert_eq!(gateway.connect().ask(&ask(ALICE_KEY)).status, 500);
+    assert_eq!(two.count(), 0);
+    let gateway = Gateway::start(&config([one.port, two.port], IN_ORDER, ""));
+    assert_eq!(gateway.connect().ask(&ask(ALICE_KEY)).status, 403);
+}
+
+#[test]
+fn in_a_providers_scope_only_its_own_targets_count() {
+    let (one, two) = (answers(500), answers(200));
+    let gateway = Gateway::start(&config([one.port, two.port], IN_ORDER, ""));
+    let body = r#"{"model":"either","messages":[]}"#;
+    let reply = gateway.connect().ask(&post("/two/v1/chat/completions", body));
+    assert_eq!((reply.status, one.count()), (200, 0));
+    let reply = gateway.connect().ask(&post("/one/v1/chat/completions", body));
+    assert_eq!((reply.status, two.count()), (500, 1));
+}
+
+/// The rows of the books, as `gproxy usage --json` prints them.
+fn rows(gateway: Gateway, folder: &std::path::Path) -> Vec<HashMap<String, serde_json::Value>> {
+    let config = gateway.folder().join("config.toml");
+    let text = std::fs::read_to_string(&config).expect("it was written for this test");
+    let copy = folder.join("config.toml");
+    std::fs::write(&copy, text).expect("the folder was just made");
+    assert!(gateway.stop().success());
+    let mut command = Command::new(env!("CARGO_BIN_EXE_gproxy"));
+    let output = command.args(["usage", "--json", "--config"]).arg(&copy).output();
+    let output = output.expect("cargo built the binary for this test");
+    let text = String::from_utf8(output.stdout).expect("JSON is UTF-8");
+    text.lines().map(|line| serde_json::from_str(line).expect("a row is JSON")).collect()
+}
+
+#[test]
+fn the_row_and_the_price_are_those_of_the_target_that_served() {
+    let folder = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join("targets-books");
+    let _ = std::fs::remove_dir_all(&folder);
+    std::fs::create_dir_all(&folder).expect("cargo made the folder above");
+    let (one, two) = (answers(500), answers(200));
+    let text = config([one.port, two.port], IN_ORDER, "");
+    let text = text.replace("DATA_DIR", &folder.display().to_string());
+    let gateway = Gateway::start(&text);
+    assert_eq!(gateway.connect().ask(&chat("either", false)).status, 200);
+    let rows = rows(gateway, &folder);
+    assert_eq!(rows.len(), 1, "{rows:?}");
+    let row = &rows[0];
+    assert_eq!((&row["provider"], &row["model_served"]), (&"two".into(), &"m-two".into()));
+    assert_eq!((&row["model"], &row["attempts"]), (&"either".into(), &2.into()));
+    assert_eq!(row["cost"].to_string().trim_matches('"').parse::<f64>().ok(), Some(2.0), "{row:?}");
+}
+
+#[test]
+fn a_quota_reserves_for_the_dearest_target() {
+    let (one, two) = (answers(200), answers(200));
+    let quota = "[[quotas]]\nuser_name = \"admin\"\nquota = \"1.50\"\n";
+    let gateway = Gateway::start(&config([one.port, two.port], IN_ORDER, quota));
+    assert_eq!(gateway.connect().ask(&chat("either", false)).status, 402);
+    assert_eq!(gateway.connect().ask(&chat("one/m-one", false)).status, 200);
+}
+
+#[test]
+fn explain_and_check_show_the_order() {
+    let folder = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join("targets-explain");
+    std::fs::create_dir_all(&folder).expect("cargo made the folder above");
+    let file = folder.join("config.toml");
+    let text = config(
+        [9, 9],
+        IN_ORDER,
+        "[[permissions]]\nuser_name = \"alice\"\nprovider_name = \"two\"\nmodel_pattern = \"*\"\n",
+    );
+    std::fs::write(&file, text).expect("the folder was just made");
+    let run = |arguments: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_gproxy"));
+        let output = command.args(arguments).arg("--config").arg(&file).output();
+        String::from_utf8_lossy(&output.expect("it runs").stdout).into_owned()
+    };
+    let check = run(&["check"]);
+    let order = "alias either is the first that serves of\n  one/m-one, tier 1, weight 1\n  \
+                 two/m-two, tier 2, weight 1\n";
+    assert!(check.contains(order), "{check}");
+    let body = folder.join("body.json");
+    std::fs::write(&body, r#"{"model":"either"}"#).expect("the folder was just made");
+    let body = body.display().to_string();
+    let explain = |key: &str| {
+        run(&["explain", "--path", "/v1/chat/completions", "--key", key, "--body", &body])
+    };
+    let all = explain(ADMIN_KEY);
+    assert!(all.contains("target      one/m-one is asked first\n"), "{all}");
+    assert!(all.contains("target      two/m-two is asked when those before it fail\n"), "{all}");
+    let some = explain(ALICE_KEY);
+    assert!(some.contains("one/m-one is skipped: not permitted\n"), "{some}");
+    assert!(some.contains("route       \"m-two\" at two"), "{some}");
+}
