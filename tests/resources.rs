@@ -357,14 +357,28 @@ fn the_bytes_of_a_resumable_upload_come_to_the_gateway_and_go_to_their_session()
         let reply = ask(&gateway, "POST", target, &fields, b"{\"file\":{}}");
         let url = reply.header("x-goog-upload-url").expect("an address");
         let ours = "/vertex-main/upload/v1beta/files?upload_id=s%2F1&upload_protocol=resumable";
-        assert_eq!(url, format!("http://gateway.test{ours}"));
+        let (plain, seal) = url.split_once("&gproxy_session=").expect("a seal");
+        assert_eq!(plain, format!("http://gateway.test{ours}"));
         fields.push(("x-forwarded-proto", "https"));
         let secure = ask(&gateway, "POST", target, &fields, b"{\"file\":{}}");
         let secure = secure.header("x-goog-upload-url").expect("an address").to_owned();
-        assert_eq!(secure, format!("https://gateway.test{ours}"));
+        assert!(secure.starts_with(&format!("https://gateway.test{ours}&")), "{secure}");
 
         let step = [("x-goog-upload-command", "upload, finalize"), ("x-goog-upload-offset", "0")];
-        let reply = ask(&gateway, "POST", ours, &step, &[7; 300_000]);
+        // The bytes come without a key: the address is one, for this session alone.
+        let send = |target: &str| gateway.connect().ask(&request("POST", target, &step, b"x"));
+        let forged = seal.replace(['0', '1'], "2");
+        for other in [
+            ours.to_owned(),
+            format!("{ours}&gproxy_session={forged}"),
+            format!("{ours}&gproxy_session="),
+            format!("{}&gproxy_session={seal}", ours.replace("s%2F1", "s2")),
+            format!("/vertex-main/v1beta/files?{}&gproxy_session={seal}", &ours[33..]),
+        ] {
+            assert_eq!(send(&other).status, 401, "{other}");
+        }
+        let sealed = format!("{ours}&gproxy_session={seal}");
+        let reply = gateway.connect().ask(&request("POST", &sealed, &step, &[7; 300_000]));
         assert_eq!(reply.json()["file"]["bytes"], 300_000, "{}", reply.text());
         assert_eq!(reply.header("x-goog-upload-status"), Some("final"));
         let seen = upstream.last();

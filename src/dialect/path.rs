@@ -65,6 +65,9 @@ pub const RESERVED: &[&str] = &[
 /// Version segments that clients send.
 const VERSIONS: [&str; 3] = ["v1", "v1beta", "v1beta1"];
 
+/// Parameter of our own addresses for uploads: who may send the bytes.
+pub const UPLOAD_SESSION: &str = "gproxy_session";
+
 /// The one method of every endpoint so far, and the `Allow` of a 405.
 const METHOD: &str = "POST";
 
@@ -444,12 +447,13 @@ impl<'t> Query<'t> {
             .last()
             .is_some_and(|(_, value)| decode(value).is_ok_and(|value| value == "sse"));
         let is_clean = query.bytes().all(may_stand_in_query);
-        if is_clean && !parameters(query).any(|(name, _)| is_key(&name)) {
+        let is_ours = |name: &str| is_key(name) || name == UPLOAD_SESSION;
+        if is_clean && !parameters(query).any(|(name, _)| is_ours(&name)) {
             return Query { rest: Cow::Borrowed(query), alt_sse };
         }
         let mut rest = String::with_capacity(query.len());
         for parameter in query.split('&') {
-            if parameters(parameter).any(|(name, _)| is_key(&name)) {
+            if parameters(parameter).any(|(name, _)| is_ours(&name)) {
                 continue;
             }
             if !rest.is_empty() {

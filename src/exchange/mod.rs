@@ -373,7 +373,7 @@ fn answer<D: Downstream, U: Upstream>(
     if api::is_ours(head.target()) {
         return api::answer(core, snapshot, session, up, head, note);
     }
-    let user = admin::user_of(snapshot, head).ok_or_else(Refusal::unauthorized)?;
+    let user = user_of(snapshot, head).ok_or_else(Refusal::unauthorized)?;
     note.user = Some(user);
     if core.is_cut() {
         return Err(Refusal::shutting_down().into());
@@ -426,6 +426,11 @@ fn answer<D: Downstream, U: Upstream>(
     let plan = attempt::Plan::new(provider, destination, head, &route, &target, &ask);
     plan.rewrite(&ask, &mut body.bytes)?;
     carry(core, snapshot, session, up, head, &plan, Load::Held(body), note)
+}
+
+/// Who calls: by a key, or by an address that was made for him.
+fn user_of(snapshot: &Snapshot, head: &Head) -> Option<usize> {
+    admin::user_of(snapshot, head).or_else(|| upload::user_of(snapshot, head))
 }
 
 /// The way up and the way down: the last part of every request that has an upstream.

@@ -64,7 +64,9 @@ pub(super) fn answer<D: Downstream, U: Upstream>(
     let url = url_of(&call, destination, is_raw);
     let mut plan = Plan::plain(provider, destination, head, endpoint, &target, url);
     if call.is_upload {
-        plan.upload = Upload::new(destination, &provider.name, call.version, &call.tail, head);
+        let user = &snapshot.users[note.user.unwrap_or_default()].name;
+        let (version, tail) = (call.version, &call.tail);
+        plan.upload = Upload::new(destination, &provider.name, version, tail, user, head);
     }
     let bytes_max = match call.resource.is_file {
         true => snapshot.limits.upload_bytes_max,

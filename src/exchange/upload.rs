@@ -1,10 +1,19 @@
 //! Google's resumable uploads: where the bytes of a file are sent.
 //!
 //! The first reply names an address for them, at Google. A client would send its bytes there, past
-//! us and with its key of ours. It is told an address of ours, which leads to that one and to no
-//! other: the one that we called, with the session's query.
+//! us, some of them with the key of ours. It is told an address of ours, which leads to that one
+//! and to no other: the one that we called, with the session's query.
+//!
+//! Other clients send no key with the bytes: the address itself is what lets them in. So ours says
+//! for whom it was made, and is sealed with a key that lives as long as the process.
 
+use std::sync::OnceLock;
+
+use ring::hmac;
+
+use crate::dialect::path::{self, UPLOAD_SESSION};
 use crate::route::channel::Destination;
+use crate::route::snapshot::Snapshot;
 use crate::wire::head::Head;
 
 /// The header that names the address.
@@ -13,17 +22,20 @@ pub(super) const FIELD: &str = "x-goog-upload-url";
 /// One address, theirs and ours, without its query.
 pub(super) struct Upload {
     theirs: String,
-    ours: String,
+    origin: String,
+    path: String,
+    user: String,
 }
 
 impl Upload {
-    /// The address that `provider` is called at; `None` when the caller does not say how he calls
-    /// us.
+    /// The address that `provider` is called at, for `user`; `None` when the caller does not say
+    /// how he calls us.
     pub(super) fn new(
         destination: &Destination,
         provider: &str,
         version: &str,
         tail: &str,
+        user: &str,
         head: &Head,
     ) -> Option<Upload> {
         let authority = head.authority()?;
@@ -32,15 +44,54 @@ impl Upload {
         let scheme = if secure { "https" } else { "http" };
         Some(Upload {
             theirs: destination.resource_url(version, tail, true, ""),
-            ours: format!("{scheme}://{authority}/{provider}/upload/{version}/{tail}"),
+            origin: format!("{scheme}://{authority}"),
+            path: format!("/{provider}/upload/{version}/{tail}"),
+            user: user.to_owned(),
         })
     }
 
     /// Our address for a session of theirs; `None`: it leads elsewhere.
     pub(super) fn map(&self, url: &[u8]) -> Option<String> {
-        let session = str::from_utf8(url).ok()?.strip_prefix(&self.theirs)?;
-        session.starts_with('?').then(|| format!("{}{session}", self.ours))
+        let session = str::from_utf8(url).ok()?.strip_prefix(&self.theirs)?.strip_prefix('?')?;
+        let Upload { origin, path, user, .. } = self;
+        let seal = hmac::sign(key(), &sealed(user, path, session));
+        let (user, seal) = (hex(user.as_bytes()), hex(seal.as_ref()));
+        Some(format!("{origin}{path}?{session}&{UPLOAD_SESSION}={user}-{seal}"))
     }
+}
+
+/// For whom an address of ours was made, if this is one.
+pub(super) fn user_of(snapshot: &Snapshot, head: &Head) -> Option<usize> {
+    let (path, query) = path::split(head.target());
+    let (session, token) = query.rsplit_once(UPLOAD_SESSION)?;
+    let session = session.strip_suffix('&')?;
+    let (user, seal) = token.strip_prefix('=')?.split_once('-')?;
+    let user = String::from_utf8(unhex(user)?).ok()?;
+    hmac::verify(key(), &sealed(&user, path, session), &unhex(seal)?).ok()?;
+    snapshot.users.iter().position(|known| *known.name == *user && known.enabled)
+}
+
+fn key() -> &'static hmac::Key {
+    static KEY: OnceLock<hmac::Key> = OnceLock::new();
+    KEY.get_or_init(|| {
+        let random = ring::rand::SystemRandom::new();
+        let key = hmac::Key::generate(hmac::HMAC_SHA256, &random);
+        key.expect("the system gives random bytes, or TLS could not work either")
+    })
+}
+
+fn sealed(user: &str, path: &str, session: &str) -> Vec<u8> {
+    [user, path, session].join("\0").into_bytes()
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn unhex(text: &str) -> Option<Vec<u8>> {
+    let digits: Option<Vec<u32>> = text.chars().map(|digit| digit.to_digit(16)).collect();
+    let digits = digits.filter(|digits| digits.len().is_multiple_of(2))?;
+    Some(digits.chunks(2).map(|pair| (pair[0] << 4 | pair[1]) as u8).collect())
 }
 
 #[cfg(test)]
@@ -49,13 +100,15 @@ mod tests {
 
     #[test]
     fn only_the_address_that_was_called_is_ours() {
-        let upload =
-            Upload { theirs: "https://g.test/upload/v1beta/files".into(), ours: "o".into() };
+        let upload = Upload {
+            theirs: "https://g.test/upload/v1beta/files".into(),
+            origin: "http://o".into(),
+            path: "/p".into(),
+            user: "é".into(),
+        };
         let of = |url: &str| upload.map(url.as_bytes());
-        assert_eq!(
-            of("https://g.test/upload/v1beta/files?upload_id=1"),
-            Some("o?upload_id=1".into())
-        );
+        let ours = of("https://g.test/upload/v1beta/files?upload_id=1").expect("an address");
+        assert!(ours.starts_with("http://o/p?upload_id=1&gproxy_session=c3a9-"), "{ours}");
         for url in [
             "http://g.test/upload/v1beta/files?upload_id=1",
             "https://g.test.evil/upload/v1beta/files?upload_id=1",
