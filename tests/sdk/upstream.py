@@ -13,9 +13,12 @@ beyond that stands in the model's name:
 GET /_seen lists the requests, DELETE /_seen forgets them. Standard library only.
 """
 
+import base64
+import hashlib
 import json
 import random
 import socket
+import struct
 import sys
 import threading
 import time
@@ -288,11 +291,103 @@ def call_of(path):
     return None
 
 
+# --- sessions and uploads ----------------------------------------------------------------------
+
+
+def field(request, wanted):
+    return next((value for name, value in request["headers"] if name.lower() == wanted), "")
+
+
+class Socket:
+    """A WebSocket after its handshake."""
+
+    def __init__(self, sock, request):
+        self.sock, self.held = sock, b""
+        salt = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
+        digest = hashlib.sha1((field(request, "sec-websocket-key") + salt).encode()).digest()
+        sock.sendall(b"HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\n"
+                     b"connection: upgrade\r\nsec-websocket-accept: "
+                     + base64.b64encode(digest) + b"\r\n\r\n")
+
+    def take(self, count):
+        while len(self.held) < count:
+            got = self.sock.recv(65536)
+            if not got:
+                raise Gone
+            self.held += got
+        taken, self.held = self.held[:count], self.held[count:]
+        return taken
+
+    def send(self, opcode, payload):
+        size = len(payload)
+        length = bytes([size]) if size < 126 else b"\x7e" + struct.pack(">H", size)
+        self.sock.sendall(bytes([0x80 | opcode]) + length + payload)
+
+    def tell(self, event, opcode=1):
+        self.send(opcode, json.dumps(event).encode())
+
+    def event(self):
+        """The next event; answers pings and ends with a close."""
+        while True:
+            first, size = self.take(2)
+            size &= 127
+            if size == 126:
+                size, = struct.unpack(">H", self.take(2))
+            elif size == 127:
+                size, = struct.unpack(">Q", self.take(8))
+            mask = self.take(4)
+            payload = bytes(byte ^ mask[at % 4] for at, byte in enumerate(self.take(size)))
+            if first & 15 in (1, 2):
+                return json.loads(payload)
+            self.send({9: 10}.get(first & 15, first & 15), payload)
+            if first & 15 == 8:
+                raise Gone
+
+
+def session(connection, request):
+    live = Socket(connection.sock, request)
+    realtime = request["path"].endswith("/realtime")
+    model = dated(request["query"].partition("model=")[2].partition("&")[0])
+    if realtime:
+        live.tell({"type": "session.created", "event_id": "e",
+                   "session": {"type": "realtime", "model": model}})
+    while True:
+        event = live.event()
+        with lock:
+            seen.append({**request, "body": json.dumps(event)})
+        if "setup" in event:
+            live.tell({"setupComplete": {}}, 2)
+        elif {"clientContent", "client_content"} & set(event):
+            live.tell({"serverContent": {"modelTurn": {"parts": [{"text": "Hello wörld"}]}}}, 2)
+            usage = {"promptTokenCount": 3, "responseTokenCount": 2, "totalTokenCount": 5}
+            live.tell({"serverContent": {"turnComplete": True}, "usageMetadata": usage}, 2)
+        elif realtime:
+            live.tell({"type": "response.done", "event_id": "e", "response": {
+                "id": "resp_1", "object": "realtime.response", "status": "completed",
+                "usage": {"input_tokens": 3, "output_tokens": 2, "total_tokens": 5}}})
+        else:
+            live.tell({"type": "response.completed", "sequence_number": 0,
+                       "response": response(dated(event.get("model") or model))})
+
+
+def upload(connection, request):
+    if "start" in field(request, "x-goog-upload-command"):
+        url = f"http://{field(request, 'host')}{request['path']}?upload_id=s1&upload_protocol=x"
+        return connection.whole(200, {}, f"x-goog-upload-url: {url}\r\n")
+    file = {"name": "files/f1", "sizeBytes": str(len(request["body"])), "mimeType": "text/plain",
+            "state": "ACTIVE", "uri": "https://g.test/files/f1"}
+    return connection.whole(200, {"file": file}, "x-goog-upload-status: final\r\n")
+
+
 def answer(connection, request):
     if request["path"].startswith("/_"):
         return control(connection, request)
+    if field(request, "upgrade").lower() == "websocket":
+        return session(connection, request)
     with lock:
         seen.append(request)
+    if request["path"].startswith("/upload/"):
+        return upload(connection, request)
     try:
         body = json.loads(request["body"] or "{}")
     except ValueError:
