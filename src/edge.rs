@@ -284,7 +284,8 @@ impl From<Failure> for Refusal {
                 never,
                 "upstream unreachable: the outbound proxy refused",
             ),
-            Cause::TimedOut => return timed_out(failure.phase),
+            // Unreachable because whoever wishes to be told goes on reading.
+            Cause::TimedOut | Cause::Quiet => return timed_out(failure.phase),
             Cause::Disconnected => match failure.phase {
                 Phase::Relay => {
                     (Code::UpstreamBroken, None, "the upstream broke off within its answer")

@@ -72,4 +72,6 @@ pub enum Cause {
     DownstreamGone,
     /// The process is shutting down.
     ShuttingDown,
+    /// Nothing came for a while, as was wished to be told; the attempt goes on.
+    Quiet,
 }

@@ -68,6 +68,8 @@ pub const TUNNEL_IDLE_MS_MAX: u64 = 900_000;
 pub const TUNNEL_CLOSE_MS_MAX: u64 = 2_000;
 /// How often a coroutine that waits for an upstream looks whether its downstream is still there.
 pub const HANG_UP_POLL_MS: u64 = 250;
+/// Default of `keepalive_ms`: a silent stream is kept alive towards its downstream that often.
+pub const KEEPALIVE_MS: u64 = 15_000;
 /// Age of an idle upstream connection.
 pub const POOL_IDLE_MS_MAX: u64 = 30_000;
 /// Idle upstream connections of one worker to one origin.

@@ -154,7 +154,7 @@ fn the_head_leaves_before_the_first_event() {
     client.send(&chat(MODEL, true));
     let head = client.head().expect("the head leaves at once");
     assert_eq!(head.header("content-type"), Some("text/event-stream"));
-    assert_eq!(head.header("cache-control"), Some("no-cache"));
+    assert_eq!(head.header("cache-control"), Some("no-cache, no-transform"));
     assert!(head.header("content-length").is_none());
     assert!(head.header("x-gproxy-request-id").is_some());
     assert!(head.header("x-gproxy-overhead-us").is_some());
@@ -442,5 +442,43 @@ fn a_connection_serves_streams_one_after_the_other() {
         let reply = client.ask(&chat(MODEL, true));
         assert!(reply.complete && !reply.closes(), "round {round}");
         assert_eq!(find(&reply.body, b"[DONE]\n\n").map(|at| at + 8), Some(reply.body.len()));
+    }
+}
+
+#[test]
+fn a_silent_upstream_is_bridged_by_signs_of_life() {
+    let (go_on, may_go_on) = std::sync::mpsc::channel::<()>();
+    let may_go_on = std::sync::Mutex::new(may_go_on);
+    let upstream = Upstream::answering(move |conn, _| {
+        conn.stream_head();
+        conn.piece("data: {\"type\":\"x\"}\n\ndata: {\"ha");
+        may_go_on.lock().expect("never poisoned").recv().expect("the test says when");
+        conn.piece("lf\":1}\n\n");
+        conn.end();
+    });
+    let config = Config::to(&upstream).workers(1).setting("keepalive_ms = 300");
+    let gateway = Gateway::start(&config.text());
+    for (target, body, sign) in [
+        ("/v1/chat/completions", chat_body("openai-main/m", true), ": keep-alive\n\n"),
+        (
+            "/v1/messages",
+            r#"{"model":"anthropic-main/m","stream":true}"#.to_owned(),
+            "event: ping\ndata: {\"type\": \"ping\"}\n\n",
+        ),
+    ] {
+        // On a new connection, and on a kept one.
+        for _ in 0..2 {
+            let mut client = gateway.connect();
+            client.send(&post(target, &body));
+            assert_eq!(client.head().expect("a head").status, 200);
+            let mut text = client.chunks_until(&format!("{sign}{sign}"));
+            go_on.send(()).expect("the upstream waits");
+            while let Some(more) = client.chunk().expect("the stream ends well") {
+                text.extend(more);
+            }
+            let text = String::from_utf8(text).expect("UTF-8");
+            let rest = text.replace(sign, "");
+            assert_eq!(rest, "data: {\"type\":\"x\"}\n\ndata: {\"half\":1}\n\n");
+        }
     }
 }

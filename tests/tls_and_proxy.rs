@@ -170,6 +170,29 @@ fn an_upstream_behind_tls_answers_whole_and_streamed_on_one_connection() {
 }
 
 #[test]
+fn silence_behind_tls_is_bridged_and_ends_at_its_limit() {
+    let upstream = Upstream::answering(|conn, seen| {
+        if seen.json()["stream"] == true {
+            conn.stream_head();
+            conn.piece("data: {}\n\n");
+        }
+        conn.wait_closed();
+    });
+    let secure = terminator(upstream.port);
+    let config = Config::to_url(&format!("https://localhost:{secure}"));
+    let config = config.timeout("first_byte_ms = 400").timeout("between_bytes_ms = 2000");
+    let config = config.setting("keepalive_ms = 500").global(&trusted());
+    let gateway = Gateway::start(&config.text());
+    let reply = gateway.connect().ask(&chat(MODEL, false));
+    assert_eq!(reply.status, 504, "{}", reply.text());
+    let reply = gateway.connect().ask(&chat(MODEL, true));
+    assert_eq!((reply.status, reply.complete), (200, false));
+    let text = reply.text();
+    assert!(text.starts_with("data: {}\n\n: keep-alive\n\n: keep-alive\n\n"), "{text}");
+    assert!(text.contains("data: {\"error\":"), "{text}");
+}
+
+#[test]
 fn a_long_request_and_a_long_reply_pass_through_tls() {
     let upstream = Upstream::vendor();
     let secure = terminator(upstream.port);

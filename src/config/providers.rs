@@ -138,6 +138,7 @@ fn read_provider(
         include_usage: true,
         forward_headers: Vec::new(),
         timeouts: defaults.timeouts,
+        keepalive_ms: limits::KEEPALIVE_MS,
         proxy: defaults.proxy.clone(),
         passthrough: false,
         echo: EchoSettings { delay_ms: 0, event_delay_ms: 0, reply_bytes: None, events: 4 },
@@ -309,6 +310,8 @@ fn read_settings(
         let named = Strategy::ALL.into_iter().find(|strategy| strategy.name() == value);
         provider.strategy = named.unwrap_or_default();
     }
+    let every = settings.number_or(report, "keepalive_ms", 0..=86_400_000, limits::KEEPALIVE_MS);
+    provider.keepalive_ms = every;
     provider.include_usage = settings.flag(report, "include_usage", true);
     provider.passthrough = settings.flag(report, "passthrough", false);
     for At { value, place } in settings.texts(report, "forward_headers") {
@@ -382,11 +385,6 @@ fn read_later_settings(settings: &mut Table<'_>, report: &mut Report<'_>) {
     }
     settings.number(report, "drain_ms_max", 0..=86_400_000);
     settings.money(report, "drain_usd_max", money::DOLLARS_MAX);
-    if let Some(interval) = settings.number(report, "keepalive_ms", 0..=86_400_000)
-        && interval.value > 0
-    {
-        differing.push(interval.place);
-    }
     for place in differing {
         report.warn(&place, NOT_YET);
     }

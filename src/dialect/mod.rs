@@ -43,6 +43,18 @@ pub enum Family {
 }
 
 impl Dialect {
+    /// What may stand between two events of a stream and says nothing; empty where clients would
+    /// not take it.
+    pub fn keep_alive(self) -> &'static [u8] {
+        match self {
+            Dialect::OpenaiChat | Dialect::OpenaiResponses | Dialect::OpenaiEmbeddings => {
+                b": keep-alive\n\n"
+            }
+            Dialect::Anthropic => b"event: ping\ndata: {\"type\": \"ping\"}\n\n",
+            Dialect::Gemini => b"",
+        }
+    }
+
     /// Every dialect, in the order in which they are listed to people.
     pub const ALL: [Dialect; 5] = [
         Dialect::OpenaiChat,

@@ -5,6 +5,7 @@
 //! attempt is made. Everything else passes as it comes.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::attempt::Plan;
 use super::pool::Seat;
@@ -138,6 +139,12 @@ impl<R: Reply> Reply for Answer<'_, R> {
     fn is_ready(&mut self) -> bool {
         let has_held = self.held.as_ref().is_some_and(|held| held.taken < held.body.len());
         has_held || self.live.as_mut().is_none_or(R::is_ready)
+    }
+
+    fn keep_alive(&mut self, every: Duration) {
+        if let Some(live) = &mut self.live {
+            live.keep_alive(every);
+        }
     }
 
     fn piece(&mut self) -> Result<&[u8], Failure> {

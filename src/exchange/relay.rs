@@ -5,6 +5,8 @@
 //! breaks after the first byte is shown as broken: an error event where the dialect has one, then a
 //! cut.
 
+use std::time::Duration;
+
 use super::answer::Answer;
 use super::attempt::Plan;
 use super::note::Note;
@@ -56,6 +58,8 @@ struct Relay<'a, D: Downstream, R: Reply> {
     framing: Framing,
     // `CHUNK_LINE_MAX` bytes of room, then what may leave.
     out: Vec<u8>,
+    // The upstream has been silent for a while.
+    is_quiet: bool,
     // The reply went down whole, or not at all.
     ends_well: bool,
 }
@@ -121,6 +125,7 @@ pub(super) fn relay<D: Downstream, R: Reply>(
         held: core.metrics.clone().hold(Gauge::HeldBytes, 0),
         framing: Framing::Chunked,
         out,
+        is_quiet: false,
         ends_well: false,
         note,
     };
@@ -271,7 +276,7 @@ impl<D: Downstream, R: Reply> Relay<'_, D, R> {
         let overhead_us = self.note.overhead_us(self.core.now());
         header::field_number("x-gproxy-overhead-us", overhead_us, out);
         if self.rewriter.is_stream() {
-            header::field("cache-control", b"no-cache", out);
+            header::field("cache-control", b"no-cache, no-transform", out);
             header::field("x-accel-buffering", b"no", out);
         }
         match (self.framing, self.reply.length()) {
@@ -301,11 +306,20 @@ impl<D: Downstream, R: Reply> Relay<'_, D, R> {
 
     /// Passes the rest of the body on until it ends.
     fn pass_on(&mut self) -> Result<(), Ended> {
+        let keep_alive = self.plan.endpoint.dialect.keep_alive();
+        let every = self.plan.provider.keepalive_ms;
+        if self.rewriter.is_stream() && every > 0 && !keep_alive.is_empty() {
+            self.reply.keep_alive(Duration::from_millis(every));
+        }
         loop {
             let ended = match self.gather() {
                 Ok(ended) => ended,
                 Err(broken) => return Err(self.break_off(broken)),
             };
+            // What a stream leaves in `out` is never half an event, so this stands between two.
+            if std::mem::take(&mut self.is_quiet) {
+                self.out.extend_from_slice(keep_alive);
+            }
             let start = self.frame_out(ended);
             if start < self.out.len() {
                 self.session.send(&self.out[start..])?;
@@ -333,7 +347,14 @@ impl<D: Downstream, R: Reply> Relay<'_, D, R> {
 
     /// Reads a piece of the reply and appends to `out` what may leave. Whether the reply ended.
     fn read(&mut self) -> Result<bool, Broken> {
-        let piece = self.reply.piece().map_err(Broken::Upstream)?;
+        let piece = match self.reply.piece() {
+            Ok(piece) => piece,
+            Err(Failure { cause: Cause::Quiet, .. }) => {
+                self.is_quiet = true;
+                return Ok(false);
+            }
+            Err(failure) => return Err(Broken::Upstream(failure)),
+        };
         let from = self.out.len();
         let ended = piece.is_empty();
         if ended {

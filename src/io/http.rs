@@ -5,6 +5,7 @@
 //! end of a body was seen, and nothing behind it.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::exchange::{Call, Source};
 use crate::failure::{Cause, Failure, Phase};
@@ -207,6 +208,11 @@ impl Incoming {
             (State::Done, _) | (_, None) => true,
             (_, Some(connection)) => connection.unread().len() > self.shown,
         }
+    }
+
+    /// Silence of that length is to be told.
+    pub fn keep_alive(&self, every: Duration) {
+        self.watch.keep_alive(every);
     }
 
     /// The next piece of the body; an empty one is its proper end.

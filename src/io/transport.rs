@@ -435,7 +435,8 @@ impl fmt::Debug for Plain {
 
 /// What a chain of connectors sees when the watch ends a wait; the cause stands in the watch.
 pub fn stopped(_: Cause) -> Error {
-    Error::Io(io::ErrorKind::Interrupted.into())
+    // An interrupted read is one that TLS repeats by itself, for ever.
+    Error::Io(io::ErrorKind::TimedOut.into())
 }
 
 /// Buffers that come when they are needed, and go when a connection has been idle for a while;

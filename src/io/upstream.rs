@@ -242,6 +242,13 @@ impl Reply for Answer {
         }
     }
 
+    fn keep_alive(&mut self, every: Duration) {
+        match &self.body {
+            Body::Http(body, _) => body.keep_alive(every),
+            Body::Echo(_) | Body::Whole { .. } | Body::Pipe(_) => {}
+        }
+    }
+
     fn pipe(&mut self) -> Option<&mut dyn Pipe> {
         match &mut self.body {
             Body::Pipe(pipe) => Some(&mut **pipe),

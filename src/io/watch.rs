@@ -6,7 +6,7 @@
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -25,6 +25,10 @@ pub struct Watch {
     begun: Instant,
     // A wait has passed without anything happening since the last bytes.
     waited: AtomicBool,
+    // Silence of so many milliseconds is to be told; 0: of none.
+    quiet_ms: AtomicU64,
+    // It was told last.
+    is_quiet: AtomicBool,
     state: Mutex<State>,
 }
 
@@ -38,6 +42,8 @@ struct State {
     cause: Option<Cause>,
     end: End,
     streams: bool,
+    // When silence was told last.
+    told_at: Option<Instant>,
 }
 
 /// How far an upstream's connection has come to its end.
@@ -68,10 +74,22 @@ impl Watch {
             cause: None,
             end: End::Open,
             streams: false,
+            told_at: None,
         };
         let waited = AtomicBool::new(false);
+        let quiet_ms = AtomicU64::new(0);
+        let is_quiet = AtomicBool::new(false);
         let state = Mutex::new(state);
-        let watch = Arc::new(Watch { worker, downstream, timeouts, begun: now, waited, state });
+        let watch = Arc::new(Watch {
+            worker,
+            downstream,
+            timeouts,
+            begun: now,
+            waited,
+            quiet_ms,
+            is_quiet,
+            state,
+        });
         worker::attach(Some(watch.clone()));
         watch
     }
@@ -148,7 +166,12 @@ impl Watch {
     /// How long the transport may wait in one go in the current phase, or why it must stop.
     pub fn next_wait(&self) -> Result<Duration, Cause> {
         let now = Instant::now();
-        self.wait_from(now, self.deadline_from(now)).inspect_err(|cause| self.died(*cause))
+        let died = |cause: &Cause| {
+            if *cause != Cause::Quiet {
+                self.died(*cause);
+            }
+        };
+        self.wait_from(now, self.deadline_from(now)).inspect_err(died)
     }
 
     /// Like [`Watch::next_wait`] with a deadline of the caller's.
@@ -158,12 +181,14 @@ impl Watch {
 
     fn wait_from(&self, now: Instant, deadline: Instant) -> Result<Duration, Cause> {
         // The first wait of a phase begins without a look: most end within microseconds.
-        if self.waited.swap(true, Ordering::Relaxed)
-            && let Some(downstream) = &self.downstream
-            && worker::peek(downstream) == Peek::Gone
-        {
-            self.died(Cause::DownstreamGone);
-            return Err(Cause::DownstreamGone);
+        if self.waited.swap(true, Ordering::Relaxed) {
+            if let Some(downstream) = &self.downstream
+                && worker::peek(downstream) == Peek::Gone
+            {
+                self.died(Cause::DownstreamGone);
+                return Err(Cause::DownstreamGone);
+            }
+            self.tell_silence(now)?;
         }
         if worker::is_cut() {
             self.died(Cause::ShuttingDown);
@@ -171,6 +196,26 @@ impl Watch {
         }
         let slice = worker::slice_until(deadline, now).ok_or(Cause::TimedOut)?;
         Ok(slice.min(Duration::from_millis(limits::HANG_UP_POLL_MS)))
+    }
+
+    /// From now on silence of that length ends a wait with [`Cause::Quiet`], again and again.
+    pub fn keep_alive(&self, every: Duration) {
+        self.quiet_ms.store(every.as_millis() as u64, Ordering::Relaxed);
+    }
+
+    fn tell_silence(&self, now: Instant) -> Result<(), Cause> {
+        let quiet_ms = self.quiet_ms.load(Ordering::Relaxed);
+        if quiet_ms == 0 {
+            return Ok(());
+        }
+        let mut state = self.state.lock();
+        let since = state.phase_begun.max(state.told_at).unwrap_or(now);
+        if now.saturating_duration_since(since) < Duration::from_millis(quiet_ms) {
+            return Ok(());
+        }
+        state.told_at = Some(now);
+        self.is_quiet.store(true, Ordering::Relaxed);
+        Err(Cause::Quiet)
     }
 
     /// When the current phase must have ended. The total limit ends with the head of a stream: a
@@ -201,6 +246,8 @@ impl Watch {
     pub fn failure(&self, fallback: Cause) -> Failure {
         let state = self.state.lock();
         let after = state.phase_begun.unwrap_or(self.begun).elapsed();
+        let is_quiet = self.is_quiet.swap(false, Ordering::Relaxed);
+        let fallback = if is_quiet { Cause::Quiet } else { fallback };
         Failure {
             phase: state.phase,
             sent: state.sent,

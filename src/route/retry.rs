@@ -43,7 +43,7 @@ pub fn after(outcome: Outcome, is_repeated: bool) -> Next {
         | Cause::TlsRefused
         | Cause::ProxyRefused
         | Cause::Malformed => false,
-        Cause::DownstreamGone | Cause::ShuttingDown => return Next::Final,
+        Cause::DownstreamGone | Cause::ShuttingDown | Cause::Quiet => return Next::Final,
     };
     let is_sending = match failure.phase {
         Phase::Resolve | Phase::Connect | Phase::Tls => return Next::Another,

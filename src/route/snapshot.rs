@@ -102,6 +102,8 @@ pub struct Provider {
     pub forward_headers: Vec<String>,
     /// Limits of an attempt in time.
     pub timeouts: Timeouts,
+    /// A silent stream is kept alive towards the downstream at this interval; 0: it is not.
+    pub keepalive_ms: u64,
     /// URL of the proxy to go through, the global one already considered.
     pub proxy: Option<String>,
     /// Requests that we do not know go up as they are.

@@ -50,7 +50,7 @@ credentials = [
     { api_key = "cred-upstream-alpha-1", weight = 2 },
     { api_key = "cred-upstream-alpha-2" },
 ]
-settings = { base_url = "https://alpha.example" }
+settings = { base_url = "https://alpha.example", keepalive_ms = 0 }
 [[providers]]
 name = "beta"
 channel = "custom"
@@ -59,12 +59,13 @@ credentials = [{ api_key = "cred-upstream-beta" }]
 base_url = "https://beta.example/openai/v1/"
 dialects = ["openai_chat", "anthropic"]
 include_usage = false
+keepalive_ms = 0
 forward_headers = ["OpenAI-Organization"]
 [[providers]]
 name = "gamma"
 channel = "custom"
 credentials = [{ api_key = "cred-upstream-gamma" }]
-settings = { base_url = "https://gamma.example/v1beta", dialects = ["gemini"] }
+settings = { base_url = "https://gamma.example/v1beta", dialects = ["gemini"], keepalive_ms = 0 }
 [[providers]]
 name = "off"
 enabled = false

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use crate::exchange::{
     Call, Clock, Core, Desk, Downstream, Pipe, Reply, Spool, Stop, Unanswered, Upstream, Work,
 };
-use crate::failure::{Cause, Failure, Unstored};
+use crate::failure::{Cause, Failure, Phase, Sent, Unstored};
 use crate::limits;
 use crate::metrics::{Gauge, Held};
 use crate::testing::prng::Prng;
@@ -435,6 +435,8 @@ impl Upstream for SimUpstream {
                 script,
                 call: self.seen.borrow().len() - 1,
                 at: 0,
+                quiet_ms: 0,
+                waited_ms: 0,
                 wire: self.wire.clone(),
                 clock: self.clock.clone(),
                 prng: Prng::new(self.prng.next_u64()),
@@ -479,6 +481,10 @@ pub(super) struct SimReply {
     call: usize,
     at: usize,
     is_ready: bool,
+    // Silence of so long is told; 0: none is.
+    quiet_ms: u64,
+    // How much of the present wait has passed.
+    waited_ms: u64,
     wire: Rc<RefCell<Wire>>,
     clock: SimClock,
     prng: Prng,
@@ -486,6 +492,10 @@ pub(super) struct SimReply {
 }
 
 impl Reply for SimReply {
+    fn keep_alive(&mut self, every: Duration) {
+        self.quiet_ms = every.as_millis() as u64;
+    }
+
     fn pipe(&mut self) -> Option<&mut dyn Pipe> {
         None
     }
@@ -511,7 +521,15 @@ impl Reply for SimReply {
             let mut wire = self.wire.borrow_mut();
             let went = wire.out.len();
             wire.waits.push(Wait { call: self.call, came: self.at, went });
-            self.clock.advance_ms(self.script.wait_ms);
+            let left = self.script.wait_ms - self.waited_ms;
+            if self.quiet_ms > 0 && left > self.quiet_ms {
+                self.waited_ms += self.quiet_ms;
+                self.clock.advance_ms(self.quiet_ms);
+                let (phase, sent, cause) = (Phase::Relay, Sent::Part, Cause::Quiet);
+                return Err(Failure { phase, sent, cause, reused: false, after_ms: 0 });
+            }
+            self.waited_ms = 0;
+            self.clock.advance_ms(left);
         }
         let waits_one_in = self.script.waits_one_in;
         self.is_ready = waits_one_in == 0 || !self.prng.one_in(waits_one_in);

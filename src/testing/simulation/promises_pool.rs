@@ -117,3 +117,49 @@ fn what_is_held_of_a_refusal_is_accounted_for() {
     let answer = connection.answers().remove(0);
     assert_eq!((answer.status, answer.body.len()), (503, 200_000));
 }
+
+/// The stream's two events come 40 seconds apart.
+fn slow_stream(path: &str, body: &str) -> String {
+    let config = CONFIG.replace("keepalive_ms = 0", "keepalive_ms = 15000");
+    let script = Script {
+        piece_max: 8,
+        waits_one_in: 1,
+        wait_ms: 40_000,
+        ..Script::new(200, "text/event-stream", b"data: {}\n\ndata: {}\n\n")
+    };
+    let mut connection = Connection::new(
+        &config,
+        Wire::new(super::connection::post(path, body).as_bytes(), 1),
+        1,
+        in_turn(vec![Outcome::Answer(script)]),
+    );
+    connection.run();
+    connection.check_balance();
+    let response = connection.answers().remove(0);
+    assert!(response.is_whole);
+    String::from_utf8_lossy(&response.body).into_owned()
+}
+
+#[test]
+fn a_silent_stream_shows_signs_of_life_between_events_in_its_dialect() {
+    let stream = "{\"model\":\"alpha/m\",\"stream\":true}";
+    let ping = "event: ping\ndata: {\"type\": \"ping\"}\n\n";
+    for (path, body, sign) in [
+        ("/v1/chat/completions", stream, ": keep-alive\n\n"),
+        ("/v1/responses", stream, ": keep-alive\n\n"),
+        ("/v1/messages", stream, ping),
+        ("/v1beta/models/alpha/m:streamGenerateContent?alt=sse", "{}", ""),
+    ] {
+        let text = slow_stream(path, body);
+        assert_eq!(
+            text.replace(": keep-alive\n\n", "").replace(ping, ""),
+            "data: {}\n\n".repeat(2)
+        );
+        // Two in each wait of 40 seconds.
+        let parts = text.split_inclusive("\n\n").filter(|part| *part != "data: {}\n\n").count();
+        assert!(if sign.is_empty() { parts == 0 } else { parts >= 6 && parts % 2 == 0 }, "{text}");
+        for part in text.split_inclusive("\n\n") {
+            assert!(part == "data: {}\n\n" || part == sign, "{text}");
+        }
+    }
+}
