@@ -284,6 +284,11 @@ impl From<Failure> for Refusal {
                 never,
                 "upstream unreachable: the outbound proxy refused",
             ),
+            Cause::NoToken => (
+                Code::UpstreamUnreachable,
+                None,
+                "upstream unreachable: the provider's account gets no access token",
+            ),
             // Unreachable because whoever wishes to be told goes on reading.
             Cause::TimedOut | Cause::Quiet => return timed_out(failure.phase),
             Cause::Disconnected => match failure.phase {

@@ -62,6 +62,8 @@ pub enum Cause {
     TimedOut,
     /// The peer's certificate or handshake was not acceptable.
     TlsRefused,
+    /// The account of the credential gets no access token.
+    NoToken,
     /// The proxy did not let us through.
     ProxyRefused,
     /// The connection ended before the answer did.

@@ -106,6 +106,26 @@ pub const AFFINITY_MS_MAX: i64 = 300_000;
 /// Credentials and providers whose health is kept; of further ones nothing is.
 pub const SEATS_MAX: usize = 65_536;
 
+/// A call of the gateway's own, for a token: from its beginning to its reply's end. Whoever waits
+/// for somebody else's token waits as long.
+pub const FETCH_MS_MAX: u64 = 15_000;
+/// The file of a service account; what is longer is read so far only, and is none.
+pub const ACCOUNT_BYTES_MAX: u64 = 64 * 1024;
+/// The reply of a token endpoint; longer is none.
+pub const TOKEN_REPLY_BYTES_MAX: usize = 64 * 1024;
+/// An access token.
+pub const TOKEN_BYTES_MAX: usize = 8 * 1024;
+/// How long an access token counts, whatever its endpoint says.
+pub const TOKEN_LIFE_S_MAX: u64 = 86_400;
+/// A token is renewed so long before its end, or in the last three quarters of a short life.
+pub const TOKEN_AHEAD_MS: u64 = 300_000;
+/// A token is not used in the last of its life, or in its last tenth.
+pub const TOKEN_MARGIN_MS: u64 = 30_000;
+/// After a refusal no token is asked for.
+pub const TOKEN_RETRY_MS: u64 = 5_000;
+/// An upstream's 401 makes an account's token be dropped once in this time.
+pub const TOKEN_REFUSED_MS: u64 = 60_000;
+
 /// Usage rows that wait for the disk, or whose requests are under way; past it 503.
 pub const LEDGER_ROWS_MAX: usize = 8_192;
 /// A request body of the administration interface; longer is 413.

@@ -51,7 +51,7 @@ fn run() -> io::Result<u8> {
         }
     };
     let (overrides, settings) = (arguments.overrides.clone(), loaded.settings.clone());
-    let source = FileSource { file, overrides, settings };
+    let source = FileSource { file, overrides, settings, files: command::read_file };
     if let Err(error) = serve::run(*loaded, source, master.as_ref()) {
         gproxy::logging::flush();
         writeln!(io::stderr(), "gproxy: {error}")?;

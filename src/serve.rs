@@ -37,6 +37,8 @@ pub struct FileSource {
     pub overrides: Overrides,
     /// With which settings the process began.
     pub settings: Settings,
+    /// Reads the files that it names.
+    pub files: fn(&str) -> io::Result<String>,
 }
 
 impl Source for FileSource {
@@ -47,7 +49,7 @@ impl Source for FileSource {
 
     fn load(&self, text: &str, made: &Made) -> Result<Loaded, Vec<ConfigError>> {
         let environment = |name: &str| std::env::var(name).ok();
-        config::load_both(text, &self.file, made, &self.overrides, &environment)
+        config::load_both(text, &self.file, made, &self.overrides, &environment, &self.files)
     }
 
     fn apply(&self, loaded: &Loaded) -> Result<Vec<String>, String> {

@@ -174,7 +174,7 @@ fn fill_in_urls(call: &Call<'_>, value: &mut Map<String, Value>) {
     for dialect in provider.dialects().iter().filter(|_| !provider.is_echo()) {
         let endpoint = ENDPOINTS.iter().find(|endpoint| endpoint.dialect == dialect);
         if let (Some(place), Some(endpoint)) = (provider.destination(dialect), endpoint) {
-            let url = place.url(endpoint, "v1beta", "MODEL", Collection::Models, "");
+            let url = place.url(endpoint, "v1beta", "MODEL", Collection::Models, "", false);
             urls.insert(dialect.name().to_owned(), url.into());
         }
     }

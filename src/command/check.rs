@@ -69,10 +69,14 @@ fn write_provider(provider: &Provider, out: &mut dyn Write) -> io::Result<()> {
         Some(proxy) => writeln!(out, ", through {proxy}")?,
         None => writeln!(out)?,
     }
+    for account in provider.credentials.iter().filter_map(|one| one.account.as_ref()) {
+        let from = &account.token_uri;
+        writeln!(out, "  account {}, tokens from {from}", account.client_email)?;
+    }
     for dialect in provider.dialects().iter() {
         let endpoint = ENDPOINTS.iter().find(|endpoint| endpoint.dialect == dialect);
         if let (Some(place), Some(endpoint)) = (provider.destination(dialect), endpoint) {
-            let url = place.url(endpoint, "v1beta", "MODEL", Collection::Models, "");
+            let url = place.url(endpoint, "v1beta", "MODEL", Collection::Models, "", false);
             writeln!(out, "  {:<18} {url}", dialect.name())?;
         }
     }

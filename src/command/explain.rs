@@ -169,8 +169,8 @@ fn decide(
         decision.step("upstream", "none: the channel echo answers by itself".to_owned());
         return Ok(());
     }
-    let (rest, served) = (&route.query.rest, target.model_served);
-    let url = place.url(route.endpoint, route.version, served, route.collection, rest);
+    let (rest, served, stream) = (&route.query.rest, target.model_served, ask.stream);
+    let url = place.url(route.endpoint, route.version, served, route.collection, rest, stream);
     let with = match (place.auth.header(), provider.credentials.len()) {
         (Some((header, _)), 1..) => format!(" with a credential in `{header}`"),
         _ => " without a credential".to_owned(),

@@ -14,6 +14,7 @@ use std::io::{self, Read, Write};
 
 use self::arguments::{Arguments, Command, HELP};
 use crate::config::{self, Loaded};
+use crate::limits;
 
 /// Everything is well.
 pub const EXIT_WELL: u8 = 0;
@@ -76,6 +77,13 @@ pub fn run(arguments: &Arguments, terminal: &mut Terminal<'_>) -> io::Result<Opt
     Ok(Some(code))
 }
 
+/// Reads a file that the configuration names.
+pub fn read_file(path: &str) -> io::Result<String> {
+    let mut text = String::new();
+    std::fs::File::open(path)?.take(limits::ACCOUNT_BYTES_MAX).read_to_string(&mut text)?;
+    Ok(text)
+}
+
 /// Reads the configuration that the words name; `None`: the mistakes were printed.
 pub fn load(arguments: &Arguments, terminal: &mut Terminal<'_>) -> io::Result<Option<Loaded>> {
     let file = arguments.config_file(terminal.environment);
@@ -87,7 +95,8 @@ pub fn load(arguments: &Arguments, terminal: &mut Terminal<'_>) -> io::Result<Op
             return Ok(None);
         }
     };
-    match config::load_with(&text, &file, &arguments.overrides, terminal.environment) {
+    let environment = terminal.environment;
+    match config::load_with(&text, &file, &arguments.overrides, environment, &read_file) {
         Ok(loaded) => Ok(Some(loaded)),
         Err(errors) => {
             for error in &errors {

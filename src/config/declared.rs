@@ -48,8 +48,14 @@ pub(super) fn rows(
             }));
             rows.extend(credentials.into_iter().map(|mut value| {
                 let written = text(&value, "api_key");
-                // The name of a variable is no secret.
-                let hint = if written.starts_with("env:") { written } else { hint(&written) };
+                let account = value.remove("service_account");
+                // The name of a variable is no secret; a file's may be a secret in its place.
+                let hint = match (&account, written.starts_with("env:")) {
+                    (Some(Value::String(name)), _) if name.starts_with("env:") => name.clone(),
+                    (Some(_), _) => "service account".to_owned(),
+                    (None, true) => written,
+                    (None, false) => hint(&written),
+                };
                 value.remove("api_key");
                 value.insert("hint".into(), hint.into());
                 value.insert("provider_name".into(), name.clone());

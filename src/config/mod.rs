@@ -1,11 +1,13 @@
 //! `config.toml`: text to tables that need no further checking.
 //!
 //! Everything that can be known to be wrong is found here, all of it in one go, each mistake with
-//! its line, its key and what to write instead. Nothing is read but the text, the flags and the
-//! environment; no file, no network. Secrets leave only inside [`crate::secret::Secret`] or as a
-//! digest, and no message quotes one.
+//! its line, its key and what to write instead. Nothing is read but the text, the flags, the
+//! environment, and through a function the files of accounts; no network. Secrets leave only
+//! inside [`crate::secret::Secret`] or an account's key pair, or as a digest, and no message quotes
+//! one.
 
 mod address;
+mod clouds;
 pub mod declared;
 mod error;
 mod global;
@@ -21,7 +23,7 @@ use log::LevelFilter;
 use toml::de::DeTable;
 
 pub use self::error::{ConfigError, nearest};
-pub use self::sources::Overrides;
+pub use self::sources::{Files, Overrides};
 
 use self::declared::Declared;
 use self::error::{Place, Report};
@@ -75,13 +77,14 @@ impl Settings {
     }
 }
 
-/// Reads a configuration without flags. See [`load_with`].
+/// Reads a configuration without flags and without further files. See [`load_with`].
 pub fn load(
     text: &str,
     file_name: &str,
     environment: &dyn Fn(&str) -> Option<String>,
 ) -> Result<Loaded, Vec<ConfigError>> {
-    load_with(text, file_name, &Overrides::default(), environment)
+    let no_files = |_: &str| Err(std::io::ErrorKind::Unsupported.into());
+    load_with(text, file_name, &Overrides::default(), environment, &no_files)
 }
 
 /// Reads a configuration that is all there is. See [`load_both`].
@@ -90,8 +93,9 @@ pub fn load_with(
     file_name: &str,
     overrides: &Overrides,
     environment: &dyn Fn(&str) -> Option<String>,
+    files: Files<'_>,
 ) -> Result<Loaded, Vec<ConfigError>> {
-    load_both(text, file_name, &Made::default(), overrides, environment)
+    load_both(text, file_name, &Made::default(), overrides, environment, files)
 }
 
 /// Reads a configuration and what the database declares beside it. A flag wins over its variable,
@@ -103,6 +107,7 @@ pub fn load_both(
     made: &Made,
     overrides: &Overrides,
     environment: &dyn Fn(&str) -> Option<String>,
+    files: Files<'_>,
 ) -> Result<Loaded, Vec<ConfigError>> {
     let made_text = made.text();
     let mut report = Report::new(file_name, text, made, &made_text);
@@ -118,7 +123,7 @@ pub fn load_both(
     // Rows come out of a JSON value, so they are TOML.
     let (beside, _) = DeTable::parse_recoverable(&made_text.toml);
     let root = Table::new(document.get_ref(), "").beside(beside.get_ref(), text.len() + 1);
-    let sources = Sources { overrides, environment };
+    let sources = Sources { overrides, environment, files };
     let (tables, settings) = read(root, &nothing, &mut report, &sources);
     if !report.errors.is_empty() {
         return Err(in_order(report));

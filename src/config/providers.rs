@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use super::NOT_YET;
 use super::address::Use;
+use super::clouds::Cloud;
 use super::error::{At, Place, Report, hint, shown};
 use super::global::{attempt_timeouts, choice, url};
 use super::reader::Table;
@@ -13,13 +14,14 @@ use crate::dialect::endpoint::ENDPOINTS;
 use crate::dialect::{Dialect, path};
 use crate::limits;
 use crate::money;
-use crate::route::channel::{self, CHANNELS, Channel, Dialects, cloud};
+use crate::route::channel::{self, CHANNELS, Channel, Dialects};
 use crate::route::glob::Glob;
 use crate::route::price::{PriceRow, Tier};
 use crate::route::rate::{MINUTE_MS, RateLimit};
 use crate::route::snapshot::{
     Alias, AliasTarget, Credential, Model, NO_PLACE, Provider, Strategy, Timeouts,
 };
+use crate::secret::Secret;
 
 /// What a provider inherits.
 pub(super) struct Defaults {
@@ -113,44 +115,30 @@ fn read_provider(
     let label = table.text(report, "label").map(|label| label.value.to_owned());
     let enabled = table.flag(report, "enabled", true);
     let channel = read_channel(&mut table, report);
-    let credentials = read_credentials(&mut table, report, sources, enabled);
     let known_channel = channel.unwrap_or_else(custom);
-    if known_channel.needs_credential && enabled && credentials.is_empty() {
-        let place = table.place_of(report, "credentials");
-        let write = "write credentials = [{ api_key = \"env:NAME\" }]";
-        report.error(&place, format!("the channel {} needs one; {write}", known_channel.name));
-    }
     let place = table.place_of(report, "settings");
-    let settings = table.table(report, "settings");
+    let mut settings = table.table(report, "settings");
+    let cloud = settings.as_mut().map(|settings| Cloud::read(settings, report, known_channel));
+    let cloud = cloud.unwrap_or_default();
+    let credentials =
+        read_credentials(&mut table, report, sources, (enabled, known_channel), &cloud);
+    if known_channel.needs_credential && enabled && credentials.is_empty() {
+        let name = known_channel.name;
+        let what = if name == channel::VERTEX {
+            "service_account = \"FILE\""
+        } else {
+            "api_key = \"env:NAME\""
+        };
+        let why = format!("the channel {name} needs one; write credentials = [{{ {what} }}]");
+        report.error(&table.place_of(report, "credentials"), why);
+    }
     table.finish(report);
-    let mut provider = Provider {
-        name,
-        label,
-        enabled,
-        channel: known_channel,
-        base_url: known_channel.base_url.unwrap_or_default().to_owned(),
-        destinations: [const { None }; Dialect::ALL.len()],
-        credentials: credentials.into_iter().flatten().collect(),
-        strategy: Strategy::default(),
-        place: NO_PLACE,
-        models: BTreeMap::new(),
-        price_patterns: Vec::new(),
-        include_usage: true,
-        forward_headers: Vec::new(),
-        timeouts: defaults.timeouts,
-        keepalive_ms: limits::KEEPALIVE_MS,
-        proxy: defaults.proxy.clone(),
-        passthrough: false,
-        echo: EchoSettings { delay_ms: 0, event_delay_ms: 0, reply_bytes: None, events: 4 },
-    };
+    let mut provider = blank(name, label, enabled, known_channel, defaults);
+    provider.credentials = credentials.into_iter().flatten().collect();
     let mut base_given = false;
     let mut spoken = known_channel.dialects();
-    let mut api_version = None;
     if let Some(mut settings) = settings {
         base_given = read_base_url(&mut settings, report, &mut provider);
-        if known_channel.name == channel::AZURE {
-            api_version = read_api_version(&mut settings, report);
-        }
         spoken = read_dialects(&mut settings, report, known_channel).unwrap_or(spoken);
         read_settings(&mut settings, report, &mut provider, defaults);
         read_later_settings(&mut settings, report);
@@ -162,24 +150,45 @@ fn read_provider(
         let why = format!("this key is missing; the channel {name} has no address of its own");
         report.error(&place, why);
     }
-    let base_url = &provider.base_url;
     for surface in known_channel.surfaces {
-        provider.destinations[surface.dialect as usize] = match known_channel.name {
-            channel::AZURE => Some(cloud::azure(base_url, api_version)),
-            _ => channel::join(base_url, known_channel, surface.dialect, spoken),
-        };
+        provider.destinations[surface.dialect as usize] =
+            channel::join(&provider.base_url, known_channel, surface.dialect, spoken);
+    }
+    if known_channel.is_cloud() {
+        provider.destinations = Default::default();
+        cloud.place(report, &mut provider, base_given, &place);
     }
     provider
 }
 
-/// Azure's version, as it stands in a query.
-fn read_api_version<'t>(settings: &mut Table<'t>, report: &mut Report<'_>) -> Option<&'t str> {
-    let At { value, place } = settings.text(report, "api_version")?;
-    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
-    if value.is_empty() || value.len() > 64 || !value.bytes().all(is_plain) {
-        report.error(&place, "must be a version such as \"2024-10-21\" or \"preview\"");
+/// A provider of which nothing is known but what every one has.
+fn blank(
+    name: String,
+    label: Option<String>,
+    enabled: bool,
+    channel: &'static Channel,
+    defaults: &Defaults,
+) -> Provider {
+    Provider {
+        name,
+        label,
+        enabled,
+        channel,
+        base_url: channel.base_url.unwrap_or_default().to_owned(),
+        destinations: [const { None }; Dialect::ALL.len()],
+        credentials: Vec::new(),
+        strategy: Strategy::default(),
+        place: NO_PLACE,
+        models: BTreeMap::new(),
+        price_patterns: Vec::new(),
+        include_usage: true,
+        forward_headers: Vec::new(),
+        timeouts: defaults.timeouts,
+        keepalive_ms: limits::KEEPALIVE_MS,
+        proxy: defaults.proxy.clone(),
+        passthrough: false,
+        echo: EchoSettings { delay_ms: 0, event_delay_ms: 0, reply_bytes: None, events: 4 },
     }
-    Some(value)
 }
 
 /// Stands in for a channel that is unknown, so that the rest is checked all the same.
@@ -203,19 +212,31 @@ fn read_credentials(
     table: &mut Table<'_>,
     report: &mut Report<'_>,
     sources: &Sources<'_>,
-    enabled: bool,
+    (enabled, channel): (bool, &Channel),
+    cloud: &Cloud<'_>,
 ) -> Vec<Option<Credential>> {
     let mut credentials = Vec::new();
     for mut table in table.tables(report, "credentials") {
-        let written = table.required(report, "api_key");
-        let api_key = written
-            .filter(|written| enabled || !written.value.starts_with("env:"))
-            .and_then(|written| sources.secret(report, &written));
+        let secret = if channel.name == channel::VERTEX {
+            let account = cloud.account(&mut table, report, sources, enabled);
+            account.map(|account| (Secret::new(""), Some(account)))
+        } else {
+            let written = table.required(report, "api_key");
+            let written = written.filter(|one| enabled || !one.value.starts_with("env:"));
+            let api_key = written.and_then(|written| sources.secret(report, &written));
+            api_key.map(|api_key| (api_key, None))
+        };
         let weight = table.number_or(report, "weight", 1..=1_000_000, 1) as u32;
         let ceilings = read_ceilings(&mut table, report);
         table.finish(report);
         let place = NO_PLACE;
-        credentials.push(api_key.map(|api_key| Credential { api_key, weight, ceilings, place }));
+        credentials.push(secret.map(|(api_key, account)| Credential {
+            api_key,
+            account,
+            weight,
+            ceilings,
+            place,
+        }));
     }
     credentials
 }

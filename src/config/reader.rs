@@ -4,6 +4,7 @@
 //! keys. Each getter notes the key that it was asked for, so that `finish` can name the unknown
 //! ones and what they were probably meant to be.
 
+use std::collections::HashMap;
 use std::ops::RangeInclusive;
 
 use toml::Spanned;
@@ -197,6 +198,17 @@ impl<'t> Table<'t> {
                 None
             }
         }
+    }
+
+    /// The texts of a table under the key, if a table stands there.
+    pub(super) fn members(&mut self, key: &'static str) -> Option<HashMap<String, String>> {
+        let table = self.entries.get(key)?.get_ref().as_table()?;
+        self.known.push(key);
+        let text = |(name, value): (&Spanned<_>, &Spanned<DeValue<'_>>)| {
+            let name: &std::borrow::Cow<'_, str> = name.get_ref();
+            Some((name.to_string(), value.get_ref().as_str()?.to_owned()))
+        };
+        Some(table.iter().filter_map(text).collect())
     }
 
     /// The tables of an array, `[[key]]`.

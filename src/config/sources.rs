@@ -26,9 +26,13 @@ pub struct Overrides {
 /// Reads an environment variable.
 pub(super) type Environment<'e> = &'e dyn Fn(&str) -> Option<String>;
 
+/// Reads a file that the configuration names.
+pub type Files<'e> = &'e dyn Fn(&str) -> std::io::Result<String>;
+
 pub(super) struct Sources<'e> {
     pub(super) overrides: &'e Overrides,
     pub(super) environment: Environment<'e>,
+    pub(super) files: Files<'e>,
 }
 
 impl Sources<'_> {
@@ -71,6 +75,35 @@ impl Sources<'_> {
             return None;
         }
         Some(Secret::new(text))
+    }
+
+    /// A document that is no line of text: as written, of a file, or of a variable that holds
+    /// either. No message quotes what was written.
+    pub(super) fn document(
+        &self,
+        report: &mut Report<'_>,
+        written: &str,
+        place: &Place,
+    ) -> Option<String> {
+        let mut text = written.to_owned();
+        if let Some(name) = written.strip_prefix("env:") {
+            let value = if is_variable(name) { (self.environment)(name) } else { None };
+            let Some(value) = value.filter(|value| !value.trim().is_empty()) else {
+                report.error(place, "after `env:` stands the name of a variable that is set");
+                return None;
+            };
+            text = value;
+        }
+        if text.trim_start().starts_with('{') {
+            return Some(text);
+        }
+        match (self.files)(text.trim()) {
+            Ok(text) => Some(text),
+            Err(error) => {
+                report.error(place, format!("the file cannot be read: {error}"));
+                None
+            }
+        }
     }
 
     fn secret_in(&self, report: &mut Report<'_>, name: &str, place: &Place) -> Option<Secret> {

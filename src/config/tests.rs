@@ -1,6 +1,9 @@
 mod made;
 
 use super::*;
+
+const NO_FILES: fn(&str) -> std::io::Result<String> =
+    |_| Err(std::io::ErrorKind::Unsupported.into());
 use crate::dialect::Dialect;
 use crate::route::plan;
 use crate::secret::Digest;
@@ -227,6 +230,19 @@ fn forbids_missing_keys() {
     let dated =
         format!("{azure}\n[providers.settings]\nbase_url = 'http://h'\napi_version = 'a&b'");
     check(&dated, 7, "providers[0].settings.api_version", "must be a version");
+    let vertex = "[[providers]]\nname = 'p'\nchannel = 'vertex'";
+    check(vertex, 1, "providers[0].credentials", "service_account");
+    for (written, why) in [
+        ("{ service_account = 'no-such-file.json' }", "the file cannot be read"),
+        ("{ service_account = 'env:NAME-' }", "a variable that is set"),
+        ("{ service_account = '{\"type\":\"authorized_user\"}' }", "not of the type"),
+        ("{ service_account = '{\"type\"' }", "no JSON object"),
+        ("{ service_account = { client_email = 'a@b' } }", "no usable private_key"),
+        ("{ service_account = { client_email = 'a@b', private_key = 'x' } }", "PKCS#8"),
+    ] {
+        let text = format!("{vertex}\ncredentials = [{written}]");
+        check(&text, 4, "providers[0].credentials[0].service_account", why);
+    }
     let row = "[[rate_limits]]\nuser_name = 'u'\nmodel_pattern = '*'";
     check_after(row, 1, "rate_limits[0]", "limits nothing");
 }
@@ -404,7 +420,10 @@ fn forbids_what_everybody_knows_on_an_address_that_others_reach() {
     check(text, 5, "users[0].password", "everybody tries first");
     let text = "[[users]]\nname = 'u'\npassword = 'admin'";
     let flags = Overrides { host: Some("192.168.0.1".to_owned()), ..Overrides::default() };
-    assert!(load_with(text, "c.toml", &flags, &environment).is_err(), "the flag's host counts");
+    assert!(
+        load_with(text, "c.toml", &flags, &environment, &NO_FILES).is_err(),
+        "the flag's host counts"
+    );
 }
 
 #[test]
@@ -451,7 +470,8 @@ fn flags_win_over_variables_and_variables_over_the_file() {
     ];
     for (flags, given, number, letter, level) in cases {
         let variables = |name: &str| variables(name).filter(|_| given);
-        let all = load_with(text, "c.toml", flags, &variables).unwrap_or_else(|e| panic!("{e:?}"));
+        let all = load_with(text, "c.toml", flags, &variables, &NO_FILES)
+            .unwrap_or_else(|e| panic!("{e:?}"));
         let Settings { host, port, workers, data_dir, log_level } = all.settings;
         assert_eq!(host.to_string(), format!("127.0.0.{number}"));
         assert_eq!((usize::from(port), workers, data_dir.as_str()), (number, number, letter));
@@ -470,7 +490,9 @@ fn a_wrong_flag_is_named_as_such() {
         (Overrides { proxy: Some("x".into()), ..Overrides::default() }, "--proxy: "),
         (Overrides { log_level: Some("loud".into()), ..Overrides::default() }, "--log-level: "),
     ] {
-        let Err(errors) = load_with("", "c.toml", &flag, &environment) else { panic!("{name}") };
+        let Err(errors) = load_with("", "c.toml", &flag, &environment, &NO_FILES) else {
+            panic!("{name}")
+        };
         assert!(errors[0].to_string().starts_with(name), "{}", errors[0]);
     }
 }
@@ -576,7 +598,7 @@ fn the_shipped_file_serves_what_the_first_requests_ask_for() {
         assert!(plan::admit(&snapshot, user, &target, dialect).is_ok(), "{asked}");
     }
     let flags = Overrides { host: Some("0.0.0.0".into()), ..Overrides::default() };
-    let Err(errors) = load_with(shipped, "config.toml", &flags, &|_| None) else {
+    let Err(errors) = load_with(shipped, "config.toml", &flags, &|_| None, &NO_FILES) else {
         panic!("the shipped key must not be reachable");
     };
     assert_eq!(errors[0].key, "users[0].keys[0].api_key");

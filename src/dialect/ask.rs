@@ -7,6 +7,7 @@
 //! way upstream, which is a hole. So is a body with `Model` in it, which Go's readers take for
 //! `model`, and one that is no JSON to its very last byte.
 
+pub mod cloud;
 #[cfg(test)]
 mod tests;
 

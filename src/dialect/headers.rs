@@ -34,8 +34,14 @@ const NEVER_UP: &[&str] = &[
 ];
 
 /// Goes up only when the provider's `forward_headers` names it: who the caller is.
-const UP_WHEN_NAMED: &[&str] =
-    &["forwarded", "openai-organization", "openai-project", "via", "x-real-ip"];
+const UP_WHEN_NAMED: &[&str] = &[
+    "forwarded",
+    "openai-organization",
+    "openai-project",
+    "via",
+    "x-goog-user-project",
+    "x-real-ip",
+];
 
 /// Never comes down: what frames a message, and what speaks for the upstream's host, which a
 /// downstream would take for ours.
@@ -59,7 +65,10 @@ const NEVER_DOWN: &[&str] = &[
 const OWN_PREFIX: &str = "x-gproxy-";
 
 /// What we add for an Anthropic upstream when the caller gave no version: it rejects the absence.
-const ANTHROPIC_VERSION: (&str, &[u8]) = ("anthropic-version", b"2023-06-01");
+const ANTHROPIC_VERSION: (&str, &[u8]) = (VERSION, b"2023-06-01");
+
+/// Anthropic's version, which some clouds want elsewhere.
+pub const VERSION: &str = "anthropic-version";
 
 /// A reply must come unpacked, or the model's name in it could not be restored.
 const IDENTITY: (&str, &[u8]) = ("accept-encoding", b"identity");

@@ -80,6 +80,7 @@ fn place<'t>(
     let Ok(first) = path::decode(first) else { return Ok(None) };
     let scoped = !path::RESERVED.contains(&&*first) && is_provider(&first);
     let (_, rest) = path::skip_versions(if scoped { below } else { path })?;
+    let rest = path::skip_project(rest)?;
     let Some((collection, id)) = path::segment(rest) else { return Ok(None) };
     let is_publisher = collection == "publishers";
     let (publisher, id) = match collection {

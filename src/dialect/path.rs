@@ -207,6 +207,7 @@ struct Place<'t> {
 /// Finds the endpoint of a path below the scope.
 fn place<'t>(method: &str, path: &'t str, scoped: bool) -> Result<Place<'t>, PathError> {
     let (version, path) = skip_versions(path)?;
+    let path = skip_project(path)?;
     for endpoint in ENDPOINTS.iter().filter(|endpoint| !endpoint.model.is_in_path()) {
         if is_tail(path, endpoint.tail)? {
             check_method(method)?;
@@ -263,6 +264,22 @@ pub(super) fn skip_versions(mut path: &str) -> Result<(Option<&'static str>, &st
         path = below;
     }
     Ok((version, path))
+}
+
+/// Passes over `projects/{project}/locations/{location}`, which clients in Vertex's mode send: the
+/// provider has its own.
+pub(super) fn skip_project(path: &str) -> Result<&str, PathError> {
+    let mut rest = path;
+    for expected in [Some("projects"), None, Some("locations"), None] {
+        match segment(rest) {
+            Some((first, below)) => match expected {
+                Some(name) if decode(first)? != name => return Ok(path),
+                _ => rest = below,
+            },
+            None => return Ok(path),
+        }
+    }
+    Ok(rest)
 }
 
 /// The segments of `path`, decoded, are those of `tail`.

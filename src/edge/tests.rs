@@ -30,11 +30,12 @@ const ASK_ERRORS: [AskError; 16] = [
 const PHASES: [Phase; 6] =
     [Phase::Resolve, Phase::Connect, Phase::Tls, Phase::Send, Phase::AwaitHead, Phase::Relay];
 
-const CAUSES: [Cause; 9] = [
+const CAUSES: [Cause; 10] = [
     Cause::NoSuchHost,
     Cause::Unreachable,
     Cause::TimedOut,
     Cause::TlsRefused,
+    Cause::NoToken,
     Cause::ProxyRefused,
     Cause::Disconnected,
     Cause::Malformed,

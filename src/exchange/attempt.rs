@@ -6,8 +6,8 @@ use super::answer::Answer;
 use super::note::Note;
 use super::pool::{self, Search, Seat};
 use super::upload::Upload;
-use super::{Call, Core, Ended, Reply, Source, Upstream};
-use crate::dialect::ask::{Ask, AskError};
+use super::{Call, Core, Ended, Reply, Source, Upstream, tokens};
+use crate::dialect::ask::{self, Ask, AskError};
 use crate::dialect::endpoint::{Endpoint, ModelPlace};
 use crate::dialect::headers;
 use crate::dialect::path::Route;
@@ -16,11 +16,12 @@ use crate::dialect::trouble::{self, Trouble};
 use crate::failure::{Cause, Failure};
 use crate::limits;
 use crate::metrics::Count;
+use crate::route::account::Account;
 use crate::route::channel::Destination;
 use crate::route::health;
 use crate::route::plan::Target;
 use crate::route::retry::{self, Next, Outcome};
-use crate::route::snapshot::{Credential, Provider, Snapshot};
+use crate::route::snapshot::{Provider, Snapshot};
 use crate::wire::head::Head;
 
 /// One call to an upstream, decided down to its bytes.
@@ -61,6 +62,7 @@ impl<'a> Plan<'a> {
             target.model_served,
             route.collection,
             &route.query.rest,
+            ask.stream,
         );
         let base = Plan::plain(provider, destination, head, endpoint, target, url);
         let in_stream = ask.stream && endpoint.usage_option;
@@ -123,6 +125,10 @@ impl<'a> Plan<'a> {
     /// Puts the served model's name into the body, and our wish for usage.
     pub(super) fn rewrite(&self, ask: &Ask, body: &mut Vec<u8>) -> Result<(), AskError> {
         let Target { model_asked, model_served, .. } = *self.target;
+        if self.destination.wants_version_in_body() {
+            let served = self.destination.keeps_model(self.endpoint).then_some(model_served);
+            return Ok(ask::cloud::rewrite_for_vertex(body, served)?);
+        }
         let renamed = model_asked != model_served;
         match self.endpoint.model {
             ModelPlace::Multipart | ModelPlace::Event | ModelPlace::Nowhere => Ok(()),
@@ -140,26 +146,52 @@ impl<'a> Plan<'a> {
 const ERRORS_MAX: usize = 2;
 
 /// The header fields that go up, written straight into whatever carries them.
-pub struct UpHeaders<'a> {
+pub struct UpHeaders<'a>(Fields<'a>);
+
+enum Fields<'a> {
+    /// Those of a caller, with a provider's credential.
+    Callers(Forwarded<'a>),
+    /// Those of a call of our own.
+    Own(&'a [(&'a str, &'a str)]),
+}
+
+struct Forwarded<'a> {
     head: &'a Head,
     provider: &'a Provider,
     endpoint: &'static Endpoint,
     destination: &'a Destination,
-    credential: Option<&'a Credential>,
+    secret: Option<&'a str>,
 }
 
-impl UpHeaders<'_> {
+impl<'a> UpHeaders<'a> {
+    /// These and no others.
+    pub fn own(fields: &'a [(&'a str, &'a str)]) -> UpHeaders<'a> {
+        UpHeaders(Fields::Own(fields))
+    }
+
     /// Shows every field.
     pub fn each(&self, visit: &mut dyn FnMut(&str, &[u8])) {
+        match &self.0 {
+            Fields::Callers(forwarded) => forwarded.each(visit),
+            Fields::Own(fields) => {
+                fields.iter().for_each(|(name, value)| visit(name, value.as_bytes()));
+            }
+        }
+    }
+}
+
+impl Forwarded<'_> {
+    fn each(&self, visit: &mut dyn FnMut(&str, &[u8])) {
         let extra = &self.provider.forward_headers;
         // What is read was unpacked before.
         let is_read = self.endpoint.model != ModelPlace::Nowhere;
+        let in_body = self.destination.wants_version_in_body();
         headers::forward_up(&self.head.headers, self.endpoint.dialect, extra)
             .filter(|(name, _)| !is_read || *name != "content-encoding")
+            .filter(|(name, _)| !(in_body && name.eq_ignore_ascii_case(headers::VERSION)))
             .for_each(|(name, value)| visit(name, value));
-        let Some(credential) = self.credential else { return };
+        let Some(key) = self.secret else { return };
         let Some((name, scheme)) = self.destination.auth.header() else { return };
-        let key = credential.api_key.expose();
         let mut value = String::with_capacity(scheme.len() + key.len());
         value.push_str(scheme);
         value.push_str(key);
@@ -298,7 +330,13 @@ fn one<'a, U: Upstream>(
     sending: Sending<'_>,
     note: &mut Note,
 ) -> Result<Answer<'a, U::Reply>, Failure> {
-    let result = call(core, up, plan, &seat, sending, note);
+    let result = match seat.credential.and_then(|credential| credential.account.as_deref()) {
+        None => {
+            let key = seat.credential.map(|credential| credential.api_key.expose());
+            call(core, up, plan, key, sending, note)
+        }
+        Some(account) => call_as(core, up, plan, account, sending, note),
+    };
     let result = match result {
         Ok(reply) if !retry::is_refused(reply.status()) => {
             note.answered_at = Some(core.now());
@@ -330,22 +368,46 @@ fn one<'a, U: Upstream>(
     }
 }
 
+/// Makes the call with an account's token; with the next one when the upstream takes this one no
+/// longer, which costs nothing there.
+#[inline(never)]
+fn call_as<U: Upstream>(
+    core: &Core,
+    up: &mut U,
+    plan: &Plan<'_>,
+    account: &Account,
+    sending: Sending<'_>,
+    note: &mut Note,
+) -> Result<U::Reply, Failure> {
+    let mut may_repeat = sending.source.is_none();
+    loop {
+        let token = tokens::get(core, up, plan.provider, account)?;
+        let reply = call(core, up, plan, Some(token.expose()), sending, note)?;
+        let is_old = reply.status() == 401 && core.tokens.refused(account, &token, core.now());
+        note.token = Some(token);
+        if !is_old || !may_repeat {
+            return Ok(reply);
+        }
+        may_repeat = false;
+    }
+}
+
 /// Makes the call.
 fn call<U: Upstream>(
     core: &Core,
     up: &mut U,
     plan: &Plan<'_>,
-    seat: &Seat<'_>,
+    secret: Option<&str>,
     sending: Sending<'_>,
     note: &mut Note,
 ) -> Result<U::Reply, Failure> {
-    let headers = UpHeaders {
+    let headers = UpHeaders(Fields::Callers(Forwarded {
         head: plan.head,
         provider: plan.provider,
         endpoint: plan.endpoint,
         destination: plan.destination,
-        credential: seat.credential,
-    };
+        secret,
+    }));
     let mut timeouts = plan.provider.timeouts;
     match note.called_at {
         None => note.called_at = Some(core.now()),

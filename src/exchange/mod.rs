@@ -13,6 +13,7 @@ mod api;
 mod attempt;
 mod cascade;
 mod counting;
+mod errand;
 mod incoming;
 mod nameless;
 mod note;
@@ -22,6 +23,7 @@ mod pool;
 mod relay;
 mod session;
 mod settlement;
+mod tokens;
 mod tunnel;
 mod upload;
 
@@ -52,6 +54,7 @@ use crate::wire::websocket::{self, HandshakeError};
 
 pub use api::{Api, ApiRequest};
 pub use attempt::UpHeaders;
+pub use errand::Errand;
 use incoming::{Incoming, Load};
 pub use incoming::{Source, SourceBroken, Spool};
 pub use note::{Note, RequestId};
@@ -59,6 +62,7 @@ pub use office::{Desk, Unanswered, Work, through};
 pub use pool::{Pool, Seen};
 pub use session::{Arrival, Session, turned_away};
 pub use settlement::Books;
+use tokens::Tokens;
 
 /// The caller's end of a connection, as bytes.
 pub trait Downstream {
@@ -101,6 +105,32 @@ pub trait Upstream {
     fn spool(&mut self) -> Result<Box<dyn Spool>, Unstored>;
     /// Makes one attempt: sends the request and waits for the head of the reply.
     fn call(&mut self, call: &Call<'_>) -> Result<Self::Reply, Failure>;
+    /// Makes a call of our own, and reads its reply to the end.
+    fn fetch(&mut self, fetch: &Fetch<'_>) -> Result<Fetched, Failure>;
+}
+
+/// A call of our own, in nobody's name.
+pub struct Fetch<'a> {
+    /// Whose proxy and limits of time count.
+    pub provider: &'a Provider,
+    /// `GET` or `POST`.
+    pub method: &'a str,
+    /// Full URL.
+    pub url: &'a str,
+    /// Header fields, without `host` and `content-length`.
+    pub headers: &'a [(&'a str, &'a str)],
+    /// The body of a `POST`.
+    pub body: &'a [u8],
+    /// A longer reply is none.
+    pub bytes_max: usize,
+}
+
+/// The reply to a [`Fetch`].
+pub struct Fetched {
+    /// HTTP status.
+    pub status: u16,
+    /// All of the body.
+    pub body: Vec<u8>,
 }
 
 /// A reply whose head is there and whose body may still be coming.
@@ -193,6 +223,7 @@ pub struct Core {
     /// What is known of credentials.
     pub pool: Pool,
     id_prefix: u64,
+    tokens: Tokens,
 }
 
 impl Core {
@@ -212,6 +243,7 @@ impl Core {
             ids: AtomicU64::new(0),
             pool,
             id_prefix,
+            tokens: Tokens::default(),
         }
     }
 
@@ -256,6 +288,7 @@ impl Core {
     /// Puts new tables in place of the old ones.
     pub fn swap(&self, mut snapshot: Snapshot) {
         self.pool.adopt(&mut snapshot);
+        self.tokens.keep_those_of(&snapshot);
         *self.snapshot.write() = Arc::new(snapshot);
         self.swaps.fetch_add(1, Ordering::Release);
     }

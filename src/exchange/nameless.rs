@@ -126,6 +126,7 @@ pub(super) fn form<D: Downstream, U: Upstream>(
         target.model_served,
         route.collection,
         query,
+        false,
     );
     let plan = Plan::plain(provider, destination, head, route.endpoint, &target, url);
     let load = Load::Coming { begun, length, form: Some(scanner) };

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::Core;
 use super::settlement::Settlement;
+use super::tokens::Token;
 use crate::dialect::usage::Told;
 use crate::metrics::{Count, Metrics, Timing};
 use crate::route::snapshot::Snapshot;
@@ -75,6 +76,8 @@ pub struct Note {
     /// Bytes of generated text that went by in a stream.
     pub text_bytes: u64,
     pub(super) settlement: Option<Settlement>,
+    /// The account's token that the last attempt presented.
+    pub(super) token: Option<Arc<Token>>,
     /// The browser origin that may read the answer.
     pub allow_origin: Option<Vec<u8>>,
     /// When the head was complete.
@@ -117,6 +120,7 @@ impl Note {
             begun: now,
             called_at: None,
             answered_at: None,
+            token: None,
             waited: Duration::ZERO,
             ended_at: now,
             method: method.into(),

@@ -60,7 +60,10 @@ pub struct Seen {
 /// The name under which the health of a credential is kept: nothing of the secret can be read
 /// from it.
 fn identity(provider: &Provider, credential: Option<&Credential>) -> String {
+    let account = credential.and_then(|credential| credential.account.as_ref());
+    let id = account.map(|account| account.id.to_text());
     let key = credential.map_or("", |credential| credential.api_key.expose());
+    let key = id.as_deref().unwrap_or(key);
     Digest::of(format!("{}\0{key}", provider.name).as_bytes()).to_text()
 }
 
@@ -475,6 +478,7 @@ mod tests {
     fn credentials_take_turns_by_weight() {
         let credential = |weight| Credential {
             api_key: Secret::new("k"),
+            account: None,
             weight,
             ceilings: None,
             place: NO_PLACE,

@@ -110,7 +110,13 @@ pub(super) fn relay<D: Downstream, R: Reply>(
         rewriter = rewriter.with_tap(plan.endpoint);
     }
     let mask = (status >= 400)
-        .then(|| reply.credential().map(|credential| credential.api_key.expose()))
+        .then(|| {
+            let credential = reply.credential()?;
+            match (&credential.account, &note.token) {
+                (Some(_), Some(token)) => Some(token.expose()),
+                _ => Some(credential.api_key.expose()),
+            }
+        })
         .flatten()
         .filter(|secret| !secret.is_empty())
         .map(Mask::new);

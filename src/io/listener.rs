@@ -17,7 +17,7 @@ use parking_lot::Mutex;
 use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 
-use crate::exchange::{self, Core, Next, Session};
+use crate::exchange::{self, Core, Errand, Next, Session};
 use crate::io::downstream::Client;
 use crate::io::office::Office;
 use crate::io::resolver;
@@ -144,6 +144,7 @@ impl Listener {
                 if idleness.tick(self.core.metrics.counted(Count::Requests), ticks) {
                     self.release_memory();
                 }
+                self.core.errands().into_iter().for_each(|errand| self.send(errand, ticks));
                 if ticks.is_multiple_of(FILES_TICKS) {
                     resolver::load();
                 }
@@ -270,6 +271,28 @@ impl Listener {
         self.core.measure();
     }
 
+    /// Starts a coroutine for a call of our own.
+    fn send(&self, errand: Errand, turn: u64) {
+        let worker = (turn % self.loads.len() as u64) as usize;
+        let core = self.core.clone();
+        let mut up = Caller {
+            worker,
+            ways: self.ways[worker].clone(),
+            downstream: None,
+            metrics: core.metrics.clone(),
+            office: self.office.clone(),
+        };
+        let spawned = worker::spawn_on(worker, move || {
+            let run = catch_unwind(AssertUnwindSafe(|| errand.run(&core, &mut up)));
+            if run.is_err() {
+                core.metrics.count(Count::Panics);
+            }
+        });
+        if let Err(error) = spawned {
+            log::error!(target: "gproxy::listener", "cannot start a coroutine: {error}");
+        }
+    }
+
     /// Every thread that serves gives back what it has freed.
     fn release_memory(&self) {
         worker::release_memory();
@@ -360,7 +383,7 @@ fn converse(listener: &Arc<Listener>, connection: Connection, worker: usize) {
         worker,
         ways: listener.ways[worker].clone(),
         office: listener.office.clone(),
-        downstream: sock.shared(),
+        downstream: Some(sock.shared()),
         metrics: core.metrics.clone(),
     };
     let mut session = Session::new(Client::new(sock));

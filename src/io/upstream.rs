@@ -12,7 +12,10 @@ pub(super) use dial::now;
 use parking_lot::Mutex;
 
 use crate::dialect::echo;
-use crate::exchange::{Call, Desk, Pipe, Reply, Spool, Unanswered, Upstream, Work};
+use crate::dialect::resource::PASSTHROUGH;
+use crate::exchange::{
+    Call, Desk, Fetch, Fetched, Pipe, Reply, Spool, Unanswered, UpHeaders, Upstream, Work,
+};
 use crate::failure::{Cause, Failure, Phase, Sent, Unstored};
 use crate::io::http::{self, Address, Incoming};
 use crate::io::office::Office;
@@ -22,6 +25,7 @@ use crate::io::watch::Watch;
 use crate::io::worker::{self, Peek, Timer};
 use crate::limits;
 use crate::metrics::{Gauge, Held, Metrics};
+use crate::route::snapshot::Timeouts;
 use crate::wire::head::Headers;
 use crate::wire::reply::Framing;
 
@@ -94,8 +98,9 @@ pub struct Caller {
     pub worker: usize,
     /// That worker's connections to upstreams.
     pub ways: Arc<Ways>,
-    /// The downstream's socket, to see it leave while the upstream is silent.
-    pub downstream: Arc<OwnedFd>,
+    /// The downstream's socket, to see it leave while the upstream is silent; `None`: the call is
+    /// nobody's but ours.
+    pub downstream: Option<Arc<OwnedFd>>,
     /// Who does what would block the worker.
     pub office: Arc<Office>,
     /// Where calls under way are counted.
@@ -120,6 +125,43 @@ impl Upstream for Caller {
         spool::open(self.office.clone(), self.worker)
     }
 
+    #[inline(never)]
+    fn fetch(&mut self, fetch: &Fetch<'_>) -> Result<Fetched, Failure> {
+        let _guard = self.metrics.clone().hold(Gauge::UpstreamInFlight, 1);
+        let Fetch { provider, method, url, headers, body, bytes_max } = *fetch;
+        let way = self.ways.through(provider.proxy.as_deref())?;
+        let timeouts = Timeouts { total_ms: limits::FETCH_MS_MAX, ..provider.timeouts };
+        let watch = Watch::begin(self.worker, self.downstream.clone(), timeouts);
+        let _attached = Attached;
+        let malformed = || watch.failure(Cause::Malformed);
+        let address = Address::of(url).ok_or_else(malformed)?;
+        let connection = way.connection(url, &address, &watch)?;
+        let call = Call {
+            provider,
+            timeouts,
+            method,
+            url,
+            headers: &UpHeaders::own(headers),
+            body,
+            source: None,
+            endpoint: &PASSTHROUGH.endpoint,
+            model_served: "",
+            stream: false,
+            alt_sse: false,
+            wants_usage: false,
+            upgrade: None,
+        };
+        let (head, mut incoming) = http::call(connection, &address, &call, watch.clone())?;
+        let mut body = Vec::new();
+        loop {
+            match incoming.piece()? {
+                [] => return Ok(Fetched { status: head.status, body }),
+                piece if body.len() + piece.len() > bytes_max => return Err(malformed()),
+                piece => body.extend_from_slice(piece),
+            }
+        }
+    }
+
     fn call(&mut self, call: &Call<'_>) -> Result<Answer, Failure> {
         let guard = self.metrics.clone().hold(Gauge::UpstreamInFlight, 1);
         if call.provider.is_echo() {
@@ -129,8 +171,7 @@ impl Upstream for Caller {
             return dial::dial(self, call, protocols, guard);
         }
         let way = self.ways.through(call.provider.proxy.as_deref())?;
-        let downstream = Some(self.downstream.clone());
-        let watch = Watch::begin(self.worker, downstream, call.timeouts);
+        let watch = Watch::begin(self.worker, self.downstream.clone(), call.timeouts);
         let attached = Attached;
         let malformed = || watch.failure(Cause::Malformed);
         let address = Address::of(call.url).ok_or_else(malformed)?;
@@ -263,7 +304,7 @@ struct Echoed {
     next: usize,
     pause: Duration,
     timer: Option<Timer>,
-    downstream: Arc<OwnedFd>,
+    downstream: Option<Arc<OwnedFd>>,
     worker: usize,
 }
 
@@ -326,7 +367,7 @@ impl Echoed {
                 timer.sleep(slice).map_err(|_| echo_failure(phase))?;
             }
             left -= slice;
-            if worker::peek(&self.downstream) == Peek::Gone {
+            if self.downstream.as_ref().is_some_and(|fd| worker::peek(fd) == Peek::Gone) {
                 return Err(Failure { cause: Cause::DownstreamGone, ..echo_failure(phase) });
             }
             if worker::is_cut() {

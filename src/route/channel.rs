@@ -74,6 +74,8 @@ impl Auth {
 pub const ECHO: &str = "echo";
 /// The channel whose base URL and dialects are settings.
 pub const CUSTOM: &str = "custom";
+/// The channel whose addresses hold a project and a location, and whose credentials are accounts.
+pub const VERTEX: &str = "vertex";
 /// The channel whose addresses hold deployments and an API version.
 pub const AZURE: &str = "azure";
 const STUDIO_MODELS: &str = "models";
@@ -93,6 +95,10 @@ const fn gemini(models: &'static str) -> Surface {
 
 const fn azure(dialect: Dialect) -> Surface {
     Surface { dialect, prefix: "openai", version: "", auth: Auth::ApiKey, models: "" }
+}
+
+const fn vertex(dialect: Dialect) -> Surface {
+    Surface { dialect, prefix: "", version: "", auth: Auth::Bearer, models: "" }
 }
 
 const fn silent(dialect: Dialect) -> Surface {
@@ -174,6 +180,13 @@ pub static CHANNELS: &[Channel] = &[
             openai(Dialect::OpenaiEmbeddings, "", "v1"),
         ],
     },
+    // Hosts by location: "Vertex AI locations"; Claude: "Use Claude models", cloud.google.com.
+    Channel {
+        name: VERTEX,
+        base_url: Some("https://aiplatform.googleapis.com"),
+        needs_credential: true,
+        surfaces: &[vertex(Dialect::Anthropic), vertex(Dialect::Gemini)],
+    },
     // "Azure OpenAI in Azure AI Foundry Models REST API reference", learn.microsoft.com.
     Channel {
         name: AZURE,
@@ -220,6 +233,11 @@ impl Channel {
     /// The provider has to say where it is.
     pub fn needs_base_url(&self) -> bool {
         self.base_url.is_none() && self.name != ECHO
+    }
+
+    /// Its addresses hold more than a base and an endpoint: see [`cloud`].
+    pub fn is_cloud(&self) -> bool {
+        matches!(self.name, AZURE | VERTEX)
     }
 
     /// Every dialect that it can speak.
@@ -369,7 +387,8 @@ fn is_version(segment: &str) -> bool {
 impl Destination {
     /// The whole address of one call.
     ///
-    /// `version` is the caller's and counts for Gemini only; `query` is raw and without its `?`.
+    /// `version` is the caller's and counts for Gemini only; `query` is raw and without its `?`;
+    /// `stream` says that a stream is asked for.
     pub fn url(
         &self,
         endpoint: &Endpoint,
@@ -377,6 +396,7 @@ impl Destination {
         model_served: &str,
         collection: Collection,
         query: &str,
+        stream: bool,
     ) -> String {
         let mut url = String::with_capacity(self.base.len() + model_served.len() + 64);
         url.push_str(&self.base);
@@ -387,8 +407,7 @@ impl Destination {
             | ModelPlace::Multipart
             | ModelPlace::Event
             | ModelPlace::Nowhere => {
-                self.layout.push_model(&mut url, endpoint, model_served);
-                url.push_str(endpoint.tail);
+                self.layout.push_call(&mut url, endpoint, model_served, stream);
             }
             ModelPlace::Resource => {
                 return self.resource_url(version, endpoint.tail, false, query);
@@ -400,7 +419,7 @@ impl Destination {
                 }
                 url.push_str(match collection {
                     Collection::Models => &self.models,
-                    Collection::TunedModels => "tunedModels",
+                    Collection::TunedModels => self.layout.tuned_models(),
                 });
                 url.push('/');
                 push_encoded(model_served, &mut url);
@@ -419,6 +438,10 @@ impl Destination {
         if self.version_follows {
             url.push('/');
             url.push_str(self.version_of(version));
+        }
+        if let Some(parent) = self.layout.parent() {
+            url.push('/');
+            url.push_str(parent);
         }
         if is_upload && let Some(slash) = url.rfind('/') {
             url.insert_str(slash, "/upload");
@@ -445,6 +468,10 @@ impl Destination {
 
     /// The two Google hosts name the same preview version differently.
     fn version_of<'t>(&self, version: &'t str) -> &'t str {
+        if self.layout.parent().is_some() {
+            // Google's other API has its preview under another name; what it serves is in `v1`.
+            return if version == "v1beta1" { version } else { "v1" };
+        }
         match (&*self.models, version) {
             (VERTEX_MODELS, "v1beta") => "v1beta1",
             (STUDIO_MODELS, "v1beta1") => "v1beta",

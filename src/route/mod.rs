@@ -3,6 +3,7 @@
 //! Pure: a decision is a function of the tables and a name. Knows no socket, clock or lock, and
 //! never sees a body.
 
+pub mod account;
 pub mod channel;
 pub mod glob;
 pub mod health;

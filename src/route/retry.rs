@@ -42,6 +42,7 @@ pub fn after(outcome: Outcome, is_repeated: bool) -> Next {
         | Cause::TimedOut
         | Cause::TlsRefused
         | Cause::ProxyRefused
+        | Cause::NoToken
         | Cause::Malformed => false,
         Cause::DownstreamGone | Cause::ShuttingDown | Cause::Quiet => return Next::Final,
     };
@@ -76,12 +77,13 @@ mod tests {
 
     const PHASES: [Phase; 6] =
         [Phase::Resolve, Phase::Connect, Phase::Tls, Phase::Send, Phase::AwaitHead, Phase::Relay];
-    const CAUSES: [Cause; 9] = [
+    const CAUSES: [Cause; 10] = [
         Cause::NoSuchHost,
         Cause::Unreachable,
         Cause::TimedOut,
         Cause::TlsRefused,
         Cause::ProxyRefused,
+        Cause::NoToken,
         Cause::Disconnected,
         Cause::Malformed,
         Cause::DownstreamGone,

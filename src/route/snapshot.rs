@@ -5,10 +5,12 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use crate::dialect::Dialect;
 use crate::dialect::echo::EchoSettings;
 use crate::password::Password;
+use crate::route::account::Account;
 use crate::route::channel::{self, Channel, Destination, Dialects};
 use crate::route::glob::Glob;
 use crate::route::price::PriceRow;
@@ -114,8 +116,10 @@ pub struct Provider {
 
 /// A secret that a provider presents upstream.
 pub struct Credential {
-    /// Sent in the header of [`Destination::auth`].
+    /// Sent in the header of [`Destination::auth`]; empty when it is an account's.
     pub api_key: Secret,
+    /// Gets access tokens, which are sent in its place.
+    pub account: Option<Arc<Account>>,
     /// Share of the requests among the provider's credentials.
     pub weight: u32,
     /// How much may pass through it. The pattern fits every model.

@@ -19,7 +19,7 @@ fn made(rows: &[(&'static str, Value)]) -> Made {
 }
 
 fn load(rows: &[(&'static str, Value)]) -> Result<Loaded, Vec<ConfigError>> {
-    load_both(FILE, "c.toml", &made(rows), &Overrides::default(), &|_| None)
+    load_both(FILE, "c.toml", &made(rows), &Overrides::default(), &|_| None, &super::NO_FILES)
 }
 
 #[test]

@@ -32,8 +32,7 @@ pub(super) fn dial(
     protocols: &str,
     guard: Held,
 ) -> Result<Answer, Failure> {
-    let downstream = Some(caller.downstream.clone());
-    let watch = Watch::begin(caller.worker, downstream, call.timeouts);
+    let watch = Watch::begin(caller.worker, caller.downstream.clone(), call.timeouts);
     let result = shake(caller, call, protocols, &watch);
     worker::attach(None);
     let (ReplyHead { status, headers, .. }, body) = result.map_err(|cause| watch.failure(cause))?;
@@ -73,7 +72,8 @@ fn shake(
     if !is_sound {
         return Err(Cause::Malformed);
     }
-    let both = Both::of(caller.worker, &caller.downstream, &wire.sock.shared());
+    let downstream = caller.downstream.as_ref().ok_or(Cause::DownstreamGone)?;
+    let both = Both::of(caller.worker, downstream, &wire.sock.shared());
     let both = both.map_err(|_| Cause::Unreachable)?;
     let pipe = Open { wire, rest, taken: 0, both };
     Ok((head, Body::Pipe(Box::new(pipe))))

@@ -1,6 +1,7 @@
 //! Addresses of clouds, which hold more than a base and an endpoint.
 
-use super::{Auth, Destination, push_encoded, push_query};
+use super::{Auth, Destination, VERTEX_MODELS, is_version, push_encoded, push_query};
+use crate::dialect::Dialect;
 use crate::dialect::endpoint::Endpoint;
 use std::borrow::Cow;
 
@@ -11,6 +12,10 @@ pub(super) enum Layout {
     Plain,
     /// Azure: the version in the query, and before 2025 the model, as a deployment, in the path.
     Azure { api_version: String, deployments: bool },
+    /// Vertex: project and location in front of everything. `endpoints`: where tuned models are.
+    Vertex { parent: String, endpoints: String },
+    /// Claude on Vertex: the model in the path, its version in the body.
+    VertexClaude { models: String },
 }
 
 /// What Azure keeps below a deployment; the rest names its model in the body, or none.
@@ -24,6 +29,8 @@ const DEPLOYED: &[&str] = &[
     "images/generations",
     "images/edits",
 ];
+
+const COUNT_TOKENS: &str = "messages/count_tokens";
 
 /// Versions of Azure's newer surface, `/openai/v1`, which has no deployments in its paths.
 const V1_VERSIONS: [&str; 3] = ["v1", "preview", "latest"];
@@ -49,21 +56,103 @@ pub fn azure(base_url: &str, api_version: Option<&str>) -> Destination {
     }
 }
 
+/// The host of Vertex for a location.
+pub fn vertex_host(location: &str) -> String {
+    match location {
+        "global" => "https://aiplatform.googleapis.com".to_owned(),
+        "eu" | "us" => format!("https://aiplatform.{location}.rep.googleapis.com"),
+        _ => format!("https://{location}-aiplatform.googleapis.com"),
+    }
+}
+
+/// Where Vertex serves a dialect: Gemini's, or Claude in Anthropic's.
+pub fn vertex(base_url: &str, project: &str, location: &str, dialect: Dialect) -> Destination {
+    let mut root = base_url.trim_end_matches('/');
+    if let Some((before, last)) = root.rsplit_once('/')
+        && is_version(last)
+    {
+        root = before;
+    }
+    let parent = format!("projects/{project}/locations/{location}");
+    let auth = Auth::Bearer;
+    if dialect == Dialect::Anthropic {
+        let layout =
+            Layout::VertexClaude { models: format!("{parent}/publishers/anthropic/models") };
+        let (base, models) = (format!("{root}/v1"), Cow::Borrowed(""));
+        return Destination { base, auth, version_follows: false, models, layout };
+    }
+    Destination {
+        base: root.to_owned(),
+        auth,
+        version_follows: true,
+        models: Cow::Owned(format!("{parent}/{VERTEX_MODELS}")),
+        layout: Layout::Vertex { endpoints: format!("{parent}/endpoints"), parent },
+    }
+}
+
+impl Destination {
+    /// Anthropic's version goes up in the body, and not as a header.
+    pub fn wants_version_in_body(&self) -> bool {
+        matches!(self.layout, Layout::VertexClaude { .. })
+    }
+
+    /// The body of this call names its model all the same.
+    pub fn keeps_model(&self, endpoint: &Endpoint) -> bool {
+        endpoint.tail == COUNT_TOKENS
+    }
+}
+
 impl Layout {
-    /// The model in front of an endpoint that names it in its body.
-    pub(super) fn push_model(&self, url: &mut String, endpoint: &Endpoint, model: &str) {
-        if let Layout::Azure { deployments: true, .. } = self
-            && DEPLOYED.contains(&endpoint.tail)
-            && !model.is_empty()
-        {
-            url.push_str("deployments/");
-            push_encoded(model, url);
-            url.push('/');
+    /// What names a call that has its model in the body.
+    pub(super) fn push_call(
+        &self,
+        url: &mut String,
+        endpoint: &Endpoint,
+        model: &str,
+        stream: bool,
+    ) {
+        match self {
+            Layout::VertexClaude { models } => {
+                url.push_str(models);
+                url.push('/');
+                let is_count = endpoint.tail == COUNT_TOKENS;
+                push_encoded(if is_count { "count-tokens" } else { model }, url);
+                url.push_str(if stream { ":streamRawPredict" } else { ":rawPredict" });
+            }
+            Layout::Azure { deployments: true, .. }
+                if DEPLOYED.contains(&endpoint.tail) && !model.is_empty() =>
+            {
+                url.push_str("deployments/");
+                push_encoded(model, url);
+                url.push('/');
+                url.push_str(endpoint.tail);
+            }
+            _ => url.push_str(endpoint.tail),
+        }
+    }
+
+    /// Where tuned models of Google's are.
+    pub(super) fn tuned_models(&self) -> &str {
+        match self {
+            Layout::Vertex { endpoints, .. } => endpoints,
+            _ => "tunedModels",
+        }
+    }
+
+    /// Project and location.
+    pub(super) fn parent(&self) -> Option<&str> {
+        match self {
+            Layout::Vertex { parent, .. } => Some(parent),
+            _ => None,
         }
     }
 
     /// The caller's query. The version is ours, unless it stands there.
     pub(super) fn push_query(&self, url: &mut String, query: &str) {
+        // Google refuses parameters that it does not know, and Claude's are none of its.
+        if matches!(self, Layout::VertexClaude { .. }) {
+            return;
+        }
         push_query(url, query);
         if let Layout::Azure { api_version, .. } = self {
             let is_given = query.split('&').any(|part| part.starts_with("api-version="));
@@ -86,7 +175,7 @@ mod tests {
     fn url(place: &Destination, name: &str, query: &str) -> String {
         let endpoint = ENDPOINTS.iter().find(|endpoint| endpoint.name == name);
         let endpoint = endpoint.expect("endpoint exists");
-        place.url(endpoint, "v1beta", "gpt 4", Collection::Models, query)
+        place.url(endpoint, "v1beta", "gpt 4", Collection::Models, query, false)
     }
 
     #[test]
@@ -132,6 +221,53 @@ mod tests {
             ("api-version=2025-03-01-preview", "?api-version=2025-03-01-preview"),
         ] {
             assert_eq!(url(&dated, "responses", query), format!("{front}{expected}"));
+        }
+    }
+
+    #[test]
+    fn vertex_has_project_and_location_in_front_of_everything() {
+        let place = vertex(&vertex_host("us-central1"), "p-1", "us-central1", Dialect::Gemini);
+        let endpoint = ENDPOINTS.iter().find(|endpoint| endpoint.name == "countTokens");
+        let endpoint = endpoint.expect("endpoint exists");
+        let host = "https://us-central1-aiplatform.googleapis.com";
+        let parent = "projects/p-1/locations/us-central1";
+        let model = "gemini-1.5-flash";
+        for (version, goes_up) in [("v1beta", "v1"), ("v1", "v1"), ("v1beta1", "v1beta1")] {
+            let found = place.url(endpoint, version, model, Collection::Models, "alt=sse", false);
+            let google = "publishers/google/models/gemini-1.5-flash:countTokens?alt=sse";
+            assert_eq!(found, format!("{host}/{goes_up}/{parent}/{google}"));
+        }
+        let tuned = place.url(endpoint, "v1", "123", Collection::TunedModels, "", false);
+        assert_eq!(tuned, format!("{host}/v1/{parent}/endpoints/123:countTokens"));
+        let cached = place.resource_url("v1beta", "cachedContents/1", false, "");
+        assert_eq!(cached, format!("{host}/v1/{parent}/cachedContents/1"));
+    }
+
+    #[test]
+    fn claude_on_vertex_has_its_model_in_the_path() {
+        let place = vertex("https://h/v1", "p", "global", Dialect::Anthropic);
+        let front = "https://h/v1/projects/p/locations/global/publishers/anthropic/models";
+        for (name, stream, expected) in [
+            ("messages", false, "claude-3-5-sonnet@20240620:rawPredict"),
+            ("messages", true, "claude-3-5-sonnet@20240620:streamRawPredict"),
+            ("messages.count_tokens", false, "count-tokens:rawPredict"),
+        ] {
+            let endpoint = ENDPOINTS.iter().find(|endpoint| endpoint.name == name);
+            let endpoint = endpoint.expect("endpoint exists");
+            let model = "claude-3-5-sonnet@20240620";
+            let found = place.url(endpoint, "v1", model, Collection::Models, "beta=true", stream);
+            assert_eq!(found, format!("{front}/{expected}"));
+        }
+    }
+
+    #[test]
+    fn every_location_has_its_host() {
+        for (location, host) in [
+            ("global", "https://aiplatform.googleapis.com"),
+            ("europe-west4", "https://europe-west4-aiplatform.googleapis.com"),
+            ("eu", "https://aiplatform.eu.rep.googleapis.com"),
+        ] {
+            assert_eq!(vertex_host(location), host);
         }
     }
 }

@@ -16,7 +16,7 @@ fn check_spoken(channel: &Channel, spoken: Dialects, base: &str, call: &str, exp
     let endpoint = endpoint(call);
     let base = if base.is_empty() { channel.base_url.unwrap_or_default() } else { base };
     let url = join(base, channel, endpoint.dialect, spoken)
-        .map(|place| place.url(endpoint, "v1beta", "m", Collection::Models, ""));
+        .map(|place| place.url(endpoint, "v1beta", "m", Collection::Models, "", false));
     assert_eq!(url.as_deref().unwrap_or("not spoken"), expected, "{} at {base}", channel.name);
 }
 
@@ -201,7 +201,7 @@ fn google_hosts_get_their_own_spelling_of_the_preview_version() {
         let channel = Channel::named(channel).expect("channel exists");
         let place = join("https://h", channel, Dialect::Gemini, channel.dialects())
             .expect("Gemini is spoken");
-        assert_eq!(place.url(call, version, "m", Collection::Models, "alt=sse"), expected);
+        assert_eq!(place.url(call, version, "m", Collection::Models, "alt=sse", false), expected);
     }
 }
 
@@ -217,9 +217,9 @@ fn a_model_id_in_a_path_is_encoded_where_it_must_be() {
         ("模", "https://h/v1beta/models/%E6%A8%A1:countTokens"),
     ];
     for (model, expected) in rows {
-        assert_eq!(place.url(call, "v1beta", model, Collection::Models, ""), expected);
+        assert_eq!(place.url(call, "v1beta", model, Collection::Models, "", false), expected);
     }
-    let tuned = place.url(call, "v1beta", "mine", Collection::TunedModels, "");
+    let tuned = place.url(call, "v1beta", "mine", Collection::TunedModels, "", false);
     assert_eq!(tuned, "https://h/v1beta/tunedModels/mine:countTokens");
 }
 

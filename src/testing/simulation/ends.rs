@@ -13,7 +13,8 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::exchange::{
-    Call, Clock, Core, Desk, Downstream, Pipe, Reply, Spool, Stop, Unanswered, Upstream, Work,
+    Call, Clock, Core, Desk, Downstream, Fetch, Fetched, Pipe, Reply, Spool, Stop, Unanswered,
+    Upstream, Work,
 };
 use crate::failure::{Cause, Failure, Phase, Sent, Unstored};
 use crate::limits;
@@ -408,6 +409,10 @@ impl Upstream for SimUpstream {
 
     fn spool(&mut self) -> Result<Box<dyn Spool>, Unstored> {
         Ok(Box::new(SimSpool(Vec::new())))
+    }
+
+    fn fetch(&mut self, _fetch: &Fetch<'_>) -> Result<Fetched, Failure> {
+        unreachable!("no provider of the simulation has an account")
     }
 
     fn call(&mut self, call: &Call<'_>) -> Result<SimReply, Failure> {

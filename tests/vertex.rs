@@ -1,0 +1,383 @@
+//! The channel `vertex`: a service account becomes tokens, and the calls of two dialects find
+//! their models there. Token endpoint and Vertex are scripted.
+
+mod support;
+
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use ring::signature::{RSA_PKCS1_2048_8192_SHA256, UnparsedPublicKey};
+use serde_json::{Value, json};
+use support::{ADMIN_KEY, Conn, Gateway, Reply, Seen, Upstream, request, wait_for};
+
+const PRIVATE: &str = include_str!("support/account/private.pem");
+const PUBLIC: &[u8] = include_bytes!("support/account/public.der");
+const EMAIL: &str = "robot@project-1.iam.gserviceaccount.com";
+const GEMINI: &str = r#"{"contents":[{"parts":[{"text":"Hello"}]}]}"#;
+const MODELS: &str = "/v1/projects/project-1/locations/us-central1/publishers";
+
+/// What the scripted token endpoint does.
+struct Tokens {
+    life_s: AtomicUsize,
+    given: AtomicUsize,
+    refuses: AtomicBool,
+    holds: AtomicBool,
+    claims: Mutex<Vec<Value>>,
+}
+
+struct Fixture {
+    tokens: Arc<Tokens>,
+    endpoint: Upstream,
+    vertex: Upstream,
+    gateway: Gateway,
+}
+
+fn account(token_uri: &str) -> Value {
+    json!({
+        "type": "service_account",
+        "project_id": "project-1",
+        "private_key_id": "key-1",
+        "private_key": PRIVATE,
+        "client_email": EMAIL,
+        "client_id": "1",
+        "token_uri": token_uri,
+    })
+}
+
+/// Gives `token-1`, `token-2` and so on to whoever brings a good claim.
+fn endpoint(tokens: &Arc<Tokens>) -> Upstream {
+    let tokens = tokens.clone();
+    Upstream::answering(move |conn, seen| {
+        let claims = claims(&seen.text());
+        tokens.claims.lock().expect("no holder panics").push(claims);
+        if tokens.refuses.load(Ordering::SeqCst) {
+            conn.whole(400, r#"{"error":"invalid_grant","error_description":"no"}"#);
+            return;
+        }
+        wait_for("leave to answer", || (!tokens.holds.load(Ordering::SeqCst)).then_some(()));
+        let number = tokens.given.fetch_add(1, Ordering::SeqCst) + 1;
+        let life_s = tokens.life_s.load(Ordering::SeqCst);
+        let token = json!({
+            "access_token": format!("token-{number}"),
+            "expires_in": life_s,
+            "token_type": "Bearer",
+        });
+        conn.whole(200, token.to_string());
+    })
+}
+
+/// What a claim says, its signature checked.
+fn claims(body: &str) -> Value {
+    let claim = body.split_once("&assertion=").expect("an assertion").1;
+    let (signed, signature) = claim.rsplit_once('.').expect("a signature");
+    let key = UnparsedPublicKey::new(&RSA_PKCS1_2048_8192_SHA256, PUBLIC);
+    key.verify(signed.as_bytes(), &base64url(signature)).expect("the signature is right");
+    let claims = signed.split_once('.').expect("a header").1;
+    serde_json::from_slice(&base64url(claims)).expect("claims are JSON")
+}
+
+fn base64url(text: &str) -> Vec<u8> {
+    const LETTERS: &str = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+    let bits: String = text
+        .chars()
+        .map(|letter| format!("{:06b}", LETTERS.find(letter).expect("a letter of base64")))
+        .collect();
+    let whole = bits.len() / 8 * 8;
+    let byte = |at: usize| u8::from_str_radix(&bits[at..at + 8], 2).expect("eight bits");
+    (0..whole).step_by(8).map(byte).collect()
+}
+
+fn start(life_s: usize, vertex: impl Fn(&mut Conn, &Seen) + Send + Sync + 'static) -> Fixture {
+    let tokens = Arc::new(Tokens {
+        life_s: AtomicUsize::new(life_s),
+        given: AtomicUsize::new(0),
+        refuses: AtomicBool::new(false),
+        holds: AtomicBool::new(false),
+        claims: Mutex::new(Vec::new()),
+    });
+    let endpoint = endpoint(&tokens);
+    let vertex = Upstream::answering(vertex);
+    let token_uri = format!("http://127.0.0.1:{}/token", endpoint.port);
+    let account = account(&token_uri).to_string();
+    let environment = [("VERTEX_ACCOUNT", account.as_str())];
+    let gateway = Gateway::start_with(&config(&vertex, "\"env:VERTEX_ACCOUNT\""), &environment);
+    Fixture { tokens, endpoint, vertex, gateway }
+}
+
+fn config(vertex: &Upstream, account: &str) -> String {
+    format!(
+        "[global]\nhost = \"127.0.0.1\"\nport = 0\nworkers = 2\ndata_dir = \"DATA_DIR\"\n\
+         [[providers]]\nname = \"vertex-main\"\nchannel = \"vertex\"\n\
+         credentials = [{{ service_account = {account} }}]\n[providers.settings]\n\
+         base_url = \"http://127.0.0.1:{}\"\nlocation = \"us-central1\"\n\
+         [[users]]\nname = \"admin\"\nis_admin = true\nkeys = [{{ api_key = \"{ADMIN_KEY}\" }}]\n\
+         [[permissions]]\nuser_name = \"admin\"\nmodel_pattern = \"*\"\n",
+        vertex.port
+    )
+}
+
+/// Answers as Vertex does.
+fn answer(conn: &mut Conn, seen: &Seen) {
+    if seen.target.contains(":streamGenerateContent") {
+        conn.stream(
+            "data: {\"candidates\":[{\"content\":{\"parts\":[{\"text\":\"Hi\"}]}}],\
+             \"modelVersion\":\"gemini-1.5-flash-002\"}\r\n\r\n",
+        );
+    } else if seen.target.ends_with("streamRawPredict") {
+        conn.stream(
+            "event: message_start\ndata: {\"type\":\"message_start\",\"message\":{\"model\":\
+             \"claude-x\",\"usage\":{\"input_tokens\":1,\"output_tokens\":1}}}\n\n\
+             event: message_stop\ndata: {\"type\":\"message_stop\"}\n\n",
+        );
+    } else if seen.target.ends_with("rawPredict") {
+        conn.whole(200, r#"{"type":"message","model":"claude-x","content":[],"usage":{}}"#);
+    } else {
+        conn.whole(200, r#"{"candidates":[],"modelVersion":"gemini-1.5-flash-002"}"#);
+    }
+}
+
+impl Fixture {
+    fn post(&self, target: &str, headers: &[(&str, &str)], body: &str) -> Reply {
+        let mut fields = vec![("content-type", "application/json")];
+        fields.extend(headers);
+        self.gateway.connect().ask(&request("POST", target, &fields, body.as_bytes()))
+    }
+
+    /// The call of the first request page.
+    fn gemini(&self) -> Reply {
+        let target = "/v1beta/models/vertex-main/gemini-1.5-flash:generateContent";
+        self.post(target, &[("x-goog-api-key", ADMIN_KEY)], GEMINI)
+    }
+
+    fn last_token(&self) -> String {
+        let seen = self.vertex.last();
+        seen.header("authorization").expect("a token goes up").to_owned()
+    }
+
+    fn asked(&self) -> usize {
+        self.endpoint.count()
+    }
+}
+
+#[test]
+fn the_first_request_works_as_written() {
+    let fixture = start(3_600, answer);
+    let reply = fixture.gemini();
+    assert_eq!(reply.status, 200, "{}", reply.text());
+    assert_eq!(reply.json()["modelVersion"], "vertex-main/gemini-1.5-flash");
+    let seen = fixture.vertex.last();
+    assert_eq!(seen.target, format!("{MODELS}/google/models/gemini-1.5-flash:generateContent"));
+    assert_eq!(seen.header("authorization"), Some("Bearer token-1"));
+    assert_eq!(seen.header("x-goog-api-key"), None, "the caller's key stays here");
+    assert_eq!(seen.text(), GEMINI);
+    let scoped = "/vertex-main/v1beta/models/gemini-1.5-flash:generateContent";
+    let reply = fixture.post(scoped, &[("x-goog-api-key", ADMIN_KEY)], GEMINI);
+    assert_eq!(reply.json()["modelVersion"], "gemini-1.5-flash-002");
+    assert_eq!(fixture.asked(), 1, "one token serves all");
+}
+
+#[test]
+fn the_forms_of_clients_in_vertex_mode_lead_to_the_same_model() {
+    let fixture = start(3_600, answer);
+    let key = [("x-goog-api-key", ADMIN_KEY)];
+    for target in [
+        "/v1beta1/publishers/vertex-main/models/gemini-1.5-flash:generateContent",
+        "/vertex-main/v1beta1/publishers/google/models/gemini-1.5-flash:generateContent",
+        "/vertex-main/v1beta1/projects/p/locations/l/publishers/google/models/gemini-1.5-flash\
+         :generateContent",
+    ] {
+        let reply = fixture.post(target, &key, GEMINI);
+        assert_eq!(reply.status, 200, "{target}: {}", reply.text());
+        let expected = MODELS.replace("/v1/", "/v1beta1/");
+        let expected = format!("{expected}/google/models/gemini-1.5-flash:generateContent");
+        assert_eq!(fixture.vertex.last().target, expected, "{target}");
+    }
+    let target = "/v1beta/models/vertex-main/gemini-1.5-flash:streamGenerateContent?alt=sse";
+    let reply = fixture.post(target, &key, GEMINI);
+    assert_eq!(reply.events()[0]["modelVersion"], "vertex-main/gemini-1.5-flash");
+    assert!(fixture.vertex.last().target.ends_with(":streamGenerateContent?alt=sse"));
+}
+
+#[test]
+fn claude_is_reached_in_anthropics_dialect() {
+    let fixture = start(3_600, answer);
+    let headers = [
+        ("x-api-key", ADMIN_KEY),
+        ("anthropic-version", "2023-06-01"),
+        ("anthropic-beta", "some-beta"),
+    ];
+    let body = r#"{"model":"vertex-main/claude-x","max_tokens":9,"messages":[]}"#;
+    let reply = fixture.post("/v1/messages?beta=true", &headers, body);
+    assert_eq!(reply.json()["model"], "vertex-main/claude-x", "{}", reply.text());
+    let seen = fixture.vertex.last();
+    assert_eq!(seen.target, format!("{MODELS}/anthropic/models/claude-x:rawPredict"));
+    let sent = r#"{"anthropic_version":"vertex-2023-10-16","max_tokens":9,"messages":[]}"#;
+    assert_eq!(seen.text(), sent);
+    assert_eq!(seen.header("anthropic-version"), None, "it is in the body");
+    assert_eq!(seen.header("anthropic-beta"), Some("some-beta"));
+    assert_eq!(seen.header("x-api-key"), None);
+
+    let stream = body.replace("\"max_tokens\"", "\"stream\":true,\"max_tokens\"");
+    let reply = fixture.post("/v1/messages", &headers, &stream);
+    assert_eq!(reply.events()[0]["message"]["model"], "vertex-main/claude-x");
+    assert!(fixture.vertex.last().target.ends_with("/claude-x:streamRawPredict"));
+
+    fixture.post(
+        "/vertex-main/v1/messages/count_tokens",
+        &headers,
+        &body.replace("vertex-main/", ""),
+    );
+    let seen = fixture.vertex.last();
+    assert_eq!(seen.target, format!("{MODELS}/anthropic/models/count-tokens:rawPredict"));
+    assert_eq!(seen.json()["model"], "claude-x");
+    assert_eq!(seen.json()["anthropic_version"], "vertex-2023-10-16");
+}
+
+#[test]
+fn a_crowd_without_a_token_asks_for_one() {
+    let fixture = start(3_600, answer);
+    fixture.tokens.holds.store(true, Ordering::SeqCst);
+    std::thread::scope(|scope| {
+        let calls: Vec<_> = (0..24).map(|_| scope.spawn(|| fixture.gemini().status)).collect();
+        wait_for("the crowd", || {
+            (fixture.gateway.metrics()["gproxy_requests_in_flight"] >= 24.0).then_some(())
+        });
+        fixture.tokens.holds.store(false, Ordering::SeqCst);
+        for call in calls {
+            assert_eq!(call.join().expect("no panic"), 200);
+        }
+    });
+    assert_eq!(fixture.asked(), 1);
+}
+
+#[test]
+fn an_expired_token_is_not_used_again() {
+    let fixture = start(1, answer);
+    assert_eq!(fixture.gemini().status, 200);
+    let mut last = fixture.last_token();
+    assert_eq!(last, "Bearer token-1");
+    for _ in 0..2 {
+        wait_for("another token", || {
+            assert_eq!(fixture.gemini().status, 200);
+            (fixture.last_token() != last).then_some(())
+        });
+        last = fixture.last_token();
+    }
+}
+
+#[test]
+fn while_a_token_is_renewed_everybody_goes_on_with_the_old_one() {
+    // It is renewed after a quarter of its life.
+    let fixture = start(40, answer);
+    assert_eq!(fixture.gemini().status, 200);
+    fixture.tokens.holds.store(true, Ordering::SeqCst);
+    // Used again, so that it is worth to be renewed.
+    assert_eq!(fixture.gemini().status, 200);
+    fixture.endpoint.wait_for_requests(2);
+    for _ in 0..8 {
+        assert_eq!(fixture.gemini().status, 200);
+        assert_eq!(fixture.last_token(), "Bearer token-1");
+    }
+    assert_eq!(fixture.asked(), 2, "one renewal is under way");
+    fixture.tokens.holds.store(false, Ordering::SeqCst);
+    wait_for("the new token in use", || {
+        assert_eq!(fixture.gemini().status, 200);
+        (fixture.last_token() == "Bearer token-2").then_some(())
+    });
+}
+
+#[test]
+fn a_refused_account_is_told_in_the_callers_dialect_and_asked_for_rarely() {
+    let fixture = start(3_600, answer);
+    fixture.tokens.refuses.store(true, Ordering::SeqCst);
+    let reply = fixture.gemini();
+    assert_eq!(reply.status, 502, "{}", reply.text());
+    assert_eq!(reply.json()["error"]["status"], "UNAVAILABLE");
+    assert!(reply.error_message().contains("gets no access token"), "{}", reply.text());
+    let body = r#"{"model":"vertex-main/claude-x","max_tokens":9,"messages":[]}"#;
+    let headers = [("x-api-key", ADMIN_KEY), ("anthropic-version", "2023-06-01")];
+    let reply = fixture.post("/v1/messages", &headers, body);
+    assert_eq!((reply.status, &reply.json()["type"]), (502, &json!("error")));
+    assert_eq!(fixture.asked(), 1, "not again at once");
+    assert_eq!(fixture.vertex.count(), 0);
+    fixture.tokens.refuses.store(false, Ordering::SeqCst);
+    wait_for("the account is asked for again", || (fixture.gemini().status == 200).then_some(()));
+    let log = fixture.gateway.stderr().join("\n");
+    assert!(log.contains(&format!("no token for {EMAIL}: 400 invalid_grant")), "{log}");
+    for secret in ["token-1", "PRIVATE KEY", "assertion="] {
+        assert!(!log.contains(secret), "{secret} is in the log");
+    }
+}
+
+#[test]
+fn a_claim_is_good_for_a_clock_that_is_behind() {
+    let fixture = start(3_600, answer);
+    assert_eq!(fixture.gemini().status, 200);
+    let claims = fixture.tokens.claims.lock().expect("no holder panics")[0].clone();
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_secs();
+    let (issued, expires) = (claims["iat"].as_u64(), claims["exp"].as_u64());
+    let (issued, expires) = (issued.expect("a time"), expires.expect("a time"));
+    assert!(issued + 20 <= now, "a clock that is 20 s behind takes it");
+    assert!(expires > now + 3_000 && expires - issued <= 3_600);
+    assert_eq!(claims["iss"], EMAIL);
+}
+
+#[test]
+fn a_token_that_vertex_refuses_is_dropped_once() {
+    let fixture = start(3_600, |conn, seen| match seen.header("authorization") {
+        Some("Bearer token-1") => {
+            conn.whole(401, r#"{"error":{"code":401,"message":"token-1 is old"}}"#);
+        }
+        _ => answer(conn, seen),
+    });
+    assert_eq!(fixture.gemini().status, 200, "with the next one");
+    assert_eq!((fixture.asked(), fixture.last_token().as_str()), (2, "Bearer token-2"));
+
+    let fixture = start(3_600, |conn, seen| {
+        let token = seen.header("authorization").expect("a token").to_owned();
+        conn.whole(401, json!({"error": {"code": 401, "message": token}}).to_string());
+    });
+    for _ in 0..4 {
+        let reply = fixture.gemini();
+        assert_eq!(reply.status, 401, "it is not the token that is refused");
+        assert!(reply.text().contains("Bearer ***"), "{}", reply.text());
+    }
+    assert_eq!(fixture.asked(), 2);
+}
+
+#[test]
+fn an_account_may_stand_in_a_file_in_a_table_or_in_a_variable() {
+    let tokens = Arc::new(Tokens {
+        life_s: AtomicUsize::new(3_600),
+        given: AtomicUsize::new(0),
+        refuses: AtomicBool::new(false),
+        holds: AtomicBool::new(false),
+        claims: Mutex::new(Vec::new()),
+    });
+    let endpoint = endpoint(&tokens);
+    let vertex = Upstream::answering(answer);
+    let account = account(&format!("http://127.0.0.1:{}/token", endpoint.port));
+    let file = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join("vertex-account.json");
+    std::fs::write(&file, account.to_string()).expect("the folder is ours");
+    let path = file.to_str().expect("UTF-8");
+    let table: Vec<String> = account
+        .as_object()
+        .expect("an object")
+        .iter()
+        .map(|(name, value)| format!("{name} = {value}"))
+        .collect();
+    for written in [
+        format!("\"{path}\""),
+        format!("'''{account}'''"),
+        format!("{{ {} }}", table.join(", ")),
+        "\"env:VERTEX_ACCOUNT_FILE\"".to_owned(),
+    ] {
+        let environment = [("VERTEX_ACCOUNT_FILE", path)];
+        let gateway = Gateway::start_with(&config(&vertex, &written), &environment);
+        let target = "/v1beta/models/vertex-main/m:generateContent";
+        let head = [("x-goog-api-key", ADMIN_KEY)];
+        let reply = gateway.connect().ask(&request("POST", target, &head, GEMINI.as_bytes()));
+        assert_eq!(reply.status, 200, "{written:.40}: {}", reply.text());
+    }
+}
