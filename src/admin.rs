@@ -2,6 +2,7 @@
 //! before they call.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use crate::dialect::Family;
 use crate::dialect::headers;
@@ -9,7 +10,7 @@ use crate::dialect::models;
 use crate::dialect::path::{self, PathError};
 use crate::dialect::refusal::Refusal;
 use crate::metrics::Metrics;
-use crate::route::listing;
+use crate::route::listing::{self, Live};
 use crate::route::plan::RouteError;
 use crate::route::snapshot::Snapshot;
 use crate::wire::head::Head;
@@ -76,6 +77,7 @@ fn text(name: &'static str, body: String) -> Page {
 /// The list of models that the user may call, or one of them, if the request asks for it.
 pub fn models(
     snapshot: &Snapshot,
+    live: &dyn Fn() -> Arc<Live>,
     user: usize,
     family: Family,
     head: &Head,
@@ -86,13 +88,14 @@ pub fn models(
         Err(error) => return Some(Err(error.into())),
     };
     let scope = listing.scope.as_deref().and_then(|name| snapshot.provider_named(name));
+    let live = live();
     let (name, body) = match &listing.id {
         None => {
-            let page = listing.page(&listing::entries(snapshot, user, scope));
+            let page = listing.page(&listing::entries(snapshot, &live, user, scope));
             ("models.list", page.map_err(Refusal::from))
         }
         Some(id) => {
-            let entry = listing::find(snapshot, user, scope, id);
+            let entry = listing::find(snapshot, &live, user, scope, id);
             let missing = || Refusal::from(RouteError::NoSuchModel).about_model(id);
             ("models.get", entry.map(|entry| listing.one(&entry)).ok_or_else(missing))
         }

@@ -126,6 +126,23 @@ pub const TOKEN_RETRY_MS: u64 = 5_000;
 /// An upstream's 401 makes an account's token be dropped once in this time.
 pub const TOKEN_REFUSED_MS: u64 = 60_000;
 
+/// A page of an upstream's list of models; longer is none.
+pub const LIST_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// Pages of such a list; what follows is left out.
+pub const LIST_PAGES_MAX: usize = 50;
+/// Models of such a list; what follows is left out.
+pub const LIST_MODELS_MAX: usize = 5_000;
+/// What a page asks for the next one with.
+pub const LIST_CURSOR_BYTES_MAX: usize = 2_048;
+/// Credentials with which one list is tried.
+pub const LIST_CREDENTIALS_MAX: usize = 3;
+/// How old a list becomes before it is fetched again.
+pub const LIST_LIFE_MS: u64 = 600_000;
+/// After a failure the list is not tried again before this.
+pub const LIST_RETRY_MS: u64 = 30_000;
+/// Tokens of a model's prompt or answer, as anybody may declare them.
+pub const MODEL_TOKENS_MAX: u64 = 1_000_000_000;
+
 /// Usage rows that wait for the disk, or whose requests are under way; past it 503.
 pub const LEDGER_ROWS_MAX: usize = 8_192;
 /// A request body of the administration interface; longer is 413.

@@ -3,7 +3,7 @@
 use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
 
-use gproxy::command::arguments::{self, Arguments};
+use gproxy::command::arguments::{self, Arguments, Command};
 use gproxy::command::{self, Terminal};
 use gproxy::config::Loaded;
 use gproxy::io::tls;
@@ -41,6 +41,9 @@ fn run() -> io::Result<u8> {
         Prepared::Done(code) => return Ok(code),
         Prepared::Serve(loaded) => loaded,
     };
+    if let Command::Pull { provider } = &arguments.command {
+        return pull(*loaded, provider);
+    }
     loaded.warnings.splice(0..0, arguments.warnings.iter().cloned());
     let file = arguments.config_file(&environment);
     let master = match master_key(&arguments, &environment) {
@@ -70,6 +73,25 @@ fn master_key(
         None => environment("GPROXY_MASTER_KEY"),
     };
     Ok(text.filter(|text| !text.trim().is_empty()).map(Secret::new))
+}
+
+/// Prints what the provider's upstream lists and the configuration lacks.
+fn pull(loaded: Loaded, name: &str) -> io::Result<u8> {
+    let Some(at) = loaded.snapshot.provider_named(name) else {
+        writeln!(io::stderr(), "gproxy: there is no enabled provider of that name")?;
+        return Ok(command::EXIT_MISTAKE);
+    };
+    match serve::pull(loaded, at) {
+        Ok((snapshot, list)) => {
+            let provider = &snapshot.providers[at];
+            command::models::write(provider, &list, &mut io::stdout().lock())?;
+            Ok(command::EXIT_WELL)
+        }
+        Err(why) => {
+            writeln!(io::stderr(), "gproxy: {name}: {why}")?;
+            Ok(EXIT_FAILED)
+        }
+    }
 }
 
 enum Prepared {

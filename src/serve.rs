@@ -12,12 +12,15 @@ use signal_hook::iterator::Signals;
 use crate::api::{self, BootError, Booted, Interface, Source};
 use crate::config::made::Made;
 use crate::config::{self, ConfigError, Loaded, Overrides, Settings};
-use crate::exchange::{Books, Clock, Core};
+use crate::exchange::{Books, Clock, Core, ListFailure};
 use crate::io::listener::Listener;
+use crate::io::upstream::Caller;
 use crate::io::{resolver, spool, tls, worker};
 use crate::limits;
 use crate::logging;
 use crate::metrics::Gauge;
+use crate::route::listing::List;
+use crate::route::snapshot::Snapshot;
 use crate::secret::Secret;
 
 /// How often a drain looks whether everything has ended.
@@ -25,6 +28,9 @@ const DRAIN_POLL: Duration = Duration::from_millis(20);
 
 /// How long cut requests may take to end: the longest slice of a wait, and some.
 const CUT_MAX: Duration = Duration::from_secs(5);
+
+/// How long the list of an upstream may take, all pages.
+const PULL_MAX: Duration = Duration::from_secs(120);
 
 /// How long the books may take to be closed.
 const LEDGER_CLOSE: Duration = Duration::from_secs(10);
@@ -148,7 +154,10 @@ pub fn run(loaded: Loaded, source: FileSource, master: Option<&Secret>) -> Resul
     log::info!(target: "gproxy", "listening on http://{at} with {workers} workers");
     for signal in signals.forever() {
         match signal {
-            SIGHUP => reload(&interface),
+            SIGHUP => {
+                reload(&interface);
+                core.renew_lists();
+            }
             _ => break,
         }
     }
@@ -158,6 +167,35 @@ pub fn run(loaded: Loaded, source: FileSource, master: Option<&Secret>) -> Resul
     }
     logging::flush();
     Ok(())
+}
+
+/// Fetches the list of models of a provider's upstream, in a process that does nothing else.
+pub fn pull(loaded: Loaded, provider: usize) -> Result<(Arc<Snapshot>, List), String> {
+    let system = |error: io::Error| ServeError::System(error).to_string();
+    tls::load(loaded.snapshot.extra_ca_file.as_deref()).map_err(|error| error.to_string())?;
+    resolver::load();
+    worker::configure(1);
+    let core = Core::new(loaded.snapshot, Box::new(RealClock), 0);
+    let snapshot = core.snapshot();
+    let mut up = Caller::alone(core.metrics.clone()).map_err(system)?;
+    let (sender, receiver) = std::sync::mpsc::sync_channel(1);
+    let spawned = worker::spawn_on(0, move || {
+        // Nobody is left to be told once the wait below is over.
+        let _ = sender.try_send(core.pull(provider, &mut up));
+    });
+    spawned.map_err(system)?;
+    match receiver.recv_timeout(PULL_MAX) {
+        Ok(Ok(list)) => Ok((snapshot, list.into())),
+        Ok(Err(failure)) => Err(match failure {
+            ListFailure::Call(failure) => {
+                format!("the call failed: {:?} in {:?}", failure.cause, failure.phase)
+            }
+            ListFailure::Status(status) => format!("the upstream answered {status}"),
+            ListFailure::Shape => "the upstream's answer is no list of models".to_owned(),
+            ListFailure::Nowhere => "the provider has no upstream".to_owned(),
+        }),
+        Err(_) => Err("the upstream's list took too long".to_owned()),
+    }
 }
 
 /// Tells whoever started us of the administrator that was made: on standard output, not in the

@@ -381,3 +381,48 @@ fn an_account_may_stand_in_a_file_in_a_table_or_in_a_variable() {
         assert_eq!(reply.status, 200, "{written:.40}: {}", reply.text());
     }
 }
+
+#[test]
+fn check_shows_the_account_and_where_calls_go_but_no_key() {
+    let vertex = Upstream::answering(answer);
+    let folder = std::path::Path::new(env!("CARGO_TARGET_TMPDIR"));
+    let file = folder.join("vertex-check.toml");
+    let account = account("https://oauth2.googleapis.com/token");
+    let text = config(&vertex, &format!("'''{account}'''"));
+    let text = text.replace(&format!("base_url = \"http://127.0.0.1:{}\"\n", vertex.port), "");
+    std::fs::write(&file, text.replace("DATA_DIR", "data")).expect("the folder is ours");
+    let mut program = std::process::Command::new(env!("CARGO_BIN_EXE_gproxy"));
+    let output = program.arg("check").arg("--config").arg(&file).output().expect("it was built");
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let host = "https://us-central1-aiplatform.googleapis.com";
+    for line in [
+        format!("account {EMAIL}, tokens from https://oauth2.googleapis.com/token"),
+        format!("{host}{MODELS}/anthropic/models/MODEL:rawPredict"),
+        format!("{host}{MODELS}/google/models/MODEL:generateContent"),
+    ] {
+        assert!(said.contains(&line), "{line} is not in\n{said}");
+    }
+    assert!(!said.contains("PRIVATE KEY"), "{said}");
+}
+
+/// What Vertex lists has neither project nor location in its address.
+#[test]
+fn the_live_list_of_vertex_is_read_with_a_token() {
+    let fixture = start(3_600, |conn, seen| {
+        assert_eq!(seen.header("authorization"), Some("Bearer token-1"));
+        assert_eq!(seen.target, "/v1beta1/publishers/google/models?pageSize=100");
+        let name = "publishers/google/models/gemini-1.5-flash";
+        conn.whole(200, json!({ "publisherModels": [{ "name": name }] }).to_string());
+    });
+    let account = account(&format!("http://127.0.0.1:{}/token", fixture.endpoint.port));
+    let text = config(&fixture.vertex, &format!("'''{account}'''"));
+    let text = text.replace("location =", "models = \"both\"\nlocation =");
+    let gateway = Gateway::start(&text);
+    wait_for("the list", || {
+        let key = [("x-goog-api-key", ADMIN_KEY)];
+        let reply = gateway.connect().ask(&request("GET", "/v1beta/models", &key, b""));
+        let name = "models/vertex-main/gemini-1.5-flash";
+        (reply.json()["models"][0]["name"] == name).then_some(())
+    });
+}

@@ -309,7 +309,7 @@ fn own_delete(route: &Route, call: &Call<'_>) -> Result<Answer, Fault> {
 
 fn own_models(_: &Route, call: &Call<'_>) -> Result<Answer, Fault> {
     let user = call.caller.as_ref().map(|caller| caller.user).ok_or_else(Fault::not_found)?;
-    let entries = listing::entries(&call.request.snapshot, user, None);
+    let entries = listing::entries(&call.request.snapshot, &call.request.live, user, None);
     let items: Vec<Value> = entries
         .iter()
         .map(|entry| match entry.display_name {

@@ -21,6 +21,8 @@ commands:
   usage         print every row of the books: CSV, or JSON lines with --json
   audit         say whether the books add up, and which row does not
   reset-admin   make and print a new key for the administrator, while the gateway is stopped
+  models pull PROVIDER
+                ask its upstream which models it has, print those that are not declared, as TOML
   hash-key      read a key from standard input, print what may stand for it in the configuration
 
 options, each before its variable, which is before the file:
@@ -76,6 +78,11 @@ pub enum Command {
     },
     /// Say whether the books add up.
     Audit,
+    /// Print the models of an upstream that are not declared.
+    Pull {
+        /// Whose upstream.
+        provider: String,
+    },
     /// Print a key's digest.
     HashKey,
     /// Make a new key for the administrator.
@@ -111,7 +118,7 @@ impl fmt::Display for ArgumentError {
 }
 
 const COMMANDS: &[&str] =
-    &["serve", "check", "explain", "usage", "audit", "hash-key", "reset-admin"];
+    &["serve", "check", "explain", "usage", "audit", "models", "hash-key", "reset-admin"];
 
 /// Flags with a value, and whether `explain` alone has them.
 const FLAGS: &[(&str, bool)] = &[
@@ -145,6 +152,7 @@ pub fn parse(words: &[String]) -> Result<Arguments, ArgumentError> {
     let mut values: Vec<(&'static str, String)> = Vec::new();
     let (mut json, mut help, mut version) = (false, false, false);
     let mut warnings = Vec::new();
+    let mut operands: Vec<&str> = Vec::new();
     let mut rest = words.iter();
     while let Some(word) = rest.next() {
         let (flag, attached) = match word.split_once('=') {
@@ -158,6 +166,7 @@ pub fn parse(words: &[String]) -> Result<Arguments, ArgumentError> {
             "--json" if attached.is_none() => json = true,
             _ if !flag.starts_with('-') => match command {
                 None => command = Some(known_command(flag)?),
+                Some("models") => operands.push(flag),
                 Some(first) => {
                     return error(format!("one command is enough: `{first}` has no such word"));
                 }
@@ -184,6 +193,7 @@ pub fn parse(words: &[String]) -> Result<Arguments, ArgumentError> {
             refuse_foreign(&values, json && other != Some("usage"))?;
             match other {
                 Some("check") => Command::Check,
+                Some("models") => pull(&operands)?,
                 Some("usage") => Command::Usage { json },
                 Some("audit") => Command::Audit,
                 Some("hash-key") => Command::HashKey,
@@ -255,6 +265,13 @@ fn take(values: &mut Vec<(&'static str, String)>, name: &str) -> Option<String> 
     Some(values.swap_remove(index).1)
 }
 
+fn pull(operands: &[&str]) -> Result<Command, ArgumentError> {
+    match operands {
+        ["pull", provider] => Ok(Command::Pull { provider: (*provider).to_owned() }),
+        _ => error("`models` is followed by `pull` and a provider's name".to_owned()),
+    }
+}
+
 fn question(
     values: &mut Vec<(&'static str, String)>,
     json: bool,
@@ -302,6 +319,7 @@ mod tests {
             Command::Usage { .. } => "usage",
             Command::Audit => "audit",
             Command::HashKey => "hash-key",
+            Command::Pull { .. } => "models pull",
             Command::ResetAdmin => "reset-admin",
             Command::Version => "version",
             Command::Help => "help",
@@ -320,6 +338,7 @@ mod tests {
             ("hash-key", "hash-key"),
             ("reset-admin", "reset-admin"),
             ("usage --json", "usage"),
+            ("models pull openai-main --config a.toml", "models pull"),
             ("audit", "audit"),
             ("--version", "version"),
             ("-V", "version"),

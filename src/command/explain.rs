@@ -193,7 +193,7 @@ fn decide_nameless(
     if let Some(listing) = models::parse(&question.method, &question.path, family, &is_provider) {
         let listing = listing?;
         let scope = listing.scope.as_deref().and_then(|name| snapshot.provider_named(name));
-        let count = listing::entries(snapshot, user, scope).len();
+        let count = listing::entries(snapshot, &listing::Live::new(), user, scope).len();
         decision.step("path", format!("models: {count} may be called, and the gateway answers"));
         decision.fact("endpoint", "models");
         return Ok(());

@@ -8,6 +8,7 @@ mod books;
 pub mod check;
 pub mod explain;
 pub mod hash_key;
+pub mod models;
 mod reset_admin;
 
 use std::io::{self, Read, Write};
@@ -37,10 +38,10 @@ pub struct Terminal<'t> {
     pub read_roots: &'t dyn Fn(&str) -> Result<(), String>,
 }
 
-/// Runs a command to its exit code; `None`: serving is not done here.
+/// Runs a command to its exit code; `None`: it opens sockets, which is not done here.
 pub fn run(arguments: &Arguments, terminal: &mut Terminal<'_>) -> io::Result<Option<u8>> {
     let code = match &arguments.command {
-        Command::Serve => return Ok(None),
+        Command::Serve | Command::Pull { .. } => return Ok(None),
         Command::Check => match load(arguments, terminal)? {
             Some(loaded) => {
                 for warning in arguments.warnings.iter().chain(&loaded.warnings) {

@@ -19,7 +19,7 @@ use crate::route::glob::Glob;
 use crate::route::price::{PriceRow, Tier};
 use crate::route::rate::{MINUTE_MS, RateLimit};
 use crate::route::snapshot::{
-    Alias, AliasTarget, Credential, Model, NO_PLACE, Provider, Strategy, Timeouts,
+    Alias, AliasTarget, Credential, ListSource, Model, NO_PLACE, Provider, Strategy, Timeouts,
 };
 use crate::secret::Secret;
 
@@ -187,6 +187,7 @@ fn blank(
         keepalive_ms: limits::KEEPALIVE_MS,
         proxy: defaults.proxy.clone(),
         passthrough: false,
+        lists: ListSource::Static,
         echo: EchoSettings { delay_ms: 0, event_delay_ms: 0, reply_bytes: None, events: 4 },
     }
 }
@@ -335,6 +336,12 @@ fn read_settings(
     provider.keepalive_ms = every;
     provider.include_usage = settings.flag(report, "include_usage", true);
     provider.passthrough = settings.flag(report, "passthrough", false);
+    let lists = choice(settings, report, "models", &["static", "upstream", "both"]);
+    provider.lists = match lists.map_or("static", |chosen| chosen.value) {
+        "upstream" => ListSource::Upstream,
+        "both" => ListSource::Both,
+        _ => ListSource::Static,
+    };
     for At { value, place } in settings.texts(report, "forward_headers") {
         match check_header(value) {
             Ok(name) => provider.forward_headers.push(name),
@@ -395,9 +402,7 @@ fn check_header(name: &str) -> Result<String, &'static str> {
 /// Settings that are checked now and take effect later.
 fn read_later_settings(settings: &mut Table<'_>, report: &mut Report<'_>) {
     let mut differing = Vec::new();
-    for (key, choices) in
-        [("models", &["static", "upstream", "both"][..]), ("on_abort", &["cancel", "drain"])]
-    {
+    for (key, choices) in [("on_abort", &["cancel", "drain"][..])] {
         if let Some(chosen) = choice(settings, report, key, choices)
             && chosen.value != choices[0]
         {
@@ -425,7 +430,7 @@ pub(super) fn read_models(
         let model_id = table.required(report, "model_id");
         let enabled = table.flag(report, "enabled", true);
         let display_name = table.text(report, "display_name").map(|name| name.value.to_owned());
-        let mut tokens = |key| Some(table.number(report, key, 1..=1_000_000_000)?.value);
+        let mut tokens = |key| Some(table.number(report, key, 1..=limits::MODEL_TOKENS_MAX)?.value);
         let max_input_tokens = tokens("max_input_tokens");
         let max_output_tokens = tokens("max_output_tokens");
         let price = read_prices(&mut table, report);

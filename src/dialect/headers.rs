@@ -65,10 +65,12 @@ const NEVER_DOWN: &[&str] = &[
 const OWN_PREFIX: &str = "x-gproxy-";
 
 /// What we add for an Anthropic upstream when the caller gave no version: it rejects the absence.
-const ANTHROPIC_VERSION: (&str, &[u8]) = (VERSION, b"2023-06-01");
+const ANTHROPIC_VERSION: (&str, &[u8]) = (VERSION, USUAL_VERSION.as_bytes());
 
 /// Anthropic's version, which some clouds want elsewhere.
 pub const VERSION: &str = "anthropic-version";
+/// The version that every client of before 2026 sends.
+pub const USUAL_VERSION: &str = "2023-06-01";
 
 /// A reply must come unpacked, or the model's name in it could not be restored.
 const IDENTITY: (&str, &[u8]) = ("accept-encoding", b"identity");

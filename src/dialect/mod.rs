@@ -7,6 +7,7 @@ pub mod count;
 pub mod echo;
 pub mod endpoint;
 pub mod headers;
+pub mod listed;
 pub mod live;
 pub mod models;
 pub mod path;

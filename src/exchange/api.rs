@@ -15,6 +15,7 @@ use crate::admin::{self, Page};
 use crate::dialect::headers;
 use crate::dialect::refusal::Refusal;
 use crate::limits;
+use crate::route::listing::Live;
 use crate::route::snapshot::Snapshot;
 use crate::wire::head::Head;
 
@@ -32,6 +33,8 @@ pub struct ApiRequest {
     pub body: Vec<u8>,
     /// The tables of now.
     pub snapshot: Arc<Snapshot>,
+    /// What upstreams list.
+    pub live: Arc<Live>,
     /// Whose key it carries: an index into the snapshot.
     pub key_user: Option<usize>,
     /// It carries a key, whosever.
@@ -99,6 +102,7 @@ pub(super) fn answer<D: Downstream, U: Upstream>(
         target: head.target().to_owned(),
         body: std::mem::take(&mut body.bytes),
         snapshot: snapshot.clone(),
+        live: core.live(),
         key_user,
         has_key,
         peer: session.down.peer(),

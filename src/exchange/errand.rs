@@ -4,6 +4,7 @@
 
 use std::sync::Arc;
 
+use super::lists;
 use super::tokens::{self, Claim};
 use super::{Core, Fetch, Fetched, Upstream};
 use crate::failure::Failure;
@@ -20,6 +21,8 @@ pub struct Errand {
 enum What {
     /// Renew the token of the credential of that place.
     Token(usize, Claim),
+    /// Fetch the list of models.
+    List,
 }
 
 impl Core {
@@ -28,6 +31,10 @@ impl Core {
         let (snapshot, now) = (self.snapshot(), self.now());
         let mut errands = Vec::new();
         for (at, provider) in snapshot.providers.iter().enumerate().filter(|(_, one)| one.enabled) {
+            if self.lists.claim(provider, now) {
+                let (snapshot, provider) = (snapshot.clone(), at);
+                errands.push(Errand { snapshot, provider, what: What::List });
+            }
             for (place, credential) in provider.credentials.iter().enumerate() {
                 let account = credential.account.as_deref();
                 let claim = account.and_then(|account| self.tokens.renewal(account, now));
@@ -53,6 +60,7 @@ impl Errand {
                     let _ = tokens::renew(core, up, provider, account, claim);
                 }
             }
+            What::List => lists::refresh(core, up, provider),
         }
     }
 }

@@ -15,6 +15,7 @@ mod cascade;
 mod counting;
 mod errand;
 mod incoming;
+mod lists;
 mod nameless;
 mod note;
 pub mod office;
@@ -39,12 +40,14 @@ use crate::admin;
 use crate::dialect::Family;
 use crate::dialect::ask::{self, AskError};
 use crate::dialect::endpoint::{Endpoint, ModelPlace};
+use crate::dialect::listed::Listed;
 use crate::dialect::live;
 use crate::dialect::path::{self, PathError};
 use crate::dialect::refusal::Refusal;
 use crate::failure::{Failure, Unstored};
 use crate::metrics::{Gauge, Metrics};
 use crate::route::channel::Destination;
+use crate::route::listing::Live;
 use crate::route::plan::{self, Need, RouteError, Target};
 use crate::route::snapshot::{Provider, Snapshot, Timeouts};
 use crate::wire::coding::CodingError;
@@ -57,6 +60,8 @@ pub use attempt::UpHeaders;
 pub use errand::Errand;
 use incoming::{Incoming, Load};
 pub use incoming::{Source, SourceBroken, Spool};
+pub use lists::ListFailure;
+use lists::Lists;
 pub use note::{Note, RequestId};
 pub use office::{Desk, Unanswered, Work, through};
 pub use pool::{Pool, Seen};
@@ -224,6 +229,7 @@ pub struct Core {
     pub pool: Pool,
     id_prefix: u64,
     tokens: Tokens,
+    lists: Lists,
 }
 
 impl Core {
@@ -244,6 +250,7 @@ impl Core {
             pool,
             id_prefix,
             tokens: Tokens::default(),
+            lists: Lists::default(),
         }
     }
 
@@ -288,9 +295,20 @@ impl Core {
     /// Puts new tables in place of the old ones.
     pub fn swap(&self, mut snapshot: Snapshot) {
         self.pool.adopt(&mut snapshot);
-        self.tokens.keep_those_of(&snapshot);
-        *self.snapshot.write() = Arc::new(snapshot);
+        let new = Arc::new(snapshot);
+        let old = std::mem::replace(&mut *self.snapshot.write(), new.clone());
+        self.tokens.keep_those_of(&new);
+        self.lists.swapped(&old, &new);
         self.swaps.fetch_add(1, Ordering::Release);
+    }
+
+    fn live(&self) -> Arc<Live> {
+        self.lists.live()
+    }
+
+    /// Every upstream's list of models is fetched anew.
+    pub fn renew_lists(&self) {
+        self.lists.renew();
     }
 
     /// From now on every answer closes its connection.
@@ -317,6 +335,15 @@ impl Core {
     /// Now, by the core's clock.
     pub fn now(&self) -> Instant {
         self.clock.now()
+    }
+
+    /// The list of models that a provider's upstream gives, in the order of the ids.
+    pub fn pull<U: Upstream>(
+        &self,
+        provider: usize,
+        up: &mut U,
+    ) -> Result<Vec<Listed>, ListFailure> {
+        lists::fetch(self, up, &self.snapshot().providers[provider])
     }
 
     fn next_id(&self) -> RequestId {
@@ -419,7 +446,7 @@ fn answer<D: Downstream, U: Upstream>(
     if core.metrics.level(Gauge::RequestsInFlight) > snapshot.limits.in_flight_max as i64 {
         return Err(Refusal::overloaded().into());
     }
-    if let Some(page) = admin::models(snapshot, user, session.family(), head) {
+    if let Some(page) = admin::models(snapshot, &|| core.live(), user, session.family(), head) {
         return session.send_page(core, head, page?, note);
     }
     let is_provider = |name: &str| snapshot.provider_named(name).is_some();

@@ -107,6 +107,15 @@ pub struct Caller {
     pub metrics: Arc<Metrics>,
 }
 
+impl Caller {
+    /// The only one of its process, on the only worker.
+    pub fn alone(metrics: Arc<Metrics>) -> io::Result<Caller> {
+        let office = Arc::new(Office::open()?);
+        let ways = Arc::new(Ways::default());
+        Ok(Caller { worker: 0, ways, downstream: None, metrics, office })
+    }
+}
+
 impl Upstream for Caller {
     type Reply = Answer;
 

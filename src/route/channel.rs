@@ -12,6 +12,7 @@ use std::fmt;
 
 use crate::dialect::Dialect;
 use crate::dialect::endpoint::{Endpoint, ModelPlace};
+use crate::dialect::listed::Form;
 use crate::dialect::path::Collection;
 
 /// A kind of upstream.
@@ -23,6 +24,8 @@ pub struct Channel {
     pub base_url: Option<&'static str>,
     /// A provider without a credential cannot work.
     pub needs_credential: bool,
+    /// The shape of its list of models; none: that of the first dialect that is spoken.
+    pub list: Option<Form>,
     /// One entry for each dialect that it speaks.
     pub surfaces: &'static [Surface],
 }
@@ -111,6 +114,7 @@ pub static CHANNELS: &[Channel] = &[
         name: "openai",
         base_url: Some("https://api.openai.com"),
         needs_credential: true,
+        list: Some(Form::Openai),
         surfaces: &[
             openai(Dialect::OpenaiChat, "", "v1"),
             openai(Dialect::OpenaiResponses, "", "v1"),
@@ -122,6 +126,7 @@ pub static CHANNELS: &[Channel] = &[
         name: "anthropic",
         base_url: Some("https://api.anthropic.com"),
         needs_credential: true,
+        list: Some(Form::Anthropic),
         surfaces: &[openai(Dialect::OpenaiChat, "", "v1"), anthropic("", Auth::XApiKey)],
     },
     // The OpenAI-compatible endpoint: https://ai.google.dev/gemini-api/docs/openai
@@ -129,6 +134,7 @@ pub static CHANNELS: &[Channel] = &[
         name: "aistudio",
         base_url: Some("https://generativelanguage.googleapis.com"),
         needs_credential: true,
+        list: Some(Form::Gemini),
         surfaces: &[
             openai(Dialect::OpenaiChat, "v1beta/openai", ""),
             openai(Dialect::OpenaiEmbeddings, "v1beta/openai", ""),
@@ -140,6 +146,7 @@ pub static CHANNELS: &[Channel] = &[
         name: "vertexexpress",
         base_url: Some("https://aiplatform.googleapis.com"),
         needs_credential: true,
+        list: Some(Form::Vertex),
         surfaces: &[gemini(VERTEX_MODELS)],
     },
     // The Anthropic endpoint: https://api-docs.deepseek.com/guides/anthropic_api
@@ -147,6 +154,7 @@ pub static CHANNELS: &[Channel] = &[
         name: "deepseek",
         base_url: Some("https://api.deepseek.com"),
         needs_credential: true,
+        list: Some(Form::Openai),
         surfaces: &[openai(Dialect::OpenaiChat, "", ""), anthropic("anthropic", Auth::XApiKey)],
     },
     // Responses: https://console.groq.com/docs/responses-api (no embeddings there).
@@ -154,6 +162,7 @@ pub static CHANNELS: &[Channel] = &[
         name: "groq",
         base_url: Some("https://api.groq.com/openai"),
         needs_credential: true,
+        list: Some(Form::Openai),
         surfaces: &[
             openai(Dialect::OpenaiChat, "", "v1"),
             openai(Dialect::OpenaiResponses, "", "v1"),
@@ -164,6 +173,7 @@ pub static CHANNELS: &[Channel] = &[
         name: "openrouter",
         base_url: Some("https://openrouter.ai/api"),
         needs_credential: true,
+        list: Some(Form::Openai),
         surfaces: &[
             openai(Dialect::OpenaiChat, "", "v1"),
             openai(Dialect::OpenaiResponses, "", "v1"),
@@ -175,6 +185,7 @@ pub static CHANNELS: &[Channel] = &[
         name: "nvidia",
         base_url: Some("https://integrate.api.nvidia.com"),
         needs_credential: true,
+        list: Some(Form::Openai),
         surfaces: &[
             openai(Dialect::OpenaiChat, "", "v1"),
             openai(Dialect::OpenaiEmbeddings, "", "v1"),
@@ -185,6 +196,7 @@ pub static CHANNELS: &[Channel] = &[
         name: VERTEX,
         base_url: Some("https://aiplatform.googleapis.com"),
         needs_credential: true,
+        list: Some(Form::Vertex),
         surfaces: &[vertex(Dialect::Anthropic), vertex(Dialect::Gemini)],
     },
     // "Azure OpenAI in Azure AI Foundry Models REST API reference", learn.microsoft.com.
@@ -192,6 +204,7 @@ pub static CHANNELS: &[Channel] = &[
         name: AZURE,
         base_url: None,
         needs_credential: true,
+        list: Some(Form::Openai),
         surfaces: &[
             azure(Dialect::OpenaiChat),
             azure(Dialect::OpenaiResponses),
@@ -202,6 +215,7 @@ pub static CHANNELS: &[Channel] = &[
         name: CUSTOM,
         base_url: None,
         needs_credential: false,
+        list: None,
         surfaces: &[
             openai(Dialect::OpenaiChat, "", "v1"),
             openai(Dialect::OpenaiResponses, "", "v1"),
@@ -214,6 +228,7 @@ pub static CHANNELS: &[Channel] = &[
         name: ECHO,
         base_url: None,
         needs_credential: false,
+        list: None,
         surfaces: &[
             silent(Dialect::OpenaiChat),
             silent(Dialect::OpenaiResponses),
@@ -450,6 +465,19 @@ impl Destination {
         url.push_str(tail);
         self.layout.push_query(&mut url, query);
         url
+    }
+
+    /// The address of a page of the list of models.
+    pub fn list_url(&self, form: Form, query: &str) -> String {
+        let tail = match form {
+            // Google's models are nobody's, so neither project nor location stand there.
+            Form::Vertex if !self.version_follows || self.layout.parent().is_some() => {
+                return format!("{}/v1beta1/{VERTEX_MODELS}?{query}", self.base);
+            }
+            Form::Gemini | Form::Vertex => &*self.models,
+            Form::Openai | Form::Anthropic => "models",
+        };
+        self.resource_url("v1beta", tail, false, query)
     }
 
     /// The address of a path that we know nothing of. A version in it takes the place of the

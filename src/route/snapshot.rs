@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use crate::dialect::Dialect;
 use crate::dialect::echo::EchoSettings;
+use crate::dialect::listed::Form;
 use crate::password::Password;
 use crate::route::account::Account;
 use crate::route::channel::{self, Channel, Destination, Dialects};
@@ -110,8 +111,21 @@ pub struct Provider {
     pub proxy: Option<String>,
     /// Requests that we do not know go up as they are.
     pub passthrough: bool,
+    /// Which models its list has.
+    pub lists: ListSource,
     /// How the channel `echo` answers.
     pub echo: EchoSettings,
+}
+
+/// Which models a provider's list has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ListSource {
+    /// Those that are declared.
+    Static,
+    /// Those that the upstream lists.
+    Upstream,
+    /// Both.
+    Both,
 }
 
 /// A secret that a provider presents upstream.
@@ -369,6 +383,20 @@ impl Provider {
             let (_, row) = self.price_patterns.iter().find(|(at, _)| at.matches(served))?;
             Some(row)
         })
+    }
+
+    /// Its upstream's list of models is wanted.
+    pub fn has_live_list(&self) -> bool {
+        self.enabled && self.lists != ListSource::Static && !self.is_echo()
+    }
+
+    /// Where its upstream's list of models is, and how it looks.
+    pub fn live_list(&self) -> Option<(Form, &Destination)> {
+        let spoken = self.dialects();
+        let first = || Some(Form::of(spoken.iter().next()?.family()));
+        let form = self.channel.list.or_else(first).filter(|_| !self.is_echo())?;
+        let dialect = spoken.iter().find(|dialect| dialect.family() == form.family())?;
+        Some((form, self.destination(dialect)?))
     }
 
     /// Whether it answers by itself, without an upstream.
