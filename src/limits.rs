@@ -45,6 +45,10 @@ pub const FORM_HELD_BYTES_MAX: usize = 64 * 1024;
 pub const SPOOL_PIECE_BYTES: usize = 256 * 1024;
 /// Forms on disk at once, each as long as an upload at most; past it 503.
 pub const SPOOLS_MAX: usize = 16;
+/// Replies that are read on at once although their callers have left; past it a call is given up.
+pub const DRAINS_MAX: i64 = 1_024;
+/// So much of a reply is read on after its caller has left.
+pub const ABORT_BYTES_MAX: u64 = 16 * 1024 * 1024;
 /// An unread request body up to this size is drained so that the connection can be kept.
 pub const DRAIN_BYTES_MAX: usize = 64 * 1024;
 

@@ -29,6 +29,8 @@ pub enum Gauge {
     LedgerRows,
     /// Bytes of memory that the process holds, as of the last second.
     ResidentBytes,
+    /// Replies that are read on although their callers have left.
+    Drains,
 }
 
 /// Something that adds up.
@@ -92,7 +94,7 @@ pub enum Count {
     LogLinesDropped,
 }
 
-const GAUGES: [(Gauge, &str, &str); 10] = [
+const GAUGES: [(Gauge, &str, &str); 11] = [
     (Gauge::Connections, "gproxy_connections", "Downstream connections."),
     (Gauge::Parked, "gproxy_connections_parked", "Connections parked without a coroutine."),
     (Gauge::Coroutines, "gproxy_coroutines", "Coroutines that serve a connection."),
@@ -103,6 +105,7 @@ const GAUGES: [(Gauge, &str, &str); 10] = [
     (Gauge::PoolIdle, "gproxy_upstream_idle", "Idle upstream connections."),
     (Gauge::LedgerRows, "gproxy_ledger_rows", "Usage rows taken and not yet written."),
     (Gauge::ResidentBytes, "gproxy_resident_bytes", "Resident memory."),
+    (Gauge::Drains, "gproxy_drains", "Replies read on after their caller has left."),
 ];
 
 /// Tokens by their kind; the cost has a name of its own.

@@ -19,7 +19,8 @@ use crate::route::glob::Glob;
 use crate::route::price::{PriceRow, Tier};
 use crate::route::rate::{MINUTE_MS, RateLimit};
 use crate::route::snapshot::{
-    Alias, AliasTarget, Credential, ListSource, Model, NO_PLACE, Provider, Strategy, Timeouts,
+    Alias, AliasTarget, Credential, Drain, ListSource, Model, NO_PLACE, Provider, Strategy,
+    Timeouts,
 };
 use crate::secret::Secret;
 
@@ -141,7 +142,6 @@ fn read_provider(
         base_given = read_base_url(&mut settings, report, &mut provider);
         spoken = read_dialects(&mut settings, report, known_channel).unwrap_or(spoken);
         read_settings(&mut settings, report, &mut provider, defaults);
-        read_later_settings(&mut settings, report);
         settings.finish(report);
     }
     if channel.is_some() && known_channel.needs_base_url() && !base_given {
@@ -187,6 +187,7 @@ fn blank(
         keepalive_ms: limits::KEEPALIVE_MS,
         proxy: defaults.proxy.clone(),
         passthrough: false,
+        drain: None,
         lists: ListSource::Static,
         echo: EchoSettings { delay_ms: 0, event_delay_ms: 0, reply_bytes: None, events: 4 },
     }
@@ -342,6 +343,7 @@ fn read_settings(
         "both" => ListSource::Both,
         _ => ListSource::Static,
     };
+    provider.drain = read_drain(settings, report);
     for At { value, place } in settings.texts(report, "forward_headers") {
         match check_header(value) {
             Ok(name) => provider.forward_headers.push(name),
@@ -355,6 +357,15 @@ fn read_settings(
     if provider.is_echo() {
         read_echo(settings, report, &mut provider.echo);
     }
+}
+
+/// What becomes of a reply whose caller leaves.
+fn read_drain(settings: &mut Table<'_>, report: &mut Report<'_>) -> Option<Drain> {
+    let on_abort = choice(settings, report, "on_abort", &["cancel", "drain"]);
+    let ms_max = settings.number_or(report, "drain_ms_max", 0..=86_400_000, 60_000);
+    let cost_max = settings.money(report, "drain_usd_max", money::DOLLARS_MAX);
+    let cost_max = cost_max.map_or(money::DOLLAR / 10, |cost| cost.value);
+    on_abort.filter(|chosen| chosen.value == "drain").map(|_| Drain { ms_max, cost_max })
 }
 
 fn read_echo(settings: &mut Table<'_>, report: &mut Report<'_>, echo: &mut EchoSettings) {
@@ -397,23 +408,6 @@ fn check_header(name: &str) -> Result<String, &'static str> {
         return Err("this header belongs to the connection or to the gateway and cannot go up");
     }
     Ok(name)
-}
-
-/// Settings that are checked now and take effect later.
-fn read_later_settings(settings: &mut Table<'_>, report: &mut Report<'_>) {
-    let mut differing = Vec::new();
-    for (key, choices) in [("on_abort", &["cancel", "drain"][..])] {
-        if let Some(chosen) = choice(settings, report, key, choices)
-            && chosen.value != choices[0]
-        {
-            differing.push(chosen.place);
-        }
-    }
-    settings.number(report, "drain_ms_max", 0..=86_400_000);
-    settings.money(report, "drain_usd_max", money::DOLLARS_MAX);
-    for place in differing {
-        report.warn(&place, NOT_YET);
-    }
 }
 
 pub(super) fn read_models(

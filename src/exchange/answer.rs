@@ -141,6 +141,14 @@ impl<R: Reply> Reply for Answer<'_, R> {
         has_held || self.live.as_mut().is_none_or(R::is_ready)
     }
 
+    fn reads_on(&mut self) -> bool {
+        self.live.as_mut().is_some_and(R::reads_on)
+    }
+
+    fn is_orphaned(&self) -> bool {
+        self.live.as_ref().is_some_and(R::is_orphaned)
+    }
+
     fn keep_alive(&mut self, every: Duration) {
         if let Some(live) = &mut self.live {
             live.keep_alive(every);

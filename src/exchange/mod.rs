@@ -148,6 +148,10 @@ pub trait Reply {
     fn length(&self) -> Option<u64>;
     /// A piece of the body, or its end, is there without waiting.
     fn is_ready(&mut self) -> bool;
+    /// The downstream has left: whether the body may be read on without it, for a while.
+    fn reads_on(&mut self) -> bool;
+    /// The downstream is known to have left, and the body is read on.
+    fn is_orphaned(&self) -> bool;
     /// The next piece of the body, as it came; an empty one is its proper end.
     fn piece(&mut self) -> Result<&[u8], Failure>;
     /// From now on silence of that length ends [`Reply::piece`] with [`Cause::Quiet`], after which

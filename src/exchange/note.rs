@@ -75,6 +75,8 @@ pub struct Note {
     pub told: Told,
     /// Bytes of generated text that went by in a stream.
     pub text_bytes: u64,
+    /// The reply was read to its end, though its caller had left.
+    pub(super) read_on: bool,
     pub(super) settlement: Option<Settlement>,
     /// The account's token that the last attempt presented.
     pub(super) token: Option<Arc<Token>>,
@@ -115,6 +117,7 @@ impl Note {
             end: "panic",
             told: Told::default(),
             text_bytes: 0,
+            read_on: false,
             settlement: None,
             allow_origin: None,
             begun: now,

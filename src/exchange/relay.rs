@@ -135,7 +135,10 @@ pub(super) fn relay<D: Downstream, R: Reply>(
         ends_well: false,
         note,
     };
-    let result = relay.run(head);
+    let mut result = relay.run(head);
+    if matches!(result, Err(Ended::Gone)) && relay.reply.reads_on() {
+        result = relay.read_on();
+    }
     relay.ends_well = matches!(result, Ok(()) | Err(Ended::Refused(_)));
     result
 }
@@ -238,6 +241,7 @@ impl<D: Downstream, R: Reply> Relay<'_, D, R> {
         self.write_head(head, &mut bytes);
         if self.framing == Framing::Bodiless {
             self.note.status = self.reply.status();
+            self.check_heard()?;
             return self.session.send(&bytes).map(|()| true);
         }
         let mut ended = ended;
@@ -249,6 +253,7 @@ impl<D: Downstream, R: Reply> Relay<'_, D, R> {
         bytes.extend_from_slice(&self.out[start..]);
         self.out.truncate(CHUNK_LINE_MAX);
         self.note.status = self.reply.status();
+        self.check_heard()?;
         let sent = self.session.send(&bytes);
         if bytes.capacity() <= limits::RELAY_BYTES {
             self.session.scratch = bytes;
@@ -328,6 +333,7 @@ impl<D: Downstream, R: Reply> Relay<'_, D, R> {
             }
             let start = self.frame_out(ended);
             if start < self.out.len() {
+                self.check_heard()?;
                 self.session.send(&self.out[start..])?;
             }
             self.out.truncate(CHUNK_LINE_MAX);
@@ -336,6 +342,37 @@ impl<D: Downstream, R: Reply> Relay<'_, D, R> {
                 return Ok(());
             }
         }
+    }
+
+    /// A first write to a caller that has left seems to succeed, so what is known counts.
+    fn check_heard(&self) -> Result<(), Ended> {
+        if self.reply.is_orphaned() { Err(Ended::Gone) } else { Ok(()) }
+    }
+
+    /// The caller has left: reads the rest of the reply for its usage, within the bounds.
+    fn read_on(&mut self) -> Result<(), Ended> {
+        let cost_max = self.plan.provider.drain.map_or(0, |drain| drain.cost_max);
+        let cost_before = self.cost_so_far();
+        let mut bytes = 0;
+        while bytes < limits::ABORT_BYTES_MAX
+            && self.cost_so_far().saturating_sub(cost_before) <= cost_max
+        {
+            self.out.truncate(CHUNK_LINE_MAX);
+            let Ok(ended) = self.read() else { break };
+            bytes += (self.out.len() - CHUNK_LINE_MAX) as u64;
+            if ended {
+                self.note.read_on = true;
+                break;
+            }
+        }
+        Err(Ended::Gone)
+    }
+
+    /// What the reply has cost, as far as can be told.
+    fn cost_so_far(&self) -> i64 {
+        let Some(settlement) = &self.note.settlement else { return 0 };
+        let Some(tap) = self.rewriter.tap() else { return 0 };
+        settlement.cost_so_far(&tap.told(), tap.text_bytes(), self.note.bytes_in)
     }
 
     /// Reads what is there, so that pieces that arrived together leave together. Whether the reply

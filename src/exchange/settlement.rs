@@ -162,6 +162,18 @@ pub(super) fn tells_usage(endpoint: &Endpoint) -> bool {
 }
 
 impl Settlement {
+    /// What a reply has cost that is still under way, as far as can be told.
+    pub(super) fn cost_so_far(&self, told: &Told, text_bytes: u64, bytes_in: u64) -> i64 {
+        let Some(price) = &self.price else { return 0 };
+        let begun = match told.any {
+            true => told.usage,
+            false => Usage { input_tokens: guess(bytes_in), ..Usage::default() },
+        };
+        let output_tokens = begun.output_tokens.max(guess(text_bytes));
+        let usage = Usage { output_tokens, ..begun };
+        price.applied(&usage, told.tier).cost(&usage)
+    }
+
     /// Settles with what the note knows at the end. The row is the caller's to record, with the
     /// names of the models, which the note still needs.
     pub(super) fn settle(self, note: &Note, snapshot: &Snapshot) -> Option<(Slot, Row)> {
@@ -225,11 +237,15 @@ fn count_up(metrics: &Metrics, usage: &Usage, cost: i64) {
     metrics.sum(Sum::Cost, u64::try_from(cost).unwrap_or(0));
 }
 
+/// Tokens of so much text, about.
+fn guess(bytes: u64) -> u64 {
+    bytes.div_ceil(BYTES_PER_TOKEN)
+}
+
 /// What was used, and how that is known.
 fn used(endpoint: &Endpoint, note: &Note) -> (Usage, UsageSource) {
     let Told { usage, any, output, .. } = note.told;
-    let whole = note.end == "ok";
-    let guess = |bytes: u64| bytes.div_ceil(BYTES_PER_TOKEN);
+    let whole = note.end == "ok" || note.read_on;
     let final_word = output && (whole || endpoint.dialect != Dialect::Gemini);
     if any && (whole || final_word) {
         return (usage, UsageSource::Upstream);

@@ -202,6 +202,11 @@ enum State {
 }
 
 impl Incoming {
+    /// What watches the attempt.
+    pub fn watch(&self) -> &Watch {
+        &self.watch
+    }
+
     /// A piece, or the end, is there without waiting.
     pub fn is_ready(&mut self) -> bool {
         match (&self.state, &mut self.connection) {

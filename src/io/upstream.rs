@@ -140,7 +140,7 @@ impl Upstream for Caller {
         let Fetch { provider, method, url, headers, body, bytes_max } = *fetch;
         let way = self.ways.through(provider.proxy.as_deref())?;
         let timeouts = Timeouts { total_ms: limits::FETCH_MS_MAX, ..provider.timeouts };
-        let watch = Watch::begin(self.worker, self.downstream.clone(), timeouts);
+        let watch = Watch::begin(self.worker, self.downstream.clone(), timeouts, None);
         let _attached = Attached;
         let malformed = || watch.failure(Cause::Malformed);
         let address = Address::of(url).ok_or_else(malformed)?;
@@ -180,7 +180,8 @@ impl Upstream for Caller {
             return dial::dial(self, call, protocols, guard);
         }
         let way = self.ways.through(call.provider.proxy.as_deref())?;
-        let watch = Watch::begin(self.worker, self.downstream.clone(), call.timeouts);
+        let drain = call.provider.drain.map(|drain| (drain, self.metrics.clone()));
+        let watch = Watch::begin(self.worker, self.downstream.clone(), call.timeouts, drain);
         let attached = Attached;
         let malformed = || watch.failure(Cause::Malformed);
         let address = Address::of(call.url).ok_or_else(malformed)?;
@@ -255,6 +256,15 @@ impl Drop for Attached {
     }
 }
 
+impl Answer {
+    fn watch(&self) -> Option<&Watch> {
+        match &self.body {
+            Body::Http(incoming, _) => Some(incoming.watch()),
+            Body::Echo(_) | Body::Whole { .. } | Body::Pipe(_) => None,
+        }
+    }
+}
+
 impl Reply for Answer {
     fn status(&self) -> u16 {
         self.status
@@ -278,6 +288,14 @@ impl Reply for Answer {
             Body::Echo(echo) => echo.is_ready(),
             Body::Whole { .. } | Body::Pipe(_) => true,
         }
+    }
+
+    fn reads_on(&mut self) -> bool {
+        self.watch().is_some_and(|watch| watch.reads_on())
+    }
+
+    fn is_orphaned(&self) -> bool {
+        self.watch().is_some_and(|watch| watch.is_orphaned())
     }
 
     fn piece(&mut self) -> Result<&[u8], Failure> {

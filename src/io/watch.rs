@@ -14,7 +14,8 @@ use parking_lot::Mutex;
 use crate::failure::{Cause, Failure, Phase, Sent};
 use crate::io::worker::{self, Peek};
 use crate::limits;
-use crate::route::snapshot::Timeouts;
+use crate::metrics::{Gauge, Held, Metrics};
+use crate::route::snapshot::{Drain, Timeouts};
 
 /// One attempt, as seen from its transports.
 pub struct Watch {
@@ -23,6 +24,10 @@ pub struct Watch {
     downstream: Option<Arc<OwnedFd>>,
     timeouts: Timeouts,
     begun: Instant,
+    // How far the reply may be read on without its downstream, and where that is counted.
+    drain: Option<(Drain, Arc<Metrics>)>,
+    // The downstream has left, and the reply is read on.
+    orphaned: AtomicBool,
     // A wait has passed without anything happening since the last bytes.
     waited: AtomicBool,
     // Silence of so many milliseconds is to be told; 0: of none.
@@ -44,6 +49,8 @@ struct State {
     streams: bool,
     // When silence was told last.
     told_at: Option<Instant>,
+    /// Until when, and the reply's place among those that are read on.
+    drains: Option<(Instant, [Held; 2])>,
 }
 
 /// How far an upstream's connection has come to its end.
@@ -63,6 +70,7 @@ impl Watch {
         worker: usize,
         downstream: Option<Arc<OwnedFd>>,
         timeouts: Timeouts,
+        drain: Option<(Drain, Arc<Metrics>)>,
     ) -> Arc<Watch> {
         let now = Instant::now();
         let state = State {
@@ -75,20 +83,19 @@ impl Watch {
             end: End::Open,
             streams: false,
             told_at: None,
+            drains: None,
         };
-        let waited = AtomicBool::new(false);
-        let quiet_ms = AtomicU64::new(0);
-        let is_quiet = AtomicBool::new(false);
-        let state = Mutex::new(state);
         let watch = Arc::new(Watch {
             worker,
             downstream,
             timeouts,
             begun: now,
-            waited,
-            quiet_ms,
-            is_quiet,
-            state,
+            drain,
+            orphaned: AtomicBool::new(false),
+            waited: AtomicBool::new(false),
+            quiet_ms: AtomicU64::new(0),
+            is_quiet: AtomicBool::new(false),
+            state: Mutex::new(state),
         });
         worker::attach(Some(watch.clone()));
         watch
@@ -181,9 +188,10 @@ impl Watch {
 
     fn wait_from(&self, now: Instant, deadline: Instant) -> Result<Duration, Cause> {
         // The first wait of a phase begins without a look: most end within microseconds.
-        if self.waited.swap(true, Ordering::Relaxed) {
+        if self.waited.swap(true, Ordering::Relaxed) && !self.is_orphaned() {
             if let Some(downstream) = &self.downstream
                 && worker::peek(downstream) == Peek::Gone
+                && !self.reads_on()
             {
                 self.died(Cause::DownstreamGone);
                 return Err(Cause::DownstreamGone);
@@ -218,6 +226,32 @@ impl Watch {
         Err(Cause::Quiet)
     }
 
+    /// The downstream has left: whether the reply is read on without it. Its place among the
+    /// connections is free from here on.
+    pub fn reads_on(&self) -> bool {
+        let Some((drain, metrics)) = &self.drain else { return false };
+        let mut state = self.state.lock();
+        if state.phase < Phase::AwaitHead {
+            return false;
+        }
+        if state.drains.is_none() {
+            let place = metrics.clone().hold(Gauge::Drains, 1);
+            if metrics.level(Gauge::Drains) > limits::DRAINS_MAX {
+                return false;
+            }
+            let connection = metrics.clone().hold(Gauge::Connections, -1);
+            let until = Instant::now() + Duration::from_millis(drain.ms_max);
+            state.drains = Some((until, [place, connection]));
+            self.orphaned.store(true, Ordering::Relaxed);
+        }
+        true
+    }
+
+    /// Whether the downstream has left and the reply is read on.
+    pub fn is_orphaned(&self) -> bool {
+        self.orphaned.load(Ordering::Relaxed)
+    }
+
     /// When the current phase must have ended. The total limit ends with the head of a stream: a
     /// living stream is cut by silence only.
     pub fn deadline(&self) -> Instant {
@@ -235,7 +269,10 @@ impl Watch {
             Phase::Send | Phase::Relay => self.timeouts.between_bytes_ms,
             Phase::AwaitHead => self.timeouts.first_byte_ms,
         };
-        let deadline = begun + Duration::from_millis(limit_ms);
+        let mut deadline = begun + Duration::from_millis(limit_ms);
+        if let Some((until, _)) = &state.drains {
+            deadline = deadline.min(*until);
+        }
         if self.timeouts.total_ms == 0 || state.streams {
             return deadline;
         }
@@ -251,7 +288,11 @@ impl Watch {
         Failure {
             phase: state.phase,
             sent: state.sent,
-            cause: state.cause.unwrap_or(fallback),
+            // However a reply without its downstream ends, nobody is told.
+            cause: match self.is_orphaned() {
+                true => Cause::DownstreamGone,
+                false => state.cause.unwrap_or(fallback),
+            },
             reused: state.reused && state.bytes_received == 0,
             after_ms: after.as_millis() as u64,
         }

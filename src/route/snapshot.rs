@@ -113,6 +113,8 @@ pub struct Provider {
     pub passthrough: bool,
     /// Which models its list has.
     pub lists: ListSource,
+    /// A reply whose caller has left is read on; `None`: the call is given up.
+    pub drain: Option<Drain>,
     /// How the channel `echo` answers.
     pub echo: EchoSettings,
 }
@@ -126,6 +128,15 @@ pub enum ListSource {
     Upstream,
     /// Both.
     Both,
+}
+
+/// How far a reply is read on for its true bill when its caller has left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Drain {
+    /// Milliseconds.
+    pub ms_max: u64,
+    /// Picodollars that may be generated meanwhile, as far as can be told.
+    pub cost_max: i64,
 }
 
 /// A secret that a provider presents upstream.

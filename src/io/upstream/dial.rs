@@ -32,7 +32,7 @@ pub(super) fn dial(
     protocols: &str,
     guard: Held,
 ) -> Result<Answer, Failure> {
-    let watch = Watch::begin(caller.worker, caller.downstream.clone(), call.timeouts);
+    let watch = Watch::begin(caller.worker, caller.downstream.clone(), call.timeouts, None);
     let result = shake(caller, call, protocols, &watch);
     worker::attach(None);
     let (ReplyHead { status, headers, .. }, body) = result.map_err(|cause| watch.failure(cause))?;

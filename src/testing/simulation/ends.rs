@@ -521,11 +521,22 @@ impl Reply for SimReply {
         self.is_ready
     }
 
+    fn reads_on(&mut self) -> bool {
+        true
+    }
+
+    fn is_orphaned(&self) -> bool {
+        false
+    }
+
     fn piece(&mut self) -> Result<&[u8], Failure> {
         if !self.is_ready {
             let mut wire = self.wire.borrow_mut();
             let went = wire.out.len();
-            wire.waits.push(Wait { call: self.call, came: self.at, went });
+            // To a caller that has left nothing is owed.
+            if wire.write_failed.is_none() && !wire.gone {
+                wire.waits.push(Wait { call: self.call, came: self.at, went });
+            }
             let left = self.script.wait_ms - self.waited_ms;
             if self.quiet_ms > 0 && left > self.quiet_ms {
                 self.waited_ms += self.quiet_ms;
