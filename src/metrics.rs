@@ -90,6 +90,8 @@ pub enum Count {
     CredentialsCooled,
     /// Times that a credential was taken out of its pool.
     CredentialsDisabled,
+    /// Streams that were ended since their user's quota was spent.
+    StreamsEnded,
     /// Log lines that were dropped since the log could not keep up.
     LogLinesDropped,
 }
@@ -149,7 +151,7 @@ struct Histogram {
     sum_ms: AtomicU64,
 }
 
-const COUNTS: [(Count, &str, &str); 16] = [
+const COUNTS: [(Count, &str, &str); 17] = [
     (Count::Accepted, "gproxy_connections_accepted_total", "Connections accepted."),
     (Count::ConnectionsRefused, "gproxy_connections_refused_total", "Connections over the limit."),
     (Count::Requests, "gproxy_requests_total", "Requests begun."),
@@ -165,6 +167,7 @@ const COUNTS: [(Count, &str, &str); 16] = [
     (Count::TokensEstimated, "gproxy_tokens_estimated_total", "Counts of tokens estimated here."),
     (Count::CredentialsCooled, "gproxy_credentials_cooled_total", "Rests of credentials begun."),
     (Count::CredentialsDisabled, "gproxy_credentials_disabled_total", "Credentials disabled."),
+    (Count::StreamsEnded, "gproxy_streams_quota_ended_total", "Streams ended by a spent quota."),
     (Count::LogLinesDropped, "gproxy_log_lines_dropped_total", "Log lines dropped."),
 ];
 

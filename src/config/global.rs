@@ -10,13 +10,14 @@ use super::error::{At, Place, Report, hint, shown};
 use super::reader::Table;
 use super::sources::Sources;
 use crate::limits;
-use crate::route::snapshot::{Limits, Logging, Network, Timeouts};
+use crate::route::snapshot::{Billing, Limits, Logging, Network, Timeouts};
 
 /// What `[global]` says, flags and variables already considered.
 pub(super) struct Global {
     pub(super) settings: Settings,
     pub(super) proxy: Option<String>,
     pub(super) logging: Logging,
+    pub(super) billing: Billing,
     pub(super) cors_origins: Vec<String>,
     pub(super) trusted_proxies: Vec<Network>,
     pub(super) extra_ca_file: Option<String>,
@@ -55,6 +56,11 @@ pub(super) fn read(mut table: Table<'_>, report: &mut Report<'_>, sources: &Sour
         enable_downstream_log: table.flag(report, "enable_downstream_log", false),
         enable_downstream_log_body: table.flag(report, "enable_downstream_log_body", false),
     };
+    let billing = Billing {
+        receipts: table.flag(report, "receipts", true),
+        stream_receipts: table.flag(report, "stream_receipts", false),
+        quota_ends_streams: table.flag(report, "quota_ends_streams", true),
+    };
     let usage_off = (!logging.enable_usage).then(|| table.place_of(report, "enable_usage"));
     for (key, enabled) in [
         ("enable_upstream_log", logging.enable_upstream_log),
@@ -71,6 +77,7 @@ pub(super) fn read(mut table: Table<'_>, report: &mut Report<'_>, sources: &Sour
         settings,
         proxy: read_proxy(&mut table, report, sources),
         logging,
+        billing,
         cors_origins: read_origins(&mut table, report),
         trusted_proxies: read_networks(&mut table, report),
         extra_ca_file: table.text(report, "extra_ca_file").map(|file| file.value.to_owned()),

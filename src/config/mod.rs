@@ -170,6 +170,7 @@ fn read<'t>(
         aliases,
         limits,
         logging: global.logging,
+        billing: global.billing,
         drain_ms,
         cors_origins: global.cors_origins,
         trusted_proxies: global.trusted_proxies,

@@ -80,6 +80,15 @@ impl Rewriter {
         self
     }
 
+    /// Makes the tap of a stream remember what an early end would have to repeat.
+    pub fn remember(&mut self) {
+        if let Mode::Stream(stream) = &mut self.mode
+            && let Some(tap) = &mut stream.tap
+        {
+            tap.remember();
+        }
+    }
+
     /// What reads usage, if anything does.
     pub fn tap(&self) -> Option<&Tap> {
         match &self.mode {

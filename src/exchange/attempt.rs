@@ -42,7 +42,7 @@ pub(super) struct Plan<'a> {
     url: String,
     stream: bool,
     alt_sse: bool,
-    wants_usage: bool,
+    pub(super) wants_usage: bool,
 }
 
 impl<'a> Plan<'a> {

@@ -5,8 +5,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::Core;
-use super::settlement::Settlement;
+use super::settlement::{Seen, Settlement};
 use super::tokens::Token;
+use crate::dialect::ratelimit::Standing;
 use crate::dialect::usage::Told;
 use crate::metrics::{Count, Metrics, Timing};
 use crate::route::snapshot::Snapshot;
@@ -77,6 +78,10 @@ pub struct Note {
     pub text_bytes: u64,
     /// The reply was read to its end, though its caller had left.
     pub(super) read_on: bool,
+    /// It was ended since its user's quota was spent.
+    pub(super) quota_ended: bool,
+    /// How the user stands under the rules that count it.
+    pub(super) standing: Option<Standing>,
     pub(super) settlement: Option<Settlement>,
     /// The account's token that the last attempt presented.
     pub(super) token: Option<Arc<Token>>,
@@ -118,6 +123,8 @@ impl Note {
             told: Told::default(),
             text_bytes: 0,
             read_on: false,
+            quota_ended: false,
+            standing: None,
             settlement: None,
             allow_origin: None,
             begun: now,
@@ -157,6 +164,19 @@ impl Note {
                 answered.saturating_duration_since(called).as_millis() as i64
             }
             _ => -1,
+        }
+    }
+
+    /// What its bill depends on, at the end.
+    pub(super) fn seen(&self) -> Seen {
+        let whole = self.end == "ok" || self.read_on;
+        Seen {
+            told: self.told,
+            text_bytes: self.text_bytes,
+            bytes_in: self.bytes_in,
+            status: self.status,
+            whole,
+            left: !whole && self.called_at.is_some() && self.end != "refused",
         }
     }
 

@@ -11,16 +11,17 @@ use super::answer::Answer;
 use super::attempt::Plan;
 use super::note::Note;
 use super::session::Session;
-use super::settlement;
+use super::settlement::{self, Seen};
 use super::upload::{self, Upload};
 use super::{Core, Downstream, Ended, Reply};
-use crate::dialect::headers;
 use crate::dialect::refusal::Refusal;
 use crate::dialect::rewrite::{Change, Rewriter, StreamError};
+use crate::dialect::usage::Tap;
+use crate::dialect::{Dialect, finish, headers, ratelimit};
 use crate::failure::{Cause, Failure};
 use crate::limits;
-use crate::metrics::{Gauge, Held};
-use crate::route::snapshot::Snapshot;
+use crate::metrics::{Count, Gauge, Held};
+use crate::route::snapshot::{Billing, Limits, Snapshot, User};
 use crate::wire::head::Head;
 use crate::wire::{body, header};
 
@@ -55,6 +56,12 @@ struct Relay<'a, D: Downstream, R: Reply> {
     changes: bool,
     mask: Option<Mask>,
     held: Held,
+    // It is held to be told what it cost, beyond what is held anyway.
+    holds: bool,
+    // Whose quota may end it.
+    meter: Option<&'a User>,
+    billing: Billing,
+    limits: Limits,
     framing: Framing,
     // `CHUNK_LINE_MAX` bytes of room, then what may leave.
     out: Vec<u8>,
@@ -96,18 +103,26 @@ pub(super) fn relay<D: Downstream, R: Reply>(
     let status = reply.status();
     let mut out = Vec::with_capacity(OUT_BYTES);
     out.resize(CHUNK_LINE_MAX, 0);
-    let (mut rewriter, changes, encoded) = rewriter(&reply, plan, snapshot.limits.event_bytes_max);
+    let (mut rewriter, changes, encoded, is_json) =
+        rewriter(&reply, plan, snapshot.limits.event_bytes_max);
     let is_stream = rewriter.is_stream();
     let _open = is_stream.then(|| core.metrics.clone().hold(Gauge::Streams, 1));
     if is_stream {
         session.shed();
     }
-    if (note.settlement.is_some() || reply.wants_tokens())
+    let is_told = (note.settlement.is_some() || reply.wants_tokens())
         && status < 400
         && !encoded
-        && settlement::tells_usage(plan.endpoint)
-    {
+        && settlement::tells_usage(plan.endpoint);
+    let is_billed = is_told && note.settlement.is_some();
+    let mut billing = snapshot.billing;
+    billing.receipts &= is_billed && is_json;
+    let meter = meter_of(snapshot, plan, note).filter(|_| is_billed && is_stream);
+    if is_told {
         rewriter = rewriter.with_tap(plan.endpoint);
+    }
+    if meter.is_some() {
+        rewriter.remember();
     }
     let mask = (status >= 400)
         .then(|| {
@@ -129,6 +144,10 @@ pub(super) fn relay<D: Downstream, R: Reply>(
         changes: changes || mask.is_some(),
         mask,
         held: core.metrics.clone().hold(Gauge::HeldBytes, 0),
+        holds: false,
+        meter,
+        billing,
+        limits: snapshot.limits,
         framing: Framing::Chunked,
         out,
         is_quiet: false,
@@ -143,13 +162,13 @@ pub(super) fn relay<D: Downstream, R: Reply>(
     result
 }
 
-/// How the bytes of this reply pass, by its status and type, whether some may change, and whether
-/// they are compressed.
+/// How the bytes of this reply pass, by its status and type, whether some may change, whether they
+/// are compressed, and whether they are JSON.
 fn rewriter<R: Reply>(
     reply: &R,
     plan: &Plan<'_>,
     event_bytes_max: usize,
-) -> (Rewriter, bool, bool) {
+) -> (Rewriter, bool, bool, bool) {
     let change = Change { model: plan.restored(), hide_usage: plan.hide_usage };
     let mut kind = Kind::Other;
     let mut encoded = false;
@@ -169,7 +188,14 @@ fn rewriter<R: Reply>(
         }
         Kind::Json | Kind::Other => (Rewriter::identity(), false),
     };
-    (rewriter, changes, encoded)
+    (rewriter, changes, encoded, kind == Kind::Json)
+}
+
+/// The user whose quota may end a stream of this call.
+fn meter_of<'s>(snapshot: &'s Snapshot, plan: &Plan<'_>, note: &Note) -> Option<&'s User> {
+    let user = note.user.map(|at| &snapshot.users[at])?;
+    let ends = snapshot.billing.quota_ends_streams && finish::has_one(plan.endpoint);
+    (ends && !user.quotas.is_empty()).then_some(user)
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -206,18 +232,36 @@ impl<D: Downstream, R: Reply> Relay<'_, D, R> {
         self.pass_on()
     }
 
-    /// Reads the reply as long as it is small and something in it changes. Whether it ended.
+    /// Reads the reply as long as it is small and something in it changes, or its cost is to be
+    /// told in its head. Whether it ended.
     fn hold_what_is_small(&mut self) -> Result<bool, Ended> {
-        if self.rewriter.is_stream() || self.is_array_of_chunks() || !self.changes {
+        let bytes_max = self.plan_to_hold();
+        if self.rewriter.is_stream() || self.is_array_of_chunks() || bytes_max == 0 {
             return Ok(false);
         }
         let begun = self.core.now();
         let mut ended = Ok(false);
-        while self.out.len() < limits::REPLY_HELD_BYTES_MAX && matches!(ended, Ok(false)) {
+        while self.out.len() < bytes_max && matches!(ended, Ok(false)) {
             ended = self.read();
+            self.holds = self.out.len() >= limits::REPLY_HELD_BYTES_MAX;
+            let level = self.core.metrics.level(Gauge::HeldBytes);
+            if self.holds && level > self.limits.held_bytes_max as i64 {
+                break;
+            }
         }
+        self.holds = false;
         self.note.waited += self.core.now().saturating_duration_since(begun);
         ended.map_err(Broken::refused)
+    }
+
+    /// How much of the reply may be held.
+    fn plan_to_hold(&self) -> usize {
+        let fits = |length: u64| length <= self.limits.event_bytes_max as u64;
+        match self.billing.receipts && self.reply.length().is_none_or(fits) {
+            true => self.limits.event_bytes_max,
+            false if self.changes => limits::REPLY_HELD_BYTES_MAX,
+            false => 0,
+        }
     }
 
     /// Gemini's other form of a stream: one JSON array, whose elements leave as they come.
@@ -238,7 +282,7 @@ impl<D: Downstream, R: Reply> Relay<'_, D, R> {
     fn commit(&mut self, head: &Head, ended: bool) -> Result<bool, Ended> {
         let mut bytes = std::mem::take(&mut self.session.scratch);
         bytes.clear();
-        self.write_head(head, &mut bytes);
+        self.write_head(head, ended, &mut bytes);
         if self.framing == Framing::Bodiless {
             self.note.status = self.reply.status();
             self.check_heard()?;
@@ -261,13 +305,16 @@ impl<D: Downstream, R: Reply> Relay<'_, D, R> {
         sent.map(|()| ended)
     }
 
-    fn write_head(&mut self, head: &Head, out: &mut Vec<u8>) {
+    fn write_head(&mut self, head: &Head, ended: bool, out: &mut Vec<u8>) {
         if self.framing == Framing::UntilClose {
             self.session.close_after();
         }
         header::status_line(self.reply.status(), out);
         let from = out.len();
-        headers::forward_down(|| self.reply.headers(), out);
+        // What the upstream says of its limits is for us; a user with limits is told of his own.
+        let hides = self.note.standing.is_some();
+        let shown = |(name, _): &(&str, &[u8])| !(hides && ratelimit::is_one(name));
+        headers::forward_down(|| self.reply.headers().filter(shown), out);
         if let Some(upload) = &self.plan.upload {
             self.write_upload(upload, out);
         }
@@ -286,6 +333,13 @@ impl<D: Downstream, R: Reply> Relay<'_, D, R> {
         }
         let overhead_us = self.note.overhead_us(self.core.now());
         header::field_number("x-gproxy-overhead-us", overhead_us, out);
+        if let Some(standing) = &self.note.standing {
+            let family = self.plan.endpoint.dialect.family();
+            ratelimit::write(standing, family, self.core.clock.unix_ms(), out);
+        }
+        if ended && self.billing.receipts {
+            self.write_receipt(out);
+        }
         if self.rewriter.is_stream() {
             header::field("cache-control", b"no-cache, no-transform", out);
             header::field("x-accel-buffering", b"no", out);
@@ -315,6 +369,61 @@ impl<D: Downstream, R: Reply> Relay<'_, D, R> {
         }
     }
 
+    /// What the reply cost, in fields of its head. The same figures go to the row.
+    fn write_receipt(&self, out: &mut Vec<u8>) {
+        let Some(settlement) = &self.note.settlement else { return };
+        for (name, value) in settlement.bill(&self.seen(true)).receipt() {
+            out.extend_from_slice(b"x-gproxy-");
+            header::field(name, value.as_bytes(), out);
+        }
+    }
+
+    /// The same for a stream, as a comment behind its last event.
+    fn comment(&mut self) {
+        let Some(settlement) = &self.note.settlement else { return };
+        let bill = settlement.bill(&self.seen(!self.note.quota_ended));
+        self.out.extend_from_slice(b": x-gproxy");
+        for (name, value) in bill.receipt() {
+            self.out.extend_from_slice(format!(" {name}={value}").as_bytes());
+        }
+        self.out.extend_from_slice(b"\n\n");
+    }
+
+    /// What was seen of the call so far.
+    fn seen(&self, whole: bool) -> Seen {
+        let tap = self.rewriter.tap();
+        Seen {
+            told: tap.map(Tap::told).unwrap_or_default(),
+            text_bytes: tap.map_or(0, Tap::text_bytes),
+            bytes_in: self.note.bytes_in,
+            status: self.reply.status(),
+            whole,
+            left: !whole,
+        }
+    }
+
+    /// Whether the stream has cost more than was held for it, and its user has no more.
+    fn is_spent(&mut self) -> bool {
+        let Some(user) = self.meter else { return false };
+        let seen = self.seen(false);
+        let Some(settlement) = &mut self.note.settlement else { return false };
+        let cost = settlement.cost_so_far(&seen);
+        !settlement.covers(user, cost, &*self.core.clock)
+    }
+
+    /// Ends the stream as its vendor ends one that is long enough.
+    fn cut_short(&mut self) {
+        let usage = self.seen(false).so_far();
+        let model = self.plan.restored();
+        let asked = self.plan.wants_usage && !self.plan.hide_usage;
+        if let Some(memory) = self.rewriter.tap().and_then(Tap::memory) {
+            let end = memory.finish(self.plan.endpoint, model.as_deref(), &usage, asked);
+            self.out.extend_from_slice(&end);
+        }
+        self.note.quota_ended = true;
+        self.core.metrics.count(Count::StreamsEnded);
+    }
+
     /// Passes the rest of the body on until it ends.
     fn pass_on(&mut self) -> Result<(), Ended> {
         let keep_alive = self.plan.endpoint.dialect.keep_alive();
@@ -323,13 +432,20 @@ impl<D: Downstream, R: Reply> Relay<'_, D, R> {
             self.reply.keep_alive(Duration::from_millis(every));
         }
         loop {
-            let ended = match self.gather() {
+            let mut ended = match self.gather() {
                 Ok(ended) => ended,
                 Err(broken) => return Err(self.break_off(broken)),
             };
             // What a stream leaves in `out` is never half an event, so this stands between two.
             if std::mem::take(&mut self.is_quiet) {
                 self.out.extend_from_slice(keep_alive);
+            }
+            if !ended && self.is_spent() {
+                self.cut_short();
+                ended = true;
+                if self.comments() {
+                    self.comment();
+                }
             }
             let start = self.frame_out(ended);
             if start < self.out.len() {
@@ -370,9 +486,16 @@ impl<D: Downstream, R: Reply> Relay<'_, D, R> {
 
     /// What the reply has cost, as far as can be told.
     fn cost_so_far(&self) -> i64 {
-        let Some(settlement) = &self.note.settlement else { return 0 };
-        let Some(tap) = self.rewriter.tap() else { return 0 };
-        settlement.cost_so_far(&tap.told(), tap.text_bytes(), self.note.bytes_in)
+        let settlement = self.note.settlement.as_ref();
+        settlement.map_or(0, |settlement| settlement.cost_so_far(&self.seen(false)))
+    }
+
+    /// Whether the stream ends with its bill. Gemini's clients know no comments.
+    fn comments(&self) -> bool {
+        self.billing.stream_receipts
+            && self.rewriter.is_stream()
+            && self.rewriter.tap().is_some()
+            && self.plan.endpoint.dialect != Dialect::Gemini
     }
 
     /// Reads what is there, so that pieces that arrived together leave together. Whether the reply
@@ -402,6 +525,10 @@ impl<D: Downstream, R: Reply> Relay<'_, D, R> {
         let ended = piece.is_empty();
         if ended {
             self.rewriter.finish(&mut self.out);
+            // Behind half an event a comment would be a part of it.
+            if self.comments() && self.out.len() == from {
+                self.comment();
+            }
         } else {
             let fed = self.rewriter.feed(piece, &mut self.out);
             fed.map_err(|StreamError::EventTooLong| Broken::EventTooLong)?;
@@ -409,7 +536,10 @@ impl<D: Downstream, R: Reply> Relay<'_, D, R> {
         if let Some(mask) = &mut self.mask {
             mask.piece(&mut self.out, from, ended);
         }
-        let held = self.rewriter.held() as i64;
+        let held = match self.holds {
+            true => self.out.len(),
+            false => self.rewriter.held(),
+        } as i64;
         if held != self.held.by() {
             self.held.grow(held - self.held.by());
         }

@@ -10,6 +10,7 @@ use super::note::Note;
 use super::{Core, Downstream, Ended, Next, Stop};
 use crate::admin::Page;
 use crate::dialect::Family;
+use crate::dialect::ratelimit;
 use crate::dialect::refusal::Refusal;
 use crate::limits;
 use crate::metrics::{Count, Gauge, Held};
@@ -420,7 +421,7 @@ impl<D: Downstream> Session<D> {
     ) -> Next {
         let next = match result {
             Ok(()) => {
-                note.end = "ok";
+                note.end = if note.quota_ended { "quota" } else { "ok" };
                 self.next(core)
             }
             Err(Ended::Refused(refusal)) => {
@@ -468,6 +469,9 @@ impl<D: Downstream> Session<D> {
         header::field(family.request_id_field(), note.id.as_str().as_bytes(), &mut out);
         header::field_number("x-gproxy-overhead-us", note.overhead_us(core.now()), &mut out);
         refusal.fields(&mut out);
+        if let Some(standing) = &note.standing {
+            ratelimit::write(standing, family, core.clock.unix_ms(), &mut out);
+        }
         header::field_number("content-length", body.len() as u64, &mut out);
         out.extend_from_slice(b"\r\n");
         if head.is_none_or(|head| !header::is_bodiless(head.method(), refusal.status)) {

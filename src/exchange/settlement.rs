@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::attempt::Plan;
 use super::note::Note;
-use super::{Core, Upstream};
+use super::{Clock, Core, Upstream};
 use crate::dialect::Dialect;
 use crate::dialect::endpoint::{Endpoint, ModelPlace};
 use crate::dialect::refusal::Refusal;
@@ -16,8 +16,9 @@ use crate::dialect::usage::{ServiceTier, Told, Usage, UsageSource};
 use crate::ledger::accounts::{Accounts, Denied, Taken};
 use crate::ledger::{Kind, Ledger, Row, Slot};
 use crate::metrics::{Count, Metrics, Sum};
-use crate::route::price::PriceRow;
-use crate::route::snapshot::{Model, Snapshot};
+use crate::money;
+use crate::route::price::{Applied, PriceRow};
+use crate::route::snapshot::{Model, Snapshot, User};
 
 /// A prompt of so many tokens is reserved where the model's limit is not known.
 const INPUT_TOKENS: u64 = 200_000;
@@ -79,11 +80,17 @@ pub(super) fn admit<U: Upstream>(
         tokens = tokens.max(expected.input_tokens + expected.output_tokens);
     }
     let at_ms = core.clock.unix_ms();
-    let taken =
-        books.accounts.admit(user, name, cost, tokens, at_ms).map_err(|denied| match denied {
-            Denied::Spent(spent) => Refusal::from(spent),
-            Denied::Limited(limited) => Refusal::from(limited),
-        })?;
+    let taken = match books.accounts.admit(user, name, cost, tokens, at_ms) {
+        Ok((taken, standing)) => {
+            note.standing = standing;
+            taken
+        }
+        Err(Denied::Spent(spent)) => return Err(Refusal::from(spent)),
+        Err(Denied::Limited(limited, standing)) => {
+            note.standing = Some(standing);
+            return Err(Refusal::from(limited));
+        }
+    };
     let slot = match &books.ledger {
         None => None,
         Some(ledger) => match wait_for_slot(ledger, up) {
@@ -163,29 +170,37 @@ pub(super) fn tells_usage(endpoint: &Endpoint) -> bool {
 
 impl Settlement {
     /// What a reply has cost that is still under way, as far as can be told.
-    pub(super) fn cost_so_far(&self, told: &Told, text_bytes: u64, bytes_in: u64) -> i64 {
+    pub(super) fn cost_so_far(&self, seen: &Seen) -> i64 {
         let Some(price) = &self.price else { return 0 };
-        let begun = match told.any {
-            true => told.usage,
-            false => Usage { input_tokens: guess(bytes_in), ..Usage::default() },
+        let usage = seen.so_far();
+        price.applied(&usage, seen.told.tier).cost(&usage)
+    }
+
+    /// Whether the reply may cost so much: what was held for it, or more that the user's quotas
+    /// still have room for.
+    pub(super) fn covers(&mut self, user: &User, cost: i64, clock: &dyn Clock) -> bool {
+        let taken = &mut self.taken;
+        cost <= taken.cost || self.books.accounts.extend(user, taken, cost, clock.unix_ms())
+    }
+
+    /// What a call has used and costs when it ends like this.
+    pub(super) fn bill(&self, seen: &Seen) -> Bill {
+        let (usage, source) = used(self.endpoint, seen);
+        // A session that was opened has the status of its handshake.
+        let answered = (101..400).contains(&seen.status) || source == UsageSource::Estimated;
+        let applied = self.price.as_ref().map(|price| price.applied(&usage, seen.told.tier));
+        let cost = match &applied {
+            Some(applied) if answered && !is_free(self.endpoint) => applied.cost(&usage),
+            _ => 0,
         };
-        let output_tokens = begun.output_tokens.max(guess(text_bytes));
-        let usage = Usage { output_tokens, ..begun };
-        price.applied(&usage, told.tier).cost(&usage)
+        Bill { usage, source, applied, cost }
     }
 
     /// Settles with what the note knows at the end. The row is the caller's to record, with the
     /// names of the models, which the note still needs.
     pub(super) fn settle(self, note: &Note, snapshot: &Snapshot) -> Option<(Slot, Row)> {
         let user = note.user.map_or("", |at| &snapshot.users[at].name);
-        let (usage, source) = used(self.endpoint, note);
-        // A session that was opened has the status of its handshake.
-        let answered = (101..400).contains(&note.status) || source == UsageSource::Estimated;
-        let applied = self.price.as_ref().map(|price| price.applied(&usage, note.told.tier));
-        let cost = match &applied {
-            Some(applied) if answered && !is_free(self.endpoint) => applied.cost(&usage),
-            _ => 0,
-        };
+        let Bill { usage, source, applied, cost } = self.bill(&note.seen());
         self.books.accounts.settle(user, &self.taken, cost, usage.tokens(), self.at_ms);
         count_up(note.metrics(), &usage, cost);
         let slot = self.slot?;
@@ -237,37 +252,91 @@ fn count_up(metrics: &Metrics, usage: &Usage, cost: i64) {
     metrics.sum(Sum::Cost, u64::try_from(cost).unwrap_or(0));
 }
 
+/// What was seen of a call that its bill depends on.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Seen {
+    /// What the upstream told.
+    pub(super) told: Told,
+    /// Bytes of generated text that went by in a stream.
+    pub(super) text_bytes: u64,
+    /// Bytes of the request's body.
+    pub(super) bytes_in: u64,
+    /// Status of the reply; 0: there is none.
+    pub(super) status: u16,
+    /// The reply was read to its end.
+    pub(super) whole: bool,
+    /// The upstream was called, and the caller did not wait for the end.
+    pub(super) left: bool,
+}
+
+/// What a call costs, and by what.
+pub(super) struct Bill {
+    pub(super) usage: Usage,
+    pub(super) source: UsageSource,
+    applied: Option<Applied>,
+    /// Picodollars.
+    pub(super) cost: i64,
+}
+
+impl Bill {
+    /// What of it is told beside the reply: names behind `x-gproxy-`, and values. The counts that
+    /// few calls have are told where there are any.
+    pub(super) fn receipt(&self) -> impl Iterator<Item = (&'static str, String)> {
+        let usage = &self.usage;
+        let written = usage.cache_creation_input_tokens_5min;
+        let always = [
+            ("cost-usd", money::text(self.cost)),
+            ("input-tokens", usage.input_tokens.to_string()),
+            ("output-tokens", usage.output_tokens.to_string()),
+            ("usage-source", self.source.name().to_owned()),
+        ];
+        let some = [
+            ("cache-read-input-tokens", usage.cache_read_input_tokens),
+            ("cache-creation-input-tokens-5min", written),
+            ("cache-creation-input-tokens-1h", usage.cache_creation_input_tokens_1h),
+            ("reasoning-tokens", usage.reasoning_tokens),
+            ("tool-calls", usage.tool_calls),
+        ];
+        let some = some.into_iter().filter(|(_, count)| *count > 0);
+        always.into_iter().chain(some.map(|(name, count)| (name, count.to_string())))
+    }
+}
+
 /// Tokens of so much text, about.
 fn guess(bytes: u64) -> u64 {
     bytes.div_ceil(BYTES_PER_TOKEN)
 }
 
+impl Seen {
+    /// What was used so far: what was told, and of the rest a guess.
+    pub(super) fn so_far(&self) -> Usage {
+        let begun = match self.told.any {
+            true => self.told.usage,
+            false => Usage { input_tokens: guess(self.bytes_in), ..Usage::default() },
+        };
+        Usage { output_tokens: begun.output_tokens.max(guess(self.text_bytes)), ..begun }
+    }
+}
+
 /// What was used, and how that is known.
-fn used(endpoint: &Endpoint, note: &Note) -> (Usage, UsageSource) {
-    let Told { usage, any, output, .. } = note.told;
-    let whole = note.end == "ok" || note.read_on;
-    let final_word = output && (whole || endpoint.dialect != Dialect::Gemini);
-    if any && (whole || final_word) {
+fn used(endpoint: &Endpoint, seen: &Seen) -> (Usage, UsageSource) {
+    let Told { usage, any, output, .. } = seen.told;
+    let final_word = output && (seen.whole || endpoint.dialect != Dialect::Gemini);
+    if any && (seen.whole || final_word) {
         return (usage, UsageSource::Upstream);
     }
-    if is_free(endpoint) || note.status >= 400 {
+    if is_free(endpoint) || seen.status >= 400 {
         return (Usage::default(), UsageSource::None);
     }
-    let generated = guess(note.text_bytes);
-    if any {
-        // The prompt is known; of the answer at least what went by.
-        if generated <= usage.output_tokens {
-            return (usage, UsageSource::Partial);
-        }
-        return (Usage { output_tokens: generated, ..usage }, UsageSource::Estimated);
+    let generated = guess(seen.text_bytes);
+    // The prompt is known; of the answer at least what went by.
+    if any && generated <= usage.output_tokens {
+        return (usage, UsageSource::Partial);
     }
     // Nothing was told: of a whole answer only a stream's text says anything, and of a call that
     // the caller left, that it was made.
-    let left = !whole && note.called_at.is_some() && note.end != "refused";
-    if generated > 0 || left {
-        let input_tokens = guess(note.bytes_in);
-        let usage = Usage { input_tokens, output_tokens: generated, ..Usage::default() };
-        return (usage, UsageSource::Estimated);
+    if any || generated > 0 || seen.left {
+        return (seen.so_far(), UsageSource::Estimated);
     }
     (Usage::default(), UsageSource::None)
 }

@@ -7,9 +7,13 @@ use std::collections::HashMap;
 use parking_lot::Mutex;
 
 use super::Opening;
+use crate::dialect::ratelimit;
 use crate::route::quota::{QuotaStanding, Spending, Spent, Window};
-use crate::route::rate::{Counters, DAY_MS, Limited};
+use crate::route::rate::{Counters, DAY_MS, Limited, RateLimit};
 use crate::route::snapshot::User;
+
+/// A reservation that was too small grows by this part of itself in advance.
+const STEP: i64 = 8;
 
 /// Why a request is not admitted.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -17,7 +21,7 @@ pub enum Denied {
     /// A quota is spent.
     Spent(Spent),
     /// A limit is reached.
-    Limited(Limited),
+    Limited(Limited, ratelimit::Standing),
 }
 
 /// What was taken for a request. It has to be settled.
@@ -93,7 +97,8 @@ impl Accounts {
         Standing { quotas, limits: limits.collect() }
     }
 
-    /// Admits a request that may cost and use so much, or takes nothing at all.
+    /// Admits a request that may cost and use so much, or takes nothing at all. Tells how the user
+    /// stands under the rules that count it, if any do.
     pub fn admit(
         &self,
         user: &User,
@@ -101,15 +106,15 @@ impl Accounts {
         cost: i64,
         tokens: u64,
         now_ms: i64,
-    ) -> Result<Taken, Denied> {
+    ) -> Result<(Taken, Option<ratelimit::Standing>), Denied> {
         if user.quotas.is_empty() && user.rate_limits.is_empty() {
-            return Ok(Taken::default());
+            return Ok((Taken::default(), None));
         }
         let mut all = self.all.lock();
         if !all.contains_key(&user.name) {
             all.insert(user.name.clone(), Account::default());
         }
-        let Some(account) = all.get_mut(&user.name) else { return Ok(Taken::default()) };
+        let Some(account) = all.get_mut(&user.name) else { return Ok((Taken::default(), None)) };
         let day = now_ms.div_euclid(DAY_MS);
         let quotas = &user.quotas;
         account.spending.reserve(quotas, cost, day).map_err(Denied::Spent)?;
@@ -118,7 +123,8 @@ impl Accounts {
             let counters = account.counters_of(rule.pattern.as_str(), &rule.pattern);
             if let Err(limited) = counters.check(rule, tokens, now_ms) {
                 account.spending.settle(cost, 0, day);
-                return Err(Denied::Limited(limited));
+                let standing = account.told(rules(), now_ms).unwrap_or_default();
+                return Err(Denied::Limited(limited, standing));
             }
         }
         let mut taken = Taken { cost, tokens, rules: Vec::new() };
@@ -127,7 +133,24 @@ impl Accounts {
             account.counters_of(pattern, &rule.pattern).enter(rule, tokens, now_ms);
             taken.rules.push(pattern.to_owned());
         }
-        Ok(taken)
+        let standing = account.told(rules(), now_ms);
+        Ok((taken, standing))
+    }
+
+    /// Holds more for a request under way that turns out to cost `cost`, and some in advance.
+    /// False: a quota of the user's has no room for it.
+    pub fn extend(&self, user: &User, taken: &mut Taken, cost: i64, now_ms: i64) -> bool {
+        let mut all = self.all.lock();
+        let Some(account) = all.get_mut(&user.name) else { return true };
+        let day = now_ms.div_euclid(DAY_MS);
+        for wanted in [cost.saturating_add(cost / STEP), cost] {
+            let more = wanted.saturating_sub(taken.cost).max(0);
+            if account.spending.reserve(&user.quotas, more, day).is_ok() {
+                taken.cost += more;
+                return true;
+            }
+        }
+        false
     }
 
     /// Puts what a request cost and used in the place of what was taken for it.
@@ -151,6 +174,20 @@ impl Accounts {
 }
 
 impl Account {
+    /// What the caller is told of the rules that count a request.
+    fn told<'r>(
+        &mut self,
+        rules: impl Iterator<Item = &'r RateLimit>,
+        now_ms: i64,
+    ) -> Option<ratelimit::Standing> {
+        let mut standing: Option<ratelimit::Standing> = None;
+        for rule in rules {
+            let counters = self.counters_of(rule.pattern.as_str(), &rule.pattern);
+            counters.stand(rule, now_ms, standing.get_or_insert_default());
+        }
+        standing
+    }
+
     fn counters_of(&mut self, key: &str, pattern: &crate::route::glob::Glob) -> &mut Counters {
         if !self.counters.contains_key(key) {
             let mut counters = Counters::default();
@@ -161,5 +198,93 @@ impl Account {
             self.counters.insert(key.to_owned(), counters);
         }
         self.counters.entry(key.to_owned()).or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::route::glob::Glob;
+    use crate::route::quota::{Quota, Window};
+
+    const MINUTE_MS: i64 = 60_000;
+    /// The beginning of a minute and of nothing longer.
+    const EDGE_MS: i64 = 28_000_000 * MINUTE_MS;
+
+    fn rule(pattern: &str, rpm: Option<u64>, rpd: Option<u64>) -> RateLimit {
+        RateLimit {
+            pattern: Glob::parse(pattern).expect("a pattern"),
+            rpm,
+            rpd,
+            total_tokens: None,
+            window_ms: MINUTE_MS,
+            in_flight: None,
+        }
+    }
+
+    fn user(rate_limits: Vec<RateLimit>, quotas: Vec<Quota>) -> User {
+        User {
+            name: "alice".into(),
+            password: None,
+            is_admin: false,
+            enabled: true,
+            keys: Vec::new(),
+            permissions: Vec::new(),
+            file_permissions: Vec::new(),
+            rate_limits,
+            quotas,
+            cost_used: 0,
+        }
+    }
+
+    /// How many of 400 calls from eight threads pass at this time.
+    fn burst(accounts: &Accounts, user: &User, now_ms: i64) -> usize {
+        let call = || accounts.admit(user, "gpt-4", 0, 0, now_ms).is_ok();
+        std::thread::scope(|scope| {
+            let threads: Vec<_> =
+                (0..8).map(|_| scope.spawn(move || (0..50).filter(|_| call()).count())).collect();
+            threads.into_iter().map(|thread| thread.join().expect("no panic")).sum()
+        })
+    }
+
+    #[test]
+    fn calls_at_once_pass_exactly_as_often_as_allowed_also_across_a_windows_edge() {
+        let several = vec![rule("gpt-*", Some(30), None), rule("*", Some(50), Some(70))];
+        for (rules, first, later, day) in [
+            (vec![rule("gpt-*", Some(30), None)], 30, 30, 30),
+            (several, 30, 30, 10),
+            (vec![rule("*", Some(9), None), rule("gpt-4", Some(100), None)], 9, 9, 9),
+        ] {
+            let (accounts, user) = (Accounts::default(), user(rules, Vec::new()));
+            assert_eq!(burst(&accounts, &user, EDGE_MS - 1), first);
+            // On the other side of the edge the same sixty seconds still count.
+            assert_eq!(burst(&accounts, &user, EDGE_MS), 0);
+            assert_eq!(burst(&accounts, &user, EDGE_MS + 1), 0);
+            assert_eq!(burst(&accounts, &user, EDGE_MS + MINUTE_MS), later);
+            assert_eq!(burst(&accounts, &user, EDGE_MS + 2 * MINUTE_MS - 1), 0);
+            assert_eq!(burst(&accounts, &user, EDGE_MS + 3 * MINUTE_MS), day);
+        }
+    }
+
+    #[test]
+    fn a_reservation_grows_as_far_as_every_quota_has_room() {
+        let quotas = vec![
+            Quota { window: Window::Day, ceiling: 1_000 },
+            Quota { window: Window::Total, ceiling: 5_000 },
+        ];
+        let (accounts, user) = (Accounts::default(), user(Vec::new(), quotas));
+        let admit = |cost| accounts.admit(&user, "m", cost, 0, EDGE_MS).expect("room").0;
+        let (mut one, other) = (admit(100), admit(400));
+        assert!(accounts.extend(&user, &mut one, 400, EDGE_MS));
+        assert_eq!(one.cost, 450, "some in advance");
+        assert!(accounts.extend(&user, &mut one, 600, EDGE_MS));
+        assert_eq!(one.cost, 600, "what is left, to the last of it");
+        assert!(!accounts.extend(&user, &mut one, 601, EDGE_MS));
+        assert_eq!(one.cost, 600);
+        // What another request gives back is there again.
+        accounts.settle("alice", &other, 10, 0, EDGE_MS);
+        assert!(accounts.extend(&user, &mut one, 601, EDGE_MS));
+        accounts.settle("alice", &one, 601, 0, EDGE_MS);
+        assert!(accounts.admit(&user, "m", 389, 0, EDGE_MS).is_ok());
     }
 }

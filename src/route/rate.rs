@@ -7,6 +7,7 @@
 #[cfg(test)]
 mod tests;
 
+use crate::dialect::ratelimit::{Standing, Window};
 use crate::route::glob::Glob;
 
 /// Milliseconds of a minute.
@@ -68,6 +69,17 @@ impl Sliding {
         let left = (window_ms - now_ms.rem_euclid(window_ms)) as u128;
         let before = (u128::from(self.before) * left).div_ceil(window_ms as u128);
         self.now.saturating_add(before as u64)
+    }
+
+    /// How it stands under a limit.
+    fn window(&self, now_ms: i64, window_ms: i64, limit: u64) -> Window {
+        let left = window_ms - now_ms.rem_euclid(window_ms);
+        let reset_ms = match (self.now, self.before) {
+            (0, 0) => 0,
+            (0, _) => left,
+            _ => left + window_ms,
+        };
+        Window { limit, remaining: limit.saturating_sub(self.level(now_ms, window_ms)), reset_ms }
     }
 
     /// When the level will have fallen such that `wanted` more fit below `limit`.
@@ -142,6 +154,22 @@ impl Counters {
             sliding.level(now_ms, window_ms)
         });
         [minute, day, tokens, self.in_flight]
+    }
+
+    /// Adds how this rule stands.
+    pub fn stand(&mut self, rule: &RateLimit, now_ms: i64, standing: &mut Standing) {
+        let requests = [(rule.rpm, &mut self.minute, MINUTE_MS), (rule.rpd, &mut self.day, DAY_MS)];
+        for (limit, sliding, window_ms) in requests {
+            let Some(limit) = limit else { continue };
+            sliding.turn(now_ms, window_ms);
+            let window = sliding.window(now_ms, window_ms, limit);
+            standing.requests = Window::tighter(standing.requests, window);
+        }
+        if let Some(limit) = rule.total_tokens {
+            self.tokens.turn(now_ms, rule.window_ms);
+            let window = self.tokens.window(now_ms, rule.window_ms, limit);
+            standing.tokens = Window::tighter(standing.tokens, window);
+        }
     }
 
     /// Counts a request that was checked.

@@ -29,6 +29,8 @@ pub struct Snapshot {
     pub limits: Limits,
     /// What is written to the request log.
     pub logging: Logging,
+    /// What callers see of their bills.
+    pub billing: Billing,
     /// How long open exchanges may go on after the signal to stop.
     pub drain_ms: u64,
     /// Origins that a browser may call from; empty: CORS is off.
@@ -63,6 +65,8 @@ pub struct Tables {
     pub limits: Limits,
     /// See [`Snapshot::logging`].
     pub logging: Logging,
+    /// See [`Snapshot::billing`].
+    pub billing: Billing,
     /// See [`Snapshot::drain_ms`].
     pub drain_ms: u64,
     /// See [`Snapshot::cors_origins`].
@@ -317,6 +321,17 @@ pub struct Logging {
     pub enable_downstream_log_body: bool,
 }
 
+/// What callers see of their bills.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Billing {
+    /// Whole replies carry their cost in header fields.
+    pub receipts: bool,
+    /// Streams carry it in a comment at their end.
+    pub stream_receipts: bool,
+    /// A stream ends when its user's quota does.
+    pub quota_ends_streams: bool,
+}
+
 /// Limits of one attempt in time. Milliseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Timeouts {
@@ -441,6 +456,7 @@ impl Snapshot {
             users,
             limits: tables.limits,
             logging: tables.logging,
+            billing: tables.billing,
             drain_ms: tables.drain_ms,
             cors_origins: tables.cors_origins,
             trusted_proxies: tables.trusted_proxies,

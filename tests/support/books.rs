@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::process::Command;
 
 use rusqlite::Connection;
 use rusqlite::types::ValueRef;
@@ -63,4 +64,15 @@ pub fn spent(folder: &Path) -> i64 {
     let books = Connection::open(folder.join("data/gproxy.db")).expect("there are books");
     let sum = "SELECT coalesce(sum(cost), 0) FROM spendings";
     books.query_row(sum, [], |row| row.get(0)).expect("our table")
+}
+
+/// What `gproxy audit` says of the books in a gateway's folder.
+#[track_caller]
+pub fn audit(folder: &Path) -> String {
+    let mut audit = Command::new(env!("CARGO_BIN_EXE_gproxy"));
+    let out = audit.arg("audit").arg("-c").arg(folder.join("config.toml")).output();
+    let out = out.expect("cargo built the binary for this test");
+    let told = String::from_utf8_lossy(&out.stdout).into_owned();
+    assert!(out.status.success(), "{told}{}", String::from_utf8_lossy(&out.stderr));
+    told
 }

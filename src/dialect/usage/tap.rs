@@ -8,6 +8,7 @@ use serde_json::Value;
 use super::Told;
 use crate::dialect::Dialect;
 use crate::dialect::endpoint::Endpoint;
+use crate::dialect::finish::Memory;
 use crate::wire::json::{Event, Kind, Scanner, Step, Watch};
 use crate::wire::sse;
 
@@ -47,6 +48,8 @@ pub struct Tap {
     done: bool,
     told: Told,
     text_bytes: u64,
+    /// Kept for a stream that may have to be ended early.
+    memory: Option<Box<Memory>>,
 }
 
 impl Tap {
@@ -60,7 +63,18 @@ impl Tap {
             done: false,
             told: Told::default(),
             text_bytes: 0,
+            memory: None,
         }
+    }
+
+    /// Remembers what an early end of the stream would have to repeat.
+    pub fn remember(&mut self) {
+        self.memory = Some(Box::default());
+    }
+
+    /// What was remembered, if it was asked for.
+    pub fn memory(&self) -> Option<&Memory> {
+        self.memory.as_deref()
     }
 
     /// What was told so far.
@@ -104,6 +118,9 @@ impl Tap {
     /// Reads one whole piece of a stream.
     pub fn piece(&mut self, piece: &[u8]) {
         self.text_bytes += text_bytes(self.dialect, piece);
+        if let Some(memory) = &mut self.memory {
+            memory.piece(self.dialect, piece);
+        }
         let name: &[u8] = match self.dialect {
             Dialect::Gemini => b"\"usageMetadata\"",
             _ => b"\"usage\"",
