@@ -166,6 +166,14 @@ pub const OFFICE_MS_MAX: u64 = 30_000;
 /// What usage rows have in common (user, provider, model, prices...), kept in memory by the writer;
 /// at the limit it begins anew.
 pub const LEDGER_KINDS_MAX: usize = 4_096;
+/// Logged requests that wait for the disk; more are dropped and counted.
+pub const LOG_ENTRIES_MAX: usize = 4_096;
+/// Memory of all of them; likewise.
+pub const LOG_QUEUE_BYTES_MAX: usize = 32 * 1024 * 1024;
+/// What is logged of a body; the rest is left out.
+pub const LOG_BODY_BYTES_MAX: usize = 64 * 1024;
+/// A key or a credential.
+pub const SECRET_BYTES_MAX: usize = 4_096;
 /// Worker threads.
 pub const WORKERS_MAX: usize = 64;
 /// Coroutine stack in machine words: 64 KiB on 64-bit machines.

@@ -92,6 +92,10 @@ pub enum Count {
     CredentialsDisabled,
     /// Streams that were ended since their user's quota was spent.
     StreamsEnded,
+    /// Requests that were served although they could not be recorded.
+    UsageUnbilled,
+    /// Logged requests that were lost.
+    RequestLogsDropped,
     /// Log lines that were dropped since the log could not keep up.
     LogLinesDropped,
 }
@@ -151,7 +155,7 @@ struct Histogram {
     sum_ms: AtomicU64,
 }
 
-const COUNTS: [(Count, &str, &str); 17] = [
+const COUNTS: [(Count, &str, &str); 19] = [
     (Count::Accepted, "gproxy_connections_accepted_total", "Connections accepted."),
     (Count::ConnectionsRefused, "gproxy_connections_refused_total", "Connections over the limit."),
     (Count::Requests, "gproxy_requests_total", "Requests begun."),
@@ -168,6 +172,8 @@ const COUNTS: [(Count, &str, &str); 17] = [
     (Count::CredentialsCooled, "gproxy_credentials_cooled_total", "Rests of credentials begun."),
     (Count::CredentialsDisabled, "gproxy_credentials_disabled_total", "Credentials disabled."),
     (Count::StreamsEnded, "gproxy_streams_quota_ended_total", "Streams ended by a spent quota."),
+    (Count::UsageUnbilled, "gproxy_usage_unbilled_total", "Requests served unrecorded."),
+    (Count::RequestLogsDropped, "gproxy_request_logs_dropped_total", "Logged requests lost."),
     (Count::LogLinesDropped, "gproxy_log_lines_dropped_total", "Log lines dropped."),
 ];
 

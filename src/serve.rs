@@ -134,8 +134,8 @@ pub fn run(loaded: Loaded, source: FileSource, master: Option<&Secret>) -> Resul
     announce(&booted.made)?;
     let Booted { snapshot, accounts, base, statuses, .. } = booted;
     let ledger = base.ledger.clone();
-    let rows = snapshot.logging.enable_usage.then(|| ledger.clone());
-    let books = Arc::new(Books { ledger: rows, accounts });
+    // Whether anything is written there may change with every reload.
+    let books = Arc::new(Books { ledger: Some(ledger.clone()), accounts });
     let core = Core::new(snapshot, Box::new(RealClock), u64::from_be_bytes(seed));
     let core = Arc::new(core.with_books(books.clone()));
     core.pool.restore(statuses);
@@ -145,6 +145,7 @@ pub fn run(loaded: Loaded, source: FileSource, master: Option<&Secret>) -> Resul
     let interface = Arc::new(interface);
     core.administer(interface.clone());
     logging::count_drops_in(core.metrics.clone());
+    ledger.count_drops_in(core.metrics.clone());
     let listener = Listener::bind(core.clone(), settings.host, settings.port, workers);
     let address = std::net::SocketAddr::new(settings.host, settings.port);
     let listener = Arc::new(listener.map_err(|error| ServeError::Listen(address, error))?);

@@ -14,7 +14,7 @@ use crate::config::made::Made;
 use crate::config::{ConfigError, Loaded, Settings, declared};
 use crate::ledger::accounts::Accounts;
 use crate::ledger::entities::{Change, Edit, Record};
-use crate::ledger::{Ledger, LedgerError};
+use crate::ledger::{Ledger, LedgerError, Synchronous};
 use crate::route::health::Circuit;
 use crate::route::snapshot::Snapshot;
 use crate::secret::{Digest, Secret};
@@ -117,7 +117,10 @@ fn open(loaded: &Loaded, now_ms: i64) -> Result<Opened, BootError> {
     let users = loaded.snapshot.users.iter();
     let users: Vec<(&str, i64)> = users.map(|user| (user.name.as_str(), user.cost_used)).collect();
     let folder = Path::new(&loaded.settings.data_dir);
-    let (ledger, mut opening) = Ledger::open(folder, &users, now_ms)?;
+    let synchronous =
+        if loaded.settings.synchronous_full { Synchronous::Full } else { Synchronous::Normal };
+    let retention = loaded.snapshot.retention;
+    let (ledger, mut opening) = Ledger::open(folder, &users, now_ms, synchronous, retention)?;
     let kept = std::mem::take(&mut opening.entities);
     let kept = kept.iter().map(Kept::read).collect::<Option<Vec<_>>>();
     let kept = kept.ok_or_else(|| BootError::Other("a row of the database is no object".into()))?;

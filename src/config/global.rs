@@ -10,7 +10,7 @@ use super::error::{At, Place, Report, hint, shown};
 use super::reader::Table;
 use super::sources::Sources;
 use crate::limits;
-use crate::route::snapshot::{Billing, Limits, Logging, Network, Timeouts};
+use crate::route::snapshot::{Billing, Limits, Logging, Network, Retention, Timeouts};
 
 /// What `[global]` says, flags and variables already considered.
 pub(super) struct Global {
@@ -49,11 +49,14 @@ const RETIRED_VARIABLES: &[(&str, &str)] = &[
 
 pub(super) fn read(mut table: Table<'_>, report: &mut Report<'_>, sources: &Sources<'_>) -> Global {
     let settings = read_settings(&mut table, report, sources);
+    let upstream = table.flag(report, "enable_upstream_log", false);
+    let downstream = table.flag(report, "enable_downstream_log", false);
     let logging = Logging {
         enable_usage: table.flag(report, "enable_usage", true),
-        enable_upstream_log: table.flag(report, "enable_upstream_log", false),
+        serve_unbilled: false,
+        enable_upstream_log: upstream,
         enable_upstream_log_body: table.flag(report, "enable_upstream_log_body", false),
-        enable_downstream_log: table.flag(report, "enable_downstream_log", false),
+        enable_downstream_log: downstream,
         enable_downstream_log_body: table.flag(report, "enable_downstream_log_body", false),
     };
     let billing = Billing {
@@ -62,15 +65,13 @@ pub(super) fn read(mut table: Table<'_>, report: &mut Report<'_>, sources: &Sour
         quota_ends_streams: table.flag(report, "quota_ends_streams", true),
     };
     let usage_off = (!logging.enable_usage).then(|| table.place_of(report, "enable_usage"));
-    for (key, enabled) in [
-        ("enable_upstream_log", logging.enable_upstream_log),
-        ("enable_upstream_log_body", logging.enable_upstream_log_body),
-        ("enable_downstream_log", logging.enable_downstream_log),
-        ("enable_downstream_log_body", logging.enable_downstream_log_body),
+    for (key, enabled, envelope) in [
+        ("enable_upstream_log_body", logging.enable_upstream_log_body, upstream),
+        ("enable_downstream_log_body", logging.enable_downstream_log_body, downstream),
     ] {
-        if enabled {
+        if enabled && !envelope {
             let place = table.place_of(report, key);
-            report.warn(&place, super::NOT_YET);
+            report.warn(&place, "has no effect without the flag of the same name without `_body`");
         }
     }
     let global = Global {
@@ -140,6 +141,7 @@ fn read_settings(
         workers: workers.unwrap_or(0) as usize,
         data_dir: data_dir.map_or_else(|| "./data".to_owned(), |folder| folder.value),
         log_level: log_level.unwrap_or(LevelFilter::Info),
+        synchronous_full: false,
     }
 }
 
@@ -250,6 +252,30 @@ pub(super) fn read_limits(root: &mut Table<'_>, report: &mut Report<'_>) -> Limi
     }
     table.finish(report);
     limits
+}
+
+/// What `[ledger]` says: how long what is kept, and what happens when the disk refuses. The rest of
+/// it goes to `global`.
+pub(super) fn read_ledger(
+    root: &mut Table<'_>,
+    report: &mut Report<'_>,
+    global: &mut Global,
+) -> Retention {
+    const GIB: u64 = 1024 * 1024 * 1024;
+    let mut retention =
+        Retention { usage_days: 400, usage_bytes: 20 * GIB, log_days: 7, log_bytes: GIB };
+    let Some(mut table) = root.table(report, "ledger") else { return retention };
+    let unbilled = choice(&mut table, report, "unbilled", &["refuse", "serve"]);
+    let synchronous = choice(&mut table, report, "synchronous", &["normal", "full"]);
+    global.logging.serve_unbilled = unbilled.is_some_and(|word| word.value == "serve");
+    global.settings.synchronous_full = synchronous.is_some_and(|word| word.value == "full");
+    let mut read = |key, most, default| table.number_or(report, key, 0..=most, default);
+    retention.usage_days = read("usage_days", 36_500, retention.usage_days);
+    retention.usage_bytes = read("usage_bytes", 1024 * GIB, retention.usage_bytes);
+    retention.log_days = read("log_days", 36_500, retention.log_days);
+    retention.log_bytes = read("log_bytes", 1024 * GIB, retention.log_bytes);
+    table.finish(report);
+    retention
 }
 
 /// The default timeouts, and how long open exchanges may go on after the signal to stop.

@@ -62,6 +62,8 @@ pub struct Settings {
     pub data_dir: String,
     /// Least severe message that is logged.
     pub log_level: LevelFilter,
+    /// Usage rows count as written when the disk itself has them.
+    pub synchronous_full: bool,
 }
 
 impl Settings {
@@ -72,6 +74,7 @@ impl Settings {
             ("port", self.port != new.port),
             ("workers", self.workers != new.workers),
             ("data_dir", self.data_dir != new.data_dir),
+            ("synchronous", self.synchronous_full != new.synchronous_full),
         ];
         rows.into_iter().filter(|(_, differs)| *differs).map(|(name, _)| name).collect()
     }
@@ -147,7 +150,8 @@ fn read<'t>(
     sources: &Sources<'_>,
 ) -> (Tables, Settings) {
     let section = root.table(report, "global").unwrap_or_else(|| Table::new(nothing, "global"));
-    let global = global::read(section, report, sources);
+    let mut global = global::read(section, report, sources);
+    let retention = global::read_ledger(&mut root, report, &mut global);
     let limits = global::read_limits(&mut root, report);
     let (timeouts, drain_ms) = global::read_timeouts(&mut root, report);
     let defaults = Defaults { proxy: global.proxy, timeouts };
@@ -171,6 +175,7 @@ fn read<'t>(
         limits,
         logging: global.logging,
         billing: global.billing,
+        retention,
         drain_ms,
         cors_origins: global.cors_origins,
         trusted_proxies: global.trusted_proxies,

@@ -472,7 +472,7 @@ fn flags_win_over_variables_and_variables_over_the_file() {
         let variables = |name: &str| variables(name).filter(|_| given);
         let all = load_with(text, "c.toml", flags, &variables, &NO_FILES)
             .unwrap_or_else(|e| panic!("{e:?}"));
-        let Settings { host, port, workers, data_dir, log_level } = all.settings;
+        let Settings { host, port, workers, data_dir, log_level, .. } = all.settings;
         assert_eq!(host.to_string(), format!("127.0.0.{number}"));
         assert_eq!((usize::from(port), workers, data_dir.as_str()), (number, number, letter));
         assert_eq!(log_level, level);
@@ -503,7 +503,7 @@ fn what_has_no_effect_is_warned_of() {
         ("[global]\ndsn = 'x'", "global.dsn"),
         ("[global]\nspoof_emulation = 'x'", "global.spoof_emulation"),
         ("[global]\nupdate_channel = 'x'", "global.update_channel"),
-        ("[global]\nenable_upstream_log = true", "global.enable_upstream_log"),
+        ("[global]\nenable_upstream_log_body = true", "global.enable_upstream_log_body"),
         (
             "[[permissions]]\nuser_name = 'u'\nmodel_pattern = 'p/*'",
             "permissions[0].model_pattern: patterns are tested on the model's name without",

@@ -436,7 +436,7 @@ fn has_stray_slash(path: &str) -> bool {
 }
 
 /// Percent-decodes, once.
-pub(super) fn decode(raw: &str) -> Result<Cow<'_, str>, PathError> {
+pub fn decode(raw: &str) -> Result<Cow<'_, str>, PathError> {
     if !raw.contains('%') {
         return Ok(Cow::Borrowed(raw));
     }

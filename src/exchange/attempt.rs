@@ -122,6 +122,16 @@ impl<'a> Plan<'a> {
         })
     }
 
+    /// The method of the call.
+    pub(super) fn method(&self) -> &str {
+        self.head.method()
+    }
+
+    /// Where it goes.
+    pub(super) fn url(&self) -> &str {
+        &self.url
+    }
+
     /// Puts the served model's name into the body, and our wish for usage.
     pub(super) fn rewrite(&self, ask: &Ask, body: &mut Vec<u8>) -> Result<(), AskError> {
         let Target { model_asked, model_served, .. } = *self.target;
@@ -420,7 +430,10 @@ fn call<U: Upstream>(
     }
     note.attempts += 1;
     core.metrics.count(Count::Attempts);
-    up.call(&Call {
+    if let Some(trace) = &mut note.trace {
+        trace.attempt(core, note.attempts, plan, &headers, secret, sending.body);
+    }
+    let result = up.call(&Call {
         provider: plan.provider,
         timeouts,
         method: plan.head.method(),
@@ -434,5 +447,12 @@ fn call<U: Upstream>(
         alt_sse: plan.alt_sse,
         wants_usage: plan.wants_usage,
         upgrade: plan.upgrade,
-    })
+    });
+    if let Some(trace) = &mut note.trace {
+        match &result {
+            Ok(reply) => trace.replied(core, reply.status(), reply.headers()),
+            Err(failure) => trace.ended(core, failure),
+        }
+    }
+    result
 }

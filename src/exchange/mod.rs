@@ -25,6 +25,7 @@ mod relay;
 mod session;
 mod settlement;
 mod tokens;
+mod trace;
 mod tunnel;
 mod upload;
 
@@ -68,6 +69,7 @@ pub use pool::{Pool, Seen};
 pub use session::{Arrival, Session, turned_away};
 pub use settlement::Books;
 use tokens::Tokens;
+use trace::Trace;
 
 /// The caller's end of a connection, as bytes.
 pub trait Downstream {
@@ -299,6 +301,9 @@ impl Core {
     /// Puts new tables in place of the old ones.
     pub fn swap(&self, mut snapshot: Snapshot) {
         self.pool.adopt(&mut snapshot);
+        if let Some(ledger) = self.books.as_ref().and_then(|books| books.ledger.as_ref()) {
+            ledger.retain(snapshot.retention);
+        }
         let new = Arc::new(snapshot);
         let old = std::mem::replace(&mut *self.snapshot.write(), new.clone());
         self.tokens.keep_those_of(&new);
@@ -405,7 +410,9 @@ pub fn serve<D: Downstream, U: Upstream>(
         Arrival::Idle => return Next::Park,
         Arrival::Closed => return Next::Close,
         Arrival::Broken(refusal) => {
+            let trace = begin_trace(core, &snapshot, None);
             let mut note = Note::begin(core, snapshot, "", "");
+            note.trace = trace;
             return session.conclude(core, None, Family::Openai, Err(refusal.into()), &mut note);
         }
     };
@@ -415,6 +422,7 @@ pub fn serve<D: Downstream, U: Upstream>(
     }
     let _in_flight = core.metrics.clone().hold(Gauge::RequestsInFlight, 1);
     let mut note = Note::begin(core, snapshot.clone(), head.method(), path::split(head.target()).0);
+    note.trace = begin_trace(core, &snapshot, Some(&head));
     note.allow_origin = admin::allowed_origin(&snapshot, &head);
     let family = path::family(head.target(), &|name| head.headers.has(name));
     session.speaks(family);
@@ -423,6 +431,14 @@ pub fn serve<D: Downstream, U: Upstream>(
         result = Err(Ended::Refused(refusal.at(head.authority())));
     }
     session.conclude(core, Some(&head), family, result, &mut note)
+}
+
+/// What gathers the logs of an exchange, if there are to be any.
+fn begin_trace(core: &Core, snapshot: &Snapshot, head: Option<&Head>) -> Option<Box<Trace>> {
+    if !snapshot.logging.logs_any() {
+        return None;
+    }
+    Trace::begin(core, snapshot, head)
 }
 
 /// The steps between a head and a reply, each of which may refuse.
@@ -472,6 +488,9 @@ fn answer<D: Downstream, U: Upstream>(
         packed::unpack(core, snapshot, up, head, &mut body)?;
     }
     note.bytes_in = body.bytes.len() as u64;
+    if let Some(trace) = &mut note.trace {
+        trace.request_body(&body.bytes);
+    }
     let ask = ask::scan(route.endpoint, &body.bytes)?;
     let asked = match route.endpoint.model {
         ModelPlace::Path => route.model.clone().map(Cow::into_owned),

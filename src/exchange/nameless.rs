@@ -75,6 +75,9 @@ pub(super) fn answer<D: Downstream, U: Upstream>(
     let load = if is_small(head) {
         let body = session.read_body(core, head, &snapshot.limits)?;
         note.bytes_in = body.bytes.len() as u64;
+        if let Some(trace) = &mut note.trace {
+            trace.request_body(&body.bytes);
+        }
         Load::Held(body)
     } else {
         session.open_body(head, bytes_max)?;

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use super::Core;
 use super::settlement::{Seen, Settlement};
 use super::tokens::Token;
+use super::trace::Trace;
 use crate::dialect::ratelimit::Standing;
 use crate::dialect::usage::Told;
 use crate::metrics::{Count, Metrics, Timing};
@@ -85,6 +86,8 @@ pub struct Note {
     pub(super) settlement: Option<Settlement>,
     /// The account's token that the last attempt presented.
     pub(super) token: Option<Arc<Token>>,
+    /// What is logged of it; `None`: nothing.
+    pub(super) trace: Option<Box<Trace>>,
     /// The browser origin that may read the answer.
     pub allow_origin: Option<Vec<u8>>,
     /// When the head was complete.
@@ -126,6 +129,7 @@ impl Note {
             quota_ended: false,
             standing: None,
             settlement: None,
+            trace: None,
             allow_origin: None,
             begun: now,
             called_at: None,
@@ -217,6 +221,9 @@ impl Drop for Note {
             self.bytes_in,
             self.bytes_out,
         );
+        if let Some(trace) = self.trace.take() {
+            trace.hand_over(self, &self.snapshot);
+        }
         // Last, since it takes the names along.
         if let Some((slot, mut row)) = row {
             row.kind.model = std::mem::take(&mut self.model_asked);

@@ -283,6 +283,9 @@ impl<D: Downstream, R: Reply> Relay<'_, D, R> {
         let mut bytes = std::mem::take(&mut self.session.scratch);
         bytes.clear();
         self.write_head(head, ended, &mut bytes);
+        if let Some(trace) = &mut self.note.trace {
+            trace.response_head(self.core, &bytes);
+        }
         if self.framing == Framing::Bodiless {
             self.note.status = self.reply.status();
             self.check_heard()?;
@@ -519,8 +522,16 @@ impl<D: Downstream, R: Reply> Relay<'_, D, R> {
                 self.is_quiet = true;
                 return Ok(false);
             }
-            Err(failure) => return Err(Broken::Upstream(failure)),
+            Err(failure) => {
+                if let Some(trace) = &mut self.note.trace {
+                    trace.ended(self.core, &failure);
+                }
+                return Err(Broken::Upstream(failure));
+            }
         };
+        if let Some(trace) = &mut self.note.trace {
+            trace.reply_body(piece);
+        }
         let from = self.out.len();
         let ended = piece.is_empty();
         if ended {
@@ -550,6 +561,9 @@ impl<D: Downstream, R: Reply> Relay<'_, D, R> {
     /// end; the frame's first byte.
     fn frame_out(&mut self, ended: bool) -> usize {
         let len = self.out.len() - CHUNK_LINE_MAX;
+        if let Some(trace) = &mut self.note.trace {
+            trace.response_body(&self.out[CHUNK_LINE_MAX..]);
+        }
         self.note.bytes_out += len as u64;
         if self.framing != Framing::Chunked {
             return CHUNK_LINE_MAX;
@@ -620,12 +634,7 @@ impl Mask {
 
     /// Masks bytes that are whole.
     fn replace(&self, bytes: &mut Vec<u8>, from: usize) {
-        let mut at = from;
-        while let Some(found) = memchr::memmem::find(&bytes[at..], &self.secret) {
-            at += found;
-            bytes.splice(at..at + self.secret.len(), *b"***");
-            at += 3;
-        }
+        mask(&self.secret, bytes, from);
     }
 
     /// Masks the piece that begins at `from`, wherever the secret is cut.
@@ -636,6 +645,16 @@ impl Mask {
             let keep = (self.secret.len() - 1).min(out.len() - from);
             self.carry = out.split_off(out.len() - keep);
         }
+    }
+}
+
+/// Puts `***` in place of each `secret`, behind `from`.
+pub(super) fn mask(secret: &[u8], bytes: &mut Vec<u8>, from: usize) {
+    let mut at = from;
+    while let Some(found) = memchr::memmem::find(&bytes[at..], secret) {
+        at += found;
+        bytes.splice(at..at + secret.len(), *b"***");
+        at += 3;
     }
 }
 

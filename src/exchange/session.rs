@@ -352,6 +352,9 @@ impl<D: Downstream> Session<D> {
         note: &mut Note,
     ) -> Result<(), Ended> {
         note.endpoint = page.name;
+        if let Some(trace) = &mut note.trace {
+            trace.is_internal();
+        }
         note.status = page.status;
         let mut out = Vec::with_capacity(512 + page.body.len());
         header::status_line(page.status, &mut out);
@@ -367,6 +370,9 @@ impl<D: Downstream> Session<D> {
             header::field_number("content-length", page.body.len() as u64, &mut out);
         }
         out.extend_from_slice(b"\r\n");
+        if let Some(trace) = &mut note.trace {
+            trace.response_head(core, &out);
+        }
         if !header::is_bodiless(head.method(), page.status) {
             out.extend_from_slice(&page.body);
             note.bytes_out = page.body.len() as u64;
@@ -474,6 +480,10 @@ impl<D: Downstream> Session<D> {
         }
         header::field_number("content-length", body.len() as u64, &mut out);
         out.extend_from_slice(b"\r\n");
+        if let Some(trace) = &mut note.trace {
+            trace.response_head(core, &out);
+            trace.response_body(&body);
+        }
         if head.is_none_or(|head| !header::is_bodiless(head.method(), refusal.status)) {
             out.extend_from_slice(&body);
             note.bytes_out = body.len() as u64;

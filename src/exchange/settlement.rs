@@ -18,7 +18,7 @@ use crate::ledger::{Kind, Ledger, Row, Slot};
 use crate::metrics::{Count, Metrics, Sum};
 use crate::money;
 use crate::route::price::{Applied, PriceRow};
-use crate::route::snapshot::{Model, Snapshot, User};
+use crate::route::snapshot::{Logging, Model, Snapshot, User};
 
 /// A prompt of so many tokens is reserved where the model's limit is not known.
 const INPUT_TOKENS: u64 = 200_000;
@@ -42,6 +42,8 @@ pub struct Books {
 pub(super) struct Settlement {
     books: Arc<Books>,
     slot: Option<Slot>,
+    // There was no slot, and the settings say to serve all the same.
+    unbilled: bool,
     taken: Taken,
     at_ms: i64,
     price: Option<PriceRow>,
@@ -62,7 +64,9 @@ pub(super) fn admit<U: Upstream>(
     let Some(plan) = plans.first() else { return Ok(()) };
     let Some(books) = &core.books else { return Ok(()) };
     let Some(user) = note.user.map(|at| &snapshot.users[at]) else { return Ok(()) };
-    if books.ledger.is_none() && user.quotas.is_empty() && user.rate_limits.is_empty() {
+    let Logging { enable_usage, serve_unbilled, .. } = snapshot.logging;
+    let ledger = books.ledger.as_ref().filter(|_| enable_usage);
+    if ledger.is_none() && user.quotas.is_empty() && user.rate_limits.is_empty() {
         return Ok(());
     }
     let target = plan.target;
@@ -91,19 +95,16 @@ pub(super) fn admit<U: Upstream>(
             return Err(Refusal::from(limited));
         }
     };
-    let slot = match &books.ledger {
-        None => None,
-        Some(ledger) => match wait_for_slot(ledger, up) {
-            Some(slot) => Some(slot),
-            None => {
-                books.accounts.settle(&user.name, &taken, 0, 0, at_ms);
-                return Err(Refusal::overloaded());
-            }
-        },
-    };
+    let slot = ledger.and_then(|ledger| wait_for_slot(ledger, up, serve_unbilled));
+    let unbilled = slot.is_none() && ledger.is_some();
+    if unbilled && !serve_unbilled {
+        books.accounts.settle(&user.name, &taken, 0, 0, at_ms);
+        return Err(Refusal::overloaded());
+    }
     note.settlement = Some(Settlement {
         books: books.clone(),
         slot,
+        unbilled,
         taken,
         at_ms,
         price: price.cloned(),
@@ -125,11 +126,15 @@ pub(super) fn served_by(note: &mut Note, plan: &Plan<'_>) {
     }
 }
 
-/// A place in the books, waiting a while for one.
-fn wait_for_slot<U: Upstream>(ledger: &Ledger, up: &mut U) -> Option<Slot> {
+/// A place in the books, waiting a while for one. Not for a disk that refuses, if that would only
+/// make a request late which is served anyway.
+fn wait_for_slot<U: Upstream>(ledger: &Ledger, up: &mut U, serve_unbilled: bool) -> Option<Slot> {
     for _ in 0..SLOT_TRIES {
         if let Some(slot) = ledger.slot() {
             return Some(slot);
+        }
+        if serve_unbilled && !ledger.is_healthy() {
+            return None;
         }
         up.pause(SLOT_PAUSE);
     }
@@ -190,7 +195,9 @@ impl Settlement {
         let answered = (101..400).contains(&seen.status) || source == UsageSource::Estimated;
         let applied = self.price.as_ref().map(|price| price.applied(&usage, seen.told.tier));
         let cost = match &applied {
-            Some(applied) if answered && !is_free(self.endpoint) => applied.cost(&usage),
+            Some(applied) if answered && !self.unbilled && !is_free(self.endpoint) => {
+                applied.cost(&usage)
+            }
             _ => 0,
         };
         Bill { usage, source, applied, cost }
@@ -202,6 +209,10 @@ impl Settlement {
         let user = note.user.map_or("", |at| &snapshot.users[at].name);
         let Bill { usage, source, applied, cost } = self.bill(&note.seen());
         self.books.accounts.settle(user, &self.taken, cost, usage.tokens(), self.at_ms);
+        if self.unbilled {
+            note.metrics().count(Count::UsageUnbilled);
+            log::warn!(target: "gproxy::ledger", "id={} is served and not recorded", note.id);
+        }
         count_up(note.metrics(), &usage, cost);
         let slot = self.slot?;
         note.metrics().count(Count::UsageRows);

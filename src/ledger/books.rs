@@ -2,15 +2,19 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
+use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use rusqlite::{Connection, OptionalExtension, Statement, Transaction, params};
 
 use super::entities::{self, Change};
+use super::logs::{Entry, Logs};
 use super::row::{self, Digest, Kind, NUMBERS, Row, count};
 use super::statuses::{self, Status};
 use crate::limits;
 use crate::route::rate::DAY_MS;
+use crate::route::snapshot::Retention;
 
 pub(super) const HOUR_MS: i64 = DAY_MS / 24;
 
@@ -20,7 +24,9 @@ const INSERT_KIND: &str = "INSERT INTO kinds (digest, user, user_key, provider, 
     protocol, model, limit_name, model_served, usage_source, service_tier, outcome, price, status) \
     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14) ON CONFLICT DO NOTHING";
 const ADD_SUMS: &str = "INSERT INTO rollups VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, \
-    ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, 0, 0) ON CONFLICT (hour, kind) DO UPDATE SET \
+    ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, 0, 0)";
+/// What stands behind an insertion of sums that may be there already.
+pub(super) const SUM_UP: &str = " ON CONFLICT (hour, kind) DO UPDATE SET \
     requests = requests + excluded.requests, \
     input_tokens = input_tokens + excluded.input_tokens, \
     cache_read_input_tokens = cache_read_input_tokens + excluded.cache_read_input_tokens, \
@@ -39,7 +45,9 @@ const ADD_SUMS: &str = "INSERT INTO rollups VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, 
     first_byte_ms = first_byte_ms + excluded.first_byte_ms, \
     total_ms = total_ms + excluded.total_ms, \
     first_id = min(first_id, excluded.first_id), \
-    last_id = max(last_id, excluded.last_id)";
+    last_id = max(last_id, excluded.last_id), \
+    pruned = pruned + excluded.pruned, \
+    pruned_cost = pruned_cost + excluded.pruned_cost";
 pub(super) const SPEND: &str = "INSERT INTO spendings (user, day, cost) VALUES (?1, ?2, ?3) \
     ON CONFLICT (user, day) DO UPDATE SET cost = cost + excluded.cost";
 
@@ -53,6 +61,10 @@ pub(super) trait Store: Send {
     }
     /// Writes what is known of credentials.
     fn keep(&mut self, statuses: &[Status]) -> Result<(), String>;
+    /// Writes logs, all or none.
+    fn log(&mut self, entries: &[Entry]) -> Result<(), String>;
+    /// Deletes a step of what need not be kept. True: there is more.
+    fn prune(&mut self, keep: &Retention) -> Result<bool, String>;
     /// Brings everything into the one file.
     fn finish(&mut self);
 }
@@ -61,6 +73,9 @@ pub(super) trait Store: Send {
 pub(super) struct Database {
     pub(super) connection: Connection,
     pub(super) tail: Tail,
+    pub(super) folder: PathBuf,
+    // Opened when there is something to log, or to delete.
+    pub(super) logs: Option<Logs>,
     pub(super) _lock: File,
 }
 
@@ -109,10 +124,35 @@ impl Store for Database {
         statuses::write(&mut self.connection, statuses).map_err(|error| error.to_string())
     }
 
+    fn log(&mut self, entries: &[Entry]) -> Result<(), String> {
+        let logs = match &mut self.logs {
+            Some(logs) => logs,
+            none => none.insert(Logs::open(&self.folder).map_err(|error| error.to_string())?),
+        };
+        logs.write(entries, now_ms()).map_err(|error| error.to_string())
+    }
+
+    fn prune(&mut self, keep: &Retention) -> Result<bool, String> {
+        let rows = self.prune_rows(keep, now_ms()).map_err(|error| error.to_string())?;
+        let logs = match &mut self.logs {
+            Some(logs) => logs.prune(keep, now_ms()).map_err(|error| error.to_string())?,
+            None => false,
+        };
+        Ok(rows || logs)
+    }
+
     fn finish(&mut self) {
+        if let Some(logs) = &mut self.logs {
+            logs.finish();
+        }
         // What stays in the log is found at the next start.
         let _ = self.connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()));
     }
+}
+
+fn now_ms() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    since.as_millis() as i64
 }
 
 impl Database {
@@ -311,7 +351,7 @@ impl<'c> Batch<'c> {
 
     /// Adds the sums and writes the new end of the chain.
     pub(super) fn end(self) -> rusqlite::Result<(i64, Digest)> {
-        let mut add = self.change.prepare(ADD_SUMS)?;
+        let mut add = self.change.prepare(&format!("{ADD_SUMS}{SUM_UP}"))?;
         for ((hour, kind), sums) in &self.sums {
             for (at, number) in sums.numbers(*hour, *kind).iter().enumerate() {
                 add.raw_bind_parameter(at + 1, number)?;

@@ -284,7 +284,8 @@ mod tests {
     use crossbeam_channel::bounded;
 
     use super::*;
-    use crate::ledger::Ledger;
+    use crate::ledger::tests::KEEP_ALL;
+    use crate::ledger::{Ledger, Synchronous};
 
     fn change(edits: Vec<Edit>, entity: &str) -> Change {
         let record = Record {
@@ -307,7 +308,8 @@ mod tests {
     fn a_change_is_found_again_whole_or_not_at_all_and_the_audit_has_it() {
         let folder = std::env::temp_dir().join(format!("gproxy-entities-{}", std::process::id()));
         let _ = std::fs::remove_dir_all(&folder);
-        let (ledger, opening) = Ledger::open(&folder, &[], 0).expect("a new file");
+        let (ledger, opening) =
+            Ledger::open(&folder, &[], 0, Synchronous::Normal, KEEP_ALL).expect("a new file");
         assert_eq!(opening.entities, []);
         let top_up = TopUp {
             at_ms: 5,
@@ -330,7 +332,8 @@ mod tests {
         let entities: Vec<_> = audit.iter().map(|row| row.texts[3].clone()).collect();
         assert_eq!(entities, [Some("second".to_owned()), Some("first".to_owned())]);
         drop(ledger);
-        let (ledger, opening) = Ledger::open(&folder, &[], 0).expect("the same file");
+        let (ledger, opening) =
+            Ledger::open(&folder, &[], 0, Synchronous::Normal, KEEP_ALL).expect("the same file");
         let found: Vec<_> = opening.entities.iter().map(|row| (&*row.id, &*row.body)).collect();
         assert_eq!(found, [("a", "3")]);
         assert_eq!(opening.top_ups, [top_up]);

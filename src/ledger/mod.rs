@@ -10,8 +10,10 @@ pub mod audit;
 mod books;
 pub mod entities;
 pub mod export;
+pub mod logs;
 mod migrate;
 pub mod query;
+mod retention;
 mod row;
 mod schema;
 mod statuses;
@@ -21,8 +23,8 @@ mod writer;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -30,10 +32,12 @@ use crossbeam_channel::{Sender, bounded};
 use parking_lot::Mutex;
 
 use self::statuses::Status;
-use entities::Waiting;
-
 use crate::limits;
+use crate::metrics::Metrics;
 use crate::route::health::Circuit;
+use crate::route::snapshot::Retention;
+use entities::Waiting;
+use logs::Entry;
 
 pub use row::{Kind, Row};
 
@@ -96,8 +100,32 @@ pub struct Opening {
     pub statuses: Vec<(String, Circuit)>,
 }
 
+/// When rows count as written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Synchronous {
+    /// When the system has them: a killed process loses none, a power cut may.
+    Normal,
+    /// When the disk has them.
+    Full,
+}
+
+impl Synchronous {
+    fn word(self) -> &'static str {
+        match self {
+            Synchronous::Normal => "NORMAL",
+            Synchronous::Full => "FULL",
+        }
+    }
+}
+
 struct Shared {
     sender: Sender<Message>,
+    // Logs that wait, and the memory that they take.
+    logs: AtomicUsize,
+    log_bytes: AtomicUsize,
+    retention: Mutex<Retention>,
+    metrics: OnceLock<Arc<Metrics>>,
+    logs_healthy: AtomicBool,
     taken: AtomicUsize,
     healthy: AtomicBool,
     written: AtomicUsize,
@@ -110,7 +138,15 @@ enum Message {
     Change(Box<Waiting>),
     /// There is something in [`Shared::statuses`].
     Statuses,
+    Log(Box<Entry>),
     Close,
+}
+
+impl Shared {
+    fn forget_log(&self, size: usize) {
+        self.logs.fetch_sub(1, Ordering::AcqRel);
+        self.log_bytes.fetch_sub(size, Ordering::AcqRel);
+    }
 }
 
 /// A way to the books.
@@ -127,20 +163,28 @@ impl Ledger {
         folder: &Path,
         first_seen: &[(&str, i64)],
         now_ms: i64,
+        synchronous: Synchronous,
+        retention: Retention,
     ) -> Result<(Ledger, Opening), LedgerError> {
-        let (store, opening) = schema::open(folder, first_seen, now_ms)?;
-        let ledger = Ledger::start(store);
+        let (store, opening) = schema::open(folder, first_seen, now_ms, synchronous)?;
+        let ledger = Ledger::start(store, retention);
         let path = || folder.join(schema::FILE);
         let ledger = ledger.map_err(|error| LedgerError::Open(path(), error.to_string()))?;
         Ok((ledger, opening))
     }
 
-    fn start(store: impl books::Store + 'static) -> std::io::Result<Ledger> {
-        // One place for each slot, one for the news of credentials, one for the end, and some for
-        // changes, which wait for theirs.
-        let (sender, receiver) = bounded(limits::LEDGER_ROWS_MAX + 2 + CHANGES_MAX);
+    fn start(store: impl books::Store + 'static, retention: Retention) -> std::io::Result<Ledger> {
+        // One place for each slot and each log, one for the news of credentials, one for the end,
+        // and some for changes, which wait for theirs: none takes another's.
+        let places = limits::LEDGER_ROWS_MAX + limits::LOG_ENTRIES_MAX + 2 + CHANGES_MAX;
+        let (sender, receiver) = bounded(places);
         let shared = Arc::new(Shared {
             sender,
+            logs: AtomicUsize::new(0),
+            log_bytes: AtomicUsize::new(0),
+            retention: Mutex::new(retention),
+            metrics: OnceLock::new(),
+            logs_healthy: AtomicBool::new(true),
             taken: AtomicUsize::new(0),
             healthy: AtomicBool::new(true),
             written: AtomicUsize::new(0),
@@ -167,6 +211,31 @@ impl Ledger {
         if statuses.len() == 1 {
             let _ = self.shared.sender.try_send(Message::Statuses);
         }
+    }
+
+    /// Hands a log over. False: too much waits, and it is lost.
+    pub fn log(&self, entry: Entry) -> bool {
+        let (count, bytes) = (&self.shared.logs, &self.shared.log_bytes);
+        let size = entry.bytes();
+        let is_place = count.fetch_add(1, Ordering::AcqRel) < limits::LOG_ENTRIES_MAX;
+        let before = bytes.fetch_add(size, Ordering::AcqRel);
+        let is_room = is_place && before + size <= limits::LOG_QUEUE_BYTES_MAX;
+        if !is_room || self.shared.sender.try_send(Message::Log(Box::new(entry))).is_err() {
+            self.shared.forget_log(size);
+            return false;
+        }
+        true
+    }
+
+    /// What is kept from now on.
+    pub fn retain(&self, retention: Retention) {
+        *self.shared.retention.lock() = retention;
+    }
+
+    /// Logs that are lost later are counted there.
+    pub fn count_drops_in(&self, metrics: Arc<Metrics>) {
+        // A second call changes nothing.
+        let _ = self.shared.metrics.set(metrics);
     }
 
     /// Rows reach the disk.

@@ -8,8 +8,9 @@ use std::time::Duration;
 use rusqlite::{Connection, ErrorCode, params};
 
 use super::books::{Database, SPEND, Tail};
+use super::logs::{self, Logs};
 use super::migrate::{self, VERSION};
-use super::{LedgerError, Opening, entities, statuses};
+use super::{LedgerError, Opening, Synchronous, entities, statuses};
 use crate::route::rate::DAY_MS;
 
 /// Name of the database in the data folder.
@@ -27,6 +28,7 @@ pub(super) fn open(
     folder: &Path,
     first_seen: &[(&str, i64)],
     now_ms: i64,
+    synchronous: Synchronous,
 ) -> Result<(Database, Opening), LedgerError> {
     let path = folder.join(FILE);
     let cannot = |why: String| LedgerError::Open(path.clone(), why);
@@ -47,16 +49,20 @@ pub(super) fn open(
         _ => LedgerError::Open(path.clone(), error.to_string()),
     };
     let mut connection = Connection::open(&path).map_err(sound)?;
-    prepare(&mut connection, &path, sound)?;
+    prepare(&mut connection, &path, synchronous, sound)?;
     enter(&mut connection, first_seen).map_err(sound)?;
     let opening = read_opening(&connection, now_ms).map_err(sound)?;
     let tail = Tail::read(&connection).map_err(sound)?;
-    Ok((Database { connection, tail, _lock: lock }, opening))
+    // What was logged before goes when its time comes, though nothing is logged now.
+    let logs = folder.join(logs::FILE).exists().then(|| Logs::open(folder).ok()).flatten();
+    let folder = folder.to_owned();
+    Ok((Database { connection, tail, folder, logs, _lock: lock }, opening))
 }
 
 fn prepare(
     connection: &mut Connection,
     path: &Path,
+    synchronous: Synchronous,
     sound: impl Fn(rusqlite::Error) -> LedgerError,
 ) -> Result<(), LedgerError> {
     connection.busy_timeout(Duration::from_secs(5)).map_err(&sound)?;
@@ -79,7 +85,7 @@ fn prepare(
     }
     connection.pragma_update(None, "journal_mode", "WAL").map_err(&sound)?;
     connection.pragma_update(None, "wal_autocheckpoint", CHECKPOINT_PAGES).map_err(&sound)?;
-    connection.pragma_update(None, "synchronous", "NORMAL").map_err(&sound)?;
+    connection.pragma_update(None, "synchronous", synchronous.word()).map_err(&sound)?;
     let check = "PRAGMA quick_check(1)";
     let found: String = connection.query_row(check, [], |row| row.get(0)).map_err(&sound)?;
     if found != "ok" {

@@ -30,6 +30,13 @@ impl Drop for Folder {
     }
 }
 
+pub(super) const KEEP_ALL: Retention =
+    Retention { usage_days: 0, usage_bytes: 0, log_days: 0, log_bytes: 0 };
+
+fn open(folder: &Folder, first_seen: &[(&str, i64)]) -> Result<(Ledger, Opening), LedgerError> {
+    Ledger::open(&folder.0, first_seen, NOW_MS, Synchronous::Full, KEEP_ALL)
+}
+
 const PROCESS: u64 = 0xab_cdef_0123_4567;
 
 fn id(number: u64) -> String {
@@ -84,7 +91,7 @@ fn user(quotas: Vec<Quota>, rate_limits: Vec<RateLimit>) -> User {
 #[test]
 fn rows_and_spending_are_found_again_after_a_restart() {
     let folder = Folder::new();
-    let (ledger, opening) = Ledger::open(&folder.0, &[("bob", 7)], NOW_MS).expect("a new file");
+    let (ledger, opening) = open(&folder, &[("bob", 7)]).expect("a new file");
     assert_eq!(opening.spent, [("bob".to_owned(), 20_780 - 32, 7)]);
     for number in 0..1_000 {
         ledger.slot().expect("room").record(row(number, "alice", 3));
@@ -95,7 +102,7 @@ fn rows_and_spending_are_found_again_after_a_restart() {
     assert!(ledger.close(Duration::from_secs(20)));
     assert_eq!((ledger.taken(), ledger.written()), (0, 1_001));
     drop(ledger);
-    let (_ledger, opening) = Ledger::open(&folder.0, &[("bob", 9)], NOW_MS).expect("our file");
+    let (_ledger, opening) = open(&folder, &[("bob", 9)]).expect("our file");
     assert_eq!(opening.spent.len(), 2, "{opening:?}");
     assert!(opening.spent.contains(&("alice".to_owned(), 20_780, 3_000)));
     assert!(opening.spent.contains(&("bob".to_owned(), 20_780 - 32, 7)), "only once");
@@ -110,7 +117,7 @@ fn a_file_that_is_not_ours_is_left_as_it_is() {
     for bytes in [&b"this is no database, whatever its name says......."[..], b"SQLite format 3\0x"]
     {
         std::fs::write(&path, bytes).expect("a file");
-        let error = Ledger::open(&folder.0, &[], NOW_MS).map(drop).expect_err("no database");
+        let error = open(&folder, &[]).map(drop).expect_err("no database");
         assert!(matches!(error, LedgerError::Damaged(..)), "{error}");
         assert!(error.to_string().contains("gproxy.db"), "{error}");
         assert_eq!(std::fs::read(&path).expect("it is there"), bytes);
@@ -119,15 +126,15 @@ fn a_file_that_is_not_ours_is_left_as_it_is() {
     let other = rusqlite::Connection::open(&path).expect("a database");
     other.execute_batch("CREATE TABLE t (a)").expect("a table");
     drop(other);
-    let error = Ledger::open(&folder.0, &[], NOW_MS).map(drop).expect_err("another program's");
+    let error = open(&folder, &[]).map(drop).expect_err("another program's");
     assert!(matches!(error, LedgerError::Damaged(..)), "{error}");
 }
 
 #[test]
 fn a_newer_file_and_a_second_process_are_refused() {
     let folder = Folder::new();
-    let (ledger, _) = Ledger::open(&folder.0, &[], NOW_MS).expect("a new file");
-    let error = Ledger::open(&folder.0, &[], NOW_MS).map(drop).expect_err("it is open");
+    let (ledger, _) = open(&folder, &[]).expect("a new file");
+    let error = open(&folder, &[]).map(drop).expect_err("it is open");
     assert!(matches!(error, LedgerError::InUse(_)), "{error}");
     assert!(ledger.close(Duration::from_secs(20)));
     drop(ledger);
@@ -135,7 +142,7 @@ fn a_newer_file_and_a_second_process_are_refused() {
     let newer = rusqlite::Connection::open(path).expect("our file");
     newer.pragma_update(None, "user_version", 99).expect("a number");
     drop(newer);
-    let error = Ledger::open(&folder.0, &[], NOW_MS).map(drop).expect_err("too new");
+    let error = open(&folder, &[]).map(drop).expect_err("too new");
     assert!(matches!(error, LedgerError::Newer(_, 99)), "{error}");
 }
 
@@ -158,20 +165,32 @@ impl Store for Stubborn {
         Ok(())
     }
 
+    fn log(&mut self, _: &[Entry]) -> Result<(), String> {
+        Err("the disk is full".into())
+    }
+
+    fn prune(&mut self, _: &Retention) -> Result<bool, String> {
+        Ok(false)
+    }
+
     fn finish(&mut self) {}
 }
 
 #[test]
 fn rows_wait_for_a_disk_that_refuses_and_none_is_lost() {
     let (written, told) = unbounded();
-    let ledger = Ledger::start(Stubborn { refusals: 2, written }).expect("a thread");
+    let ledger = Ledger::start(Stubborn { refusals: 2, written }, KEEP_ALL).expect("a thread");
     let slots: Vec<Slot> = std::iter::from_fn(|| ledger.slot()).collect();
     assert_eq!(slots.len(), limits::LEDGER_ROWS_MAX, "then there is no room");
     for (number, slot) in slots.into_iter().enumerate() {
         slot.record(row(number as u64, "alice", 1));
     }
+    let metrics = Arc::new(Metrics::default());
+    ledger.count_drops_in(metrics.clone());
+    assert!(ledger.log(Entry::default()), "logs have places of their own");
     assert!(ledger.close(Duration::from_secs(20)));
     assert!(ledger.is_healthy());
+    assert_eq!(metrics.counted(crate::metrics::Count::RequestLogsDropped), 1, "and may be lost");
     let found: Vec<u64> = told.try_iter().collect();
     assert!(found.iter().copied().eq(0..limits::LEDGER_ROWS_MAX as u64), "in their order");
 }
@@ -241,7 +260,7 @@ fn a_limit_that_refuses_gives_back_what_the_quota_held() {
 /// A folder with so many rows of alice, each of three picodollars, and nobody who has it open.
 fn written(count: u64) -> Folder {
     let folder = Folder::new();
-    let (ledger, _) = Ledger::open(&folder.0, &[("bob", 7)], NOW_MS).expect("a new file");
+    let (ledger, _) = open(&folder, &[("bob", 7)]).expect("a new file");
     for number in 0..count {
         ledger.slot().expect("room").record(row(number, "alice", 3));
     }
@@ -318,7 +337,7 @@ fn a_file_of_the_first_version_is_brought_up_with_all_that_it_holds() {
     let folder = Folder::new();
     std::fs::create_dir_all(&folder.0).expect("a folder");
     folder.change(include_str!("tests/version_1.sql"));
-    let (ledger, opening) = Ledger::open(&folder.0, &[], NOW_MS).expect("our file");
+    let (ledger, opening) = open(&folder, &[]).expect("our file");
     assert_eq!(opening.spent, [("alice".to_owned(), 20_780, 6)]);
     assert_eq!(opening.requests, [("alice".into(), "gpt-1".into(), 20_780, 2)]);
     ledger.slot().expect("room").record(row(2, "alice", 3));
@@ -337,7 +356,7 @@ fn a_file_of_the_first_version_is_brought_up_with_all_that_it_holds() {
 #[test]
 fn rows_are_found_by_what_they_are_newest_first_and_sums_agree() {
     let folder = Folder::new();
-    let (ledger, _) = Ledger::open(&folder.0, &[], NOW_MS).expect("a new file");
+    let (ledger, _) = open(&folder, &[]).expect("a new file");
     let hour = DAY_MS / 24;
     for number in 0..500_u64 {
         let mut row = row(number, ["alice", "bob", "[x]"][number as usize % 3], number as i64);
@@ -397,4 +416,111 @@ fn rows_are_found_by_what_they_are_newest_first_and_sums_agree() {
     assert_eq!((sums.len(), day("day")), (1, (20_780 * DAY_MS).to_string()));
     assert_eq!((day("requests"), day("input_tokens")), ("500".into(), total.to_string()));
     assert_eq!((day("failed"), day("cost")), ("10".into(), "\"0.00000012475\"".into()));
+}
+
+#[test]
+fn more_logs_than_may_wait_are_refused_by_number_and_by_size() {
+    let (written, _) = unbounded();
+    let ledger = Ledger::start(Stubborn { refusals: 0, written }, KEEP_ALL).expect("a thread");
+    let large = || {
+        let body = logs::Body { bytes: vec![0; limits::LOG_QUEUE_BYTES_MAX], truncated: false };
+        let both = logs::Exchange { response: Some(body), ..Default::default() };
+        Entry { downstream: Some(logs::Request { both, ..Default::default() }), upstream: vec![] }
+    };
+    assert!(!ledger.log(large()));
+    let taken = (0..=10 * limits::LOG_ENTRIES_MAX).take_while(|_| ledger.log(Entry::default()));
+    assert!(taken.count() >= limits::LOG_ENTRIES_MAX);
+    assert!(ledger.close(Duration::from_secs(20)));
+    let left = |count: &AtomicUsize| count.load(Ordering::Relaxed);
+    assert_eq!((left(&ledger.shared.logs), left(&ledger.shared.log_bytes)), (0, 0));
+}
+
+/// Deletes until there is no more to delete; how many steps did something.
+fn pruned(folder: &Folder, keep: Retention) -> usize {
+    let (mut store, _) =
+        schema::open(&folder.0, &[], NOW_MS, Synchronous::Normal).expect("our file");
+    let steps = (0..10_000).take_while(|_| store.prune_rows(&keep, NOW_MS).expect("our tables"));
+    steps.count()
+}
+
+#[test]
+fn old_rows_go_in_steps_while_their_sums_stay_and_the_chain_goes_on() {
+    let folder = Folder::new();
+    let (ledger, _) = open(&folder, &[]).expect("a new file");
+    for number in 0..5_000_u64 {
+        let mut row = row(number, "alice", 3);
+        // Five hours of a day that is a hundred days ago, and today.
+        row.at_ms = match number {
+            0..4_500 => NOW_MS - 100 * DAY_MS + (number as i64 / 900) * DAY_MS / 24,
+            _ => NOW_MS,
+        };
+        ledger.slot().expect("room").record(row);
+    }
+    assert!(ledger.close(Duration::from_secs(20)));
+    drop(ledger);
+    let reader = query::Reader::open(&folder.0).expect("it can be read");
+    let days = || {
+        let sums = reader.sums(&query::Filter::default(), &[query::Group::Day]).expect("sums");
+        sums.iter().map(|sums| (sums["day"].clone(), sums["cost"].clone())).collect::<Vec<_>>()
+    };
+    let before = days();
+    let steps = pruned(&folder, Retention { usage_days: 30, ..KEEP_ALL });
+    assert_eq!(steps, 3 + 1, "2,048 rows a step, then a day's hours");
+    let audit = audit::audit(&folder.0).expect("it can be read");
+    assert_eq!((audit.rows, audit.pruned, audit.cost), (500, 4_500, 15_000));
+    assert_eq!(audit.faults, Vec::<String>::new());
+    assert_eq!(days(), before);
+    let hours = reader.sums(&query::Filter::default(), &[query::Group::Hour]).expect("sums");
+    assert_eq!(hours.len(), 2, "{hours:?}");
+    let (_, opening) = open(&folder, &[]).expect("our file");
+    assert_eq!(opening.spent.iter().map(|(.., cost)| cost).sum::<i64>(), 15_000, "{opening:?}");
+    folder.change("UPDATE usage_rows SET at = at + 1 WHERE id = 4501");
+    assert!(folder.faults()[0].contains("(4501): it was changed"), "the first one that stayed");
+}
+
+#[test]
+fn a_file_that_is_too_large_loses_its_oldest_rows_and_shrinks() {
+    let folder = written(8_000);
+    let size = || std::fs::metadata(folder.0.join(schema::FILE)).expect("a file").len();
+    let before = size();
+    assert!(pruned(&folder, Retention { usage_bytes: before / 2, ..KEEP_ALL }) > 0);
+    let audit = audit::audit(&folder.0).expect("it can be read");
+    assert!((1_000..5_000).contains(&audit.rows), "{audit:?}");
+    assert_eq!((audit.rows + audit.pruned, audit.faults_count), (8_000, 0), "{audit:?}");
+    assert!(size() < before * 2 / 3, "{} of {before} bytes", size());
+}
+
+#[test]
+fn logs_go_by_age_and_by_size() {
+    let folder = Folder::new();
+    std::fs::create_dir_all(&folder.0).expect("a folder");
+    let mut file = logs::Logs::open(&folder.0).expect("a new file");
+    let entry = |at_ms: i64| {
+        let both = || logs::Exchange {
+            at_ms,
+            request_id: id(1),
+            response: Some(logs::Body { bytes: vec![b'x'; 2_000], truncated: true }),
+            ..Default::default()
+        };
+        let request = logs::Request { both: both(), ..Default::default() };
+        let attempt = logs::Attempt { both: both(), ..Default::default() };
+        Entry { downstream: Some(request), upstream: vec![attempt] }
+    };
+    let entries: Vec<_> =
+        (0..1_000).map(|at| entry(NOW_MS - if at < 600 { 9 } else { 1 } * DAY_MS)).collect();
+    file.write(&entries, NOW_MS).expect("our tables");
+    let count = || {
+        let books = rusqlite::Connection::open(folder.0.join(logs::FILE)).expect("a database");
+        let count = "SELECT (SELECT count(*) FROM downstream_requests), count(*) \
+            FROM upstream_requests";
+        books.query_row(count, [], |row| Ok((row.get(0)?, row.get(1)?))).expect("our tables")
+    };
+    let mut prune = |keep: Retention| while file.prune(&keep, NOW_MS).expect("our tables") {};
+    prune(KEEP_ALL);
+    assert_eq!(count(), (1_000, 1_000));
+    prune(Retention { log_days: 7, ..KEEP_ALL });
+    assert_eq!(count(), (400, 400));
+    prune(Retention { log_bytes: 1_300_000, ..KEEP_ALL });
+    let (down, up): (i64, i64) = count();
+    assert!(down == up && (1..400).contains(&down), "{down} {up}");
 }

@@ -4,18 +4,24 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread::{Builder, JoinHandle, sleep};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, TryRecvError};
+use crossbeam_channel::{Receiver, RecvTimeoutError};
 
 use super::books::Store;
 use super::entities::Waiting;
+use super::logs::Entry;
 use super::{Message, Row, Shared};
+use crate::metrics::Count;
 
 /// Rows of one transaction.
 const BATCH_ROWS_MAX: usize = 2_048;
 /// The first row of a batch waits for others so long: what a killed process can lose.
 const GATHER: Duration = Duration::from_millis(50);
+/// Logs of one transaction.
+const BATCH_LOGS_MAX: usize = 256;
+/// How often it is looked whether something is too old, or too much.
+const PRUNE_AFTER: Duration = Duration::from_secs(20);
 /// Pauses between tries to write a batch, the last one for all that follow.
 const PAUSES_MS: [u64; 4] = [50, 200, 1_000, 2_000];
 
@@ -29,58 +35,119 @@ pub(super) fn start(
 }
 
 fn run(mut store: impl Store, receiver: &Receiver<Message>, shared: &Shared) {
-    let mut batch = Vec::with_capacity(BATCH_ROWS_MAX);
+    let mut batch = Batch::default();
+    let mut prune_at = Instant::now() + PRUNE_AFTER;
     let mut open = true;
     while open {
-        match receiver.recv() {
-            Ok(Message::Row(row)) => batch.push(*row),
-            Ok(Message::Statuses) => {}
-            Ok(Message::Change(change)) => {
-                change.carry_out(|change| store.change(change));
-                continue;
+        match receiver.recv_deadline(prune_at) {
+            Ok(first) => {
+                if batch.take(first).carry_out(&mut store, &mut open) {
+                    // Asleep, and not waiting in the queue: so only the first of many wakes this
+                    // thread.
+                    sleep(GATHER);
+                }
             }
-            Ok(Message::Close) | Err(_) => break,
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => break,
         }
-        // Asleep, and not waiting in the queue: so only the first row of many wakes this thread.
-        sleep(GATHER);
-        while open && !receiver.is_empty() {
-            let gathered = gather(receiver, &mut batch);
-            write(&mut store, &mut batch, shared);
-            match gathered {
-                Gathered::Rows => {}
-                Gathered::Change(change) => change.carry_out(|change| store.change(change)),
-                Gathered::Last => open = false,
+        loop {
+            let mut next = Taken::More;
+            while open
+                && matches!(next, Taken::More)
+                && batch.rows.len() < BATCH_ROWS_MAX
+                && batch.logs.len() < BATCH_LOGS_MAX
+            {
+                let Ok(message) = receiver.try_recv() else { break };
+                next = batch.take(message);
+            }
+            // What stands before a change or the end is written before it.
+            write(&mut store, &mut batch.rows, shared);
+            log(&mut store, &mut batch.logs, shared);
+            next.carry_out(&mut store, &mut open);
+            if !open || receiver.is_empty() || Instant::now() >= prune_at {
+                break;
             }
         }
-        write(&mut store, &mut batch, shared);
         keep(&mut store, shared);
+        if open && Instant::now() >= prune_at {
+            prune_at = Instant::now() + prune(&mut store, shared);
+        }
     }
     keep(&mut store, shared);
     store.finish();
 }
 
-/// Why no more was taken.
-enum Gathered {
-    /// Nothing is there, or a batch is full.
-    Rows,
-    /// A change stands behind the rows.
+#[derive(Default)]
+struct Batch {
+    rows: Vec<Row>,
+    logs: Vec<Entry>,
+}
+
+/// What was taken from the queue.
+enum Taken {
+    /// A row or a log, which joins the batch.
+    More,
+    /// A change, which is made by itself.
     Change(Box<Waiting>),
     /// It was the last of all.
     Last,
 }
 
-/// Takes what is there, up to a batch or a change.
-fn gather(receiver: &Receiver<Message>, batch: &mut Vec<Row>) -> Gathered {
-    while batch.len() < BATCH_ROWS_MAX {
-        match receiver.try_recv() {
-            Ok(Message::Row(row)) => batch.push(*row),
-            Ok(Message::Statuses) => {}
-            Ok(Message::Change(change)) => return Gathered::Change(change),
-            Ok(Message::Close) | Err(TryRecvError::Disconnected) => return Gathered::Last,
-            Err(TryRecvError::Empty) => break,
+impl Taken {
+    /// Does what does not belong to a batch. True: it was a part of one.
+    fn carry_out(self, store: &mut impl Store, open: &mut bool) -> bool {
+        match self {
+            Taken::More => return true,
+            Taken::Change(change) => change.carry_out(|change| store.change(change)),
+            Taken::Last => *open = false,
+        }
+        false
+    }
+}
+
+impl Batch {
+    fn take(&mut self, message: Message) -> Taken {
+        match message {
+            Message::Row(row) => self.rows.push(*row),
+            Message::Log(entry) => self.logs.push(*entry),
+            // They are written behind the batch.
+            Message::Statuses => {}
+            Message::Change(change) => return Taken::Change(change),
+            Message::Close => return Taken::Last,
+        }
+        Taken::More
+    }
+}
+
+/// Writes logs, or loses them.
+fn log(store: &mut impl Store, batch: &mut Vec<Entry>, shared: &Shared) {
+    if batch.is_empty() {
+        return;
+    }
+    let result = store.log(batch);
+    let was_well = shared.logs_healthy.swap(result.is_ok(), Ordering::Relaxed);
+    if let Err(why) = result {
+        if was_well {
+            log::error!(target: "gproxy::ledger", "requests cannot be logged and are lost: {why}");
+        }
+        if let Some(metrics) = shared.metrics.get() {
+            batch.iter().for_each(|_| metrics.count(Count::RequestLogsDropped));
         }
     }
-    Gathered::Rows
+    batch.drain(..).for_each(|entry| shared.forget_log(entry.bytes()));
+}
+
+/// Deletes a step of what need not be kept; when the next step is due.
+fn prune(store: &mut impl Store, shared: &Shared) -> Duration {
+    let keep = *shared.retention.lock();
+    match store.prune(&keep) {
+        Ok(true) => GATHER,
+        Ok(false) => PRUNE_AFTER,
+        Err(why) => {
+            log::warn!(target: "gproxy::ledger", "nothing old can be deleted: {why}");
+            PRUNE_AFTER
+        }
+    }
 }
 
 /// Writes what came to be known of credentials, once.

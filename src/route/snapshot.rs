@@ -27,10 +27,12 @@ pub struct Snapshot {
     pub users: Vec<User>,
     /// Ceilings on our own resources.
     pub limits: Limits,
-    /// What is written to the request log.
+    /// What is written to the books and the request logs.
     pub logging: Logging,
     /// What callers see of their bills.
     pub billing: Billing,
+    /// How long it is kept.
+    pub retention: Retention,
     /// How long open exchanges may go on after the signal to stop.
     pub drain_ms: u64,
     /// Origins that a browser may call from; empty: CORS is off.
@@ -67,6 +69,8 @@ pub struct Tables {
     pub logging: Logging,
     /// See [`Snapshot::billing`].
     pub billing: Billing,
+    /// See [`Snapshot::retention`].
+    pub retention: Retention,
     /// See [`Snapshot::drain_ms`].
     pub drain_ms: u64,
     /// See [`Snapshot::cors_origins`].
@@ -311,6 +315,8 @@ pub struct Limits {
 pub struct Logging {
     /// Usage is recorded.
     pub enable_usage: bool,
+    /// What cannot be recorded is served all the same, and charged to nobody.
+    pub serve_unbilled: bool,
     /// Attempts are logged.
     pub enable_upstream_log: bool,
     /// With their bodies.
@@ -330,6 +336,19 @@ pub struct Billing {
     pub stream_receipts: bool,
     /// A stream ends when its user's quota does.
     pub quota_ends_streams: bool,
+}
+
+/// What is kept of the books and the logs. 0: no bound.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Retention {
+    /// Age of a usage row.
+    pub usage_days: u64,
+    /// Size of the books.
+    pub usage_bytes: u64,
+    /// Age of a logged request.
+    pub log_days: u64,
+    /// Size of the logs.
+    pub log_bytes: u64,
 }
 
 /// Limits of one attempt in time. Milliseconds.
@@ -356,6 +375,13 @@ pub struct Network {
     pub address: IpAddr,
     /// How many leading bits count.
     pub bits: u8,
+}
+
+impl Logging {
+    /// Requests or attempts are logged.
+    pub fn logs_any(&self) -> bool {
+        self.enable_upstream_log || self.enable_downstream_log
+    }
 }
 
 impl Network {
@@ -457,6 +483,7 @@ impl Snapshot {
             limits: tables.limits,
             logging: tables.logging,
             billing: tables.billing,
+            retention: tables.retention,
             drain_ms: tables.drain_ms,
             cors_origins: tables.cors_origins,
             trusted_proxies: tables.trusted_proxies,
