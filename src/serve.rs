@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use ring::rand::SecureRandom;
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
 use signal_hook::iterator::Signals;
 
 use crate::api::{self, BootError, Booted, Interface, Source};
@@ -116,7 +116,7 @@ impl From<io::Error> for ServeError {
 pub fn run(loaded: Loaded, source: FileSource, master: Option<&Secret>) -> Result<(), ServeError> {
     let settings = loaded.settings.clone();
     logging::start(settings.log_level);
-    let mut signals = Signals::new([SIGHUP, SIGINT, SIGTERM])?;
+    let mut signals = Signals::new([SIGHUP, SIGINT, SIGTERM, SIGXFSZ])?;
     tls::load(loaded.snapshot.extra_ca_file.as_deref()).map_err(ServeError::Tls)?;
     resolver::load();
     let workers = match settings.workers {
@@ -159,6 +159,8 @@ pub fn run(loaded: Loaded, source: FileSource, master: Option<&Secret>) -> Resul
                 reload(&interface);
                 core.renew_lists();
             }
+            // A file that may not grow is a disk that is full: the write says so, and we live on.
+            SIGXFSZ => {}
             _ => break,
         }
     }
@@ -233,7 +235,7 @@ fn drain(core: &Core, listener: &Listener, signals: &mut Signals) {
     log::info!(target: "gproxy", "stopping: {open} open requests have {limit:?} to end");
     core.drain();
     listener.stop();
-    let mut is_hurried = || signals.pending().any(|signal| signal != SIGHUP);
+    let mut is_hurried = || signals.pending().any(|signal| signal != SIGHUP && signal != SIGXFSZ);
     let rest = wait_for_open(core, limit, &mut is_hurried);
     // What is left ends itself: with its dialect's error where it still can, and with its row.
     core.cut();

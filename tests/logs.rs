@@ -90,7 +90,7 @@ fn each_combination_of_flags_yields_its_rows_and_no_secret() {
         for file in ["gproxy-logs.db", "gproxy-logs.db-wal", "gproxy.db", "gproxy.db-wal"] {
             let bytes = std::fs::read(folder.join("data").join(file)).unwrap_or_default();
             for secret in SECRETS {
-                // The one in a field that has nothing secret about it stands for all that is logged.
+                // One stands in a field that has nothing secret about it.
                 let found = String::from_utf8_lossy(&bytes).matches(secret).count();
                 assert_eq!(found, 0, "{secret} in {file} with\n{global}");
             }

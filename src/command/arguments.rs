@@ -6,6 +6,7 @@
 use std::fmt;
 
 use crate::config::Overrides;
+use crate::ledger::export::Selection;
 use crate::secret::Secret;
 
 /// What `--help` prints.
@@ -18,7 +19,8 @@ commands:
   serve         answer requests; the default
   check         say what the configuration means, and everything that is wrong with it
   explain       say what would happen to a request, and call nobody
-  usage         print every row of the books: CSV, or JSON lines with --json
+  usage export  print the rows of the books: CSV, or JSON lines with --json
+  backup FILE   copy the books to FILE, while the gateway runs or not
   audit         say whether the books add up, and which row does not
   reset-admin   make and print a new key for the administrator, while the gateway is stopped
   models pull PROVIDER
@@ -37,6 +39,11 @@ options, each before its variable, which is before the file:
       --log-level LEVEL off, error, warn, info, debug or trace [GPROXY_LOG; info]
   -h, --help
   -V, --version
+
+options of usage export, a day (2026-11-25) or a time (2026-11-25T08:30:00Z), UTC:
+      --from TIME       rows of requests that were admitted then or later
+      --to TIME         rows of requests that were admitted before
+      --user NAME       rows of this user alone
 
 options of explain:
       --path PATH       as a client would send it, with its query
@@ -71,11 +78,15 @@ pub enum Command {
     Check,
     /// Say what would happen to a request.
     Explain(Question),
-    /// Print every row of the books.
+    /// Print rows of the books.
     Usage {
         /// As JSON lines.
         json: bool,
+        /// Which.
+        selection: Selection,
     },
+    /// Copy the books to this file.
+    Backup(String),
     /// Say whether the books add up.
     Audit,
     /// Print the models of an upstream that are not declared.
@@ -118,22 +129,25 @@ impl fmt::Display for ArgumentError {
 }
 
 const COMMANDS: &[&str] =
-    &["serve", "check", "explain", "usage", "audit", "models", "hash-key", "reset-admin"];
+    &["serve", "check", "explain", "usage", "audit", "backup", "models", "hash-key", "reset-admin"];
 
-/// Flags with a value, and whether `explain` alone has them.
-const FLAGS: &[(&str, bool)] = &[
-    ("--config", false),
-    ("--host", false),
-    ("--port", false),
-    ("--data-dir", false),
-    ("--proxy", false),
-    ("--workers", false),
-    ("--log-level", false),
-    ("--master-key-file", false),
-    ("--path", true),
-    ("--key", true),
-    ("--method", true),
-    ("--body", true),
+/// Flags with a value, and the one command that has them; empty: all have.
+const FLAGS: &[(&str, &str)] = &[
+    ("--config", ""),
+    ("--host", ""),
+    ("--port", ""),
+    ("--data-dir", ""),
+    ("--proxy", ""),
+    ("--workers", ""),
+    ("--log-level", ""),
+    ("--master-key-file", ""),
+    ("--path", "explain"),
+    ("--key", "explain"),
+    ("--method", "explain"),
+    ("--body", "explain"),
+    ("--from", "usage"),
+    ("--to", "usage"),
+    ("--user", "usage"),
 ];
 
 /// Flags of v1 that mean nothing now. Each had a value.
@@ -166,7 +180,7 @@ pub fn parse(words: &[String]) -> Result<Arguments, ArgumentError> {
             "--json" if attached.is_none() => json = true,
             _ if !flag.starts_with('-') => match command {
                 None => command = Some(known_command(flag)?),
-                Some("models") => operands.push(flag),
+                Some("models" | "usage" | "backup") => operands.push(flag),
                 Some(first) => {
                     return error(format!("one command is enough: `{first}` has no such word"));
                 }
@@ -188,19 +202,7 @@ pub fn parse(words: &[String]) -> Result<Arguments, ArgumentError> {
     let command = match command {
         _ if help => Command::Help,
         _ if version => Command::Version,
-        Some("explain") => Command::Explain(question(&mut values, json)?),
-        other => {
-            refuse_foreign(&values, json && other != Some("usage"))?;
-            match other {
-                Some("check") => Command::Check,
-                Some("models") => pull(&operands)?,
-                Some("usage") => Command::Usage { json },
-                Some("audit") => Command::Audit,
-                Some("hash-key") => Command::HashKey,
-                Some("reset-admin") => Command::ResetAdmin,
-                _ => Command::Serve,
-            }
-        }
+        other => command_of(other.unwrap_or("serve"), &mut values, &operands, json)?,
     };
     let mut take = |name| take(&mut values, name);
     let config = take("--config");
@@ -214,6 +216,32 @@ pub fn parse(words: &[String]) -> Result<Arguments, ArgumentError> {
     };
     let master_key_file = take("--master-key-file");
     Ok(Arguments { command, config, overrides, master_key_file, warnings })
+}
+
+fn command_of(
+    word: &str,
+    values: &mut Vec<(&'static str, String)>,
+    operands: &[&str],
+    json: bool,
+) -> Result<Command, ArgumentError> {
+    refuse_foreign(values, word, json)?;
+    Ok(match word {
+        "explain" => Command::Explain(question(values, json)?),
+        "check" => Command::Check,
+        "usage" => match operands {
+            [] | ["export"] => Command::Usage { json, selection: selection(values)? },
+            _ => return error("`usage` is followed by `export` or by nothing".to_owned()),
+        },
+        "backup" => match operands {
+            [file] => Command::Backup((*file).to_owned()),
+            _ => return error("`backup` needs the file to write".to_owned()),
+        },
+        "models" => pull(operands)?,
+        "audit" => Command::Audit,
+        "hash-key" => Command::HashKey,
+        "reset-admin" => Command::ResetAdmin,
+        _ => Command::Serve,
+    })
 }
 
 impl Arguments {
@@ -288,13 +316,66 @@ fn question(
     })
 }
 
-/// Options of `explain` do nothing elsewhere, so they are mistakes there.
-fn refuse_foreign(values: &[(&'static str, String)], json: bool) -> Result<(), ArgumentError> {
-    let foreign = |name: &str| FLAGS.iter().any(|(flag, explain)| *explain && *flag == name);
-    let found = values.iter().map(|(name, _)| *name).find(|name| foreign(name));
-    match found.or(json.then_some("--json")) {
-        Some(name) => error(format!("`{name}` is an option of `explain`")),
-        None => Ok(()),
+fn selection(values: &mut Vec<(&'static str, String)>) -> Result<Selection, ArgumentError> {
+    let mut time = |name: &str| match take(values, name) {
+        None => Ok(None),
+        Some(text) => match unix_ms(&text) {
+            Some(ms) => Ok(Some(ms)),
+            None => error(format!(
+                "`{name}` needs a day such as 2026-11-25, or a time such as \
+                2026-11-25T08:30:00Z"
+            )),
+        },
+    };
+    let (from_ms, to_ms) = (time("--from")?, time("--to")?);
+    Ok(Selection { from_ms, to_ms, user: take(values, "--user") })
+}
+
+/// Milliseconds since 1970 of a UTC day, or of a time to the second.
+fn unix_ms(text: &str) -> Option<i64> {
+    let (day, time) = match text.split_once(['T', ' ']) {
+        Some((day, time)) => (day, time.strip_suffix('Z').unwrap_or(time)),
+        None => (text, "00:00:00"),
+    };
+    let numbers = |text: &str, sign: char, lengths: [usize; 3]| -> Option<[i64; 3]> {
+        let mut parts = text.split(sign);
+        let mut numbers = [0; 3];
+        for (number, length) in numbers.iter_mut().zip(lengths) {
+            let part = parts.next()?;
+            let is_number = part.len() == length && part.bytes().all(|byte| byte.is_ascii_digit());
+            *number = part.parse().ok().filter(|_| is_number)?;
+        }
+        parts.next().is_none().then_some(numbers)
+    };
+    let [year, month, day] = numbers(day, '-', [4, 2, 2])?;
+    let [hour, minute, second] = numbers(time, ':', [2, 2, 2])?;
+    let is_leap = year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
+    let lengths = [31, 28 + i64::from(is_leap), 31, 30, 31, 30, 31, 31, 30, 31, 30, 31];
+    let length = usize::try_from(month - 1).ok().and_then(|at| lengths.get(at))?;
+    if !(1..=*length).contains(&day) || hour > 23 || minute > 59 || second > 59 || year < 1 {
+        return None;
+    }
+    let before = year - 1;
+    let days = 365 * before + before / 4 - before / 100 + before / 400 - 719_162;
+    let days = days + lengths.iter().take(month as usize - 1).sum::<i64>() + day - 1;
+    Some((((days * 24 + hour) * 60 + minute) * 60 + second) * 1_000)
+}
+
+/// An option that does nothing with a command is a mistake there.
+fn refuse_foreign(
+    values: &[(&'static str, String)],
+    command: &str,
+    json: bool,
+) -> Result<(), ArgumentError> {
+    let owner = |name: &str| FLAGS.iter().find(|(flag, _)| *flag == name).map_or("", |flag| flag.1);
+    let found = values.iter().map(|(name, _)| (*name, owner(name)));
+    let mut foreign = found.filter(|(_, owner)| !owner.is_empty() && *owner != command);
+    if let Some((name, owner)) = foreign.next() {
+        return error(format!("`{name}` is an option of `{owner}`"));
+    }
+    match json && !matches!(command, "explain" | "usage") {
+        true => error("`--json` is an option of `explain` and `usage`".to_owned()),
+        false => Ok(()),
     }
 }
 
@@ -318,6 +399,7 @@ mod tests {
             Command::Explain(_) => "explain",
             Command::Usage { .. } => "usage",
             Command::Audit => "audit",
+            Command::Backup(_) => "backup",
             Command::HashKey => "hash-key",
             Command::Pull { .. } => "models pull",
             Command::ResetAdmin => "reset-admin",
@@ -339,6 +421,8 @@ mod tests {
             ("reset-admin", "reset-admin"),
             ("usage --json", "usage"),
             ("models pull openai-main --config a.toml", "models pull"),
+            ("usage export --from 2026-11-25 --user alice", "usage"),
+            ("backup copy.db", "backup"),
             ("audit", "audit"),
             ("--version", "version"),
             ("-V", "version"),
@@ -386,17 +470,45 @@ mod tests {
     }
 
     #[test]
+    fn times_are_utc() {
+        let day = 86_400_000;
+        let rows = [
+            ("1970-01-01", Some(0)),
+            ("2000-02-29", Some(11_016 * day)),
+            ("2000-03-01T00:00:01Z", Some(11_017 * day + 1_000)),
+            ("2026-11-25 23:59:59", Some(20_783 * day - 1_000)),
+            ("1969-12-31", Some(-day)),
+            ("2100-02-29", None),
+            ("2026-13-01", None),
+            ("2026-00-01", None),
+            ("2026-11-31", None),
+            ("2026-11-1", None),
+            ("2026-11-25T24:00:00Z", None),
+            ("2026-11-25T1", None),
+            ("", None),
+        ];
+        for (text, expected) in rows {
+            assert_eq!(unix_ms(text), expected, "{text}");
+        }
+    }
+
+    #[test]
     fn forbids_what_is_unknown_twice_or_without_value() {
         let rows = [
             ("chekc", "did you mean `check`?"),
             ("sk-something-secret", "unknown command;"),
             ("check check", "one command is enough"),
-            ("--prot 1", "did you mean `--port`?"),
+            ("--prt 1", "did you mean `--port`?"),
             ("--port", "`--port` needs a value"),
             ("--port 1 --port 2", "`--port` is given twice"),
             ("--config a -c b", "`--config` is given twice"),
             ("--json", "`--json` is an option of `explain`"),
             ("check --key k", "`--key` is an option of `explain`"),
+            ("check --from 2026-11-25", "`--from` is an option of `usage`"),
+            ("usage --from yesterday", "`--from` needs a day"),
+            ("usage backup", "one command is enough"),
+            ("backup", "`backup` needs the file"),
+            ("backup a b", "one command is enough"),
             ("explain", "`explain` needs `--path`"),
             ("--help=yes", "`--help` has no value"),
             ("-x", "unknown option"),

@@ -1,4 +1,5 @@
-//! `gproxy usage` and `gproxy audit`: the books as text, and whether they add up.
+//! `gproxy usage`, `gproxy audit` and `gproxy backup`: the books as text, whether they add up, and
+//! a copy of them.
 
 use std::io;
 use std::path::Path;
@@ -7,24 +8,41 @@ use super::arguments::Arguments;
 use super::{EXIT_MISTAKE, EXIT_WELL, Terminal, load};
 use crate::ledger::audit;
 use crate::ledger::export::{self, ExportError, Selection};
+use crate::ledger::query;
 use crate::money;
 
 /// The books do not add up, or cannot be read.
 const EXIT_FAULTS: u8 = 1;
 
-/// Prints every row.
+/// Prints rows.
 pub(super) fn usage(
     as_json: bool,
+    selection: &Selection,
     arguments: &Arguments,
     terminal: &mut Terminal<'_>,
 ) -> io::Result<u8> {
     let Some(loaded) = load(arguments, terminal)? else { return Ok(EXIT_MISTAKE) };
-    let selection = Selection::default();
     let folder = Path::new(&loaded.settings.data_dir);
-    match export::export(folder, &selection, as_json, terminal.out) {
+    match export::export(folder, selection, as_json, terminal.out) {
         Ok(()) => Ok(EXIT_WELL),
         Err(ExportError::Out(error)) => Err(error),
         Err(ExportError::Ledger(error)) => {
+            writeln!(terminal.error, "{error}")?;
+            Ok(EXIT_FAULTS)
+        }
+    }
+}
+
+/// Copies the books.
+pub(super) fn backup(
+    target: &str,
+    arguments: &Arguments,
+    terminal: &mut Terminal<'_>,
+) -> io::Result<u8> {
+    let Some(loaded) = load(arguments, terminal)? else { return Ok(EXIT_MISTAKE) };
+    match query::copy(Path::new(&loaded.settings.data_dir), Path::new(target)) {
+        Ok(()) => Ok(EXIT_WELL),
+        Err(error) => {
             writeln!(terminal.error, "{error}")?;
             Ok(EXIT_FAULTS)
         }

@@ -66,6 +66,7 @@ use lists::Lists;
 pub use note::{Note, RequestId};
 pub use office::{Desk, Unanswered, Work, through};
 pub use pool::{Pool, Seen};
+use session::Body;
 pub use session::{Arrival, Session, turned_away};
 pub use settlement::Books;
 use tokens::Tokens;
@@ -483,14 +484,7 @@ fn answer<D: Downstream, U: Upstream>(
     if route.endpoint.model == ModelPlace::Multipart {
         return nameless::form(core, snapshot, session, up, head, note, &route);
     }
-    let mut body = session.read_body(core, head, &snapshot.limits)?;
-    if head.headers.has("content-encoding") {
-        packed::unpack(core, snapshot, up, head, &mut body)?;
-    }
-    note.bytes_in = body.bytes.len() as u64;
-    if let Some(trace) = &mut note.trace {
-        trace.request_body(&body.bytes);
-    }
+    let mut body = held_body(core, snapshot, session, up, head, note)?;
     let ask = ask::scan(route.endpoint, &body.bytes)?;
     let asked = match route.endpoint.model {
         ModelPlace::Path => route.model.clone().map(Cow::into_owned),
@@ -514,6 +508,26 @@ fn answer<D: Downstream, U: Upstream>(
     let plan = attempt::Plan::new(provider, destination, head, &route, &target, &ask);
     plan.rewrite(&ask, &mut body.bytes)?;
     carry(core, snapshot, session, up, head, &plan, Load::Held(body), note)
+}
+
+/// The whole body, unpacked.
+fn held_body<D: Downstream, U: Upstream>(
+    core: &Core,
+    snapshot: &Arc<Snapshot>,
+    session: &mut Session<D>,
+    up: &mut U,
+    head: &Head,
+    note: &mut Note,
+) -> Result<Body, Ended> {
+    let mut body = session.read_body(core, head, &snapshot.limits)?;
+    if head.headers.has("content-encoding") {
+        packed::unpack(core, snapshot, up, head, &mut body)?;
+    }
+    note.bytes_in = body.bytes.len() as u64;
+    if let Some(trace) = &mut note.trace {
+        trace.request_body(&body.bytes);
+    }
+    Ok(body)
 }
 
 /// Who calls: by a key, or by an address that was made for him.

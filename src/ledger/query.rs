@@ -4,6 +4,8 @@
 //! waits for the disk. Sums come from the hourly ones, so they cost the same for any number of
 //! rows; a search for rows asks them first where there are any to find.
 
+use std::fs::OpenOptions;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -123,6 +125,25 @@ pub(super) fn open(folder: &Path) -> Result<Connection, LedgerError> {
         Ok(books)
     });
     open.map_err(|error| LedgerError::Open(path, error.to_string()))
+}
+
+/// Writes a consistent copy of the books to a file that must not be there yet. The gateway may run.
+pub fn copy(folder: &Path, target: &Path) -> Result<(), LedgerError> {
+    let cannot = |why: String| LedgerError::Open(target.to_owned(), why);
+    let books = open(folder)?;
+    // The copy is as private as what it is of; an empty file is taken for none.
+    let made = OpenOptions::new().create_new(true).write(true).mode(0o600).open(target);
+    made.map_err(|error| cannot(error.to_string()))?;
+    let Some(name) = target.to_str() else { return Err(cannot("its name is no text".into())) };
+    let copied = books.execute("VACUUM INTO ?1", [name]);
+    let synced = copied.map_err(|error| cannot(error.to_string())).and_then(|_| {
+        let file = OpenOptions::new().write(true).open(target);
+        file.and_then(|file| file.sync_all()).map_err(|error| cannot(error.to_string()))
+    });
+    synced.inspect_err(|_| {
+        // Half a copy is none.
+        let _ = std::fs::remove_file(target);
+    })
 }
 
 /// What cannot be read is damaged.

@@ -95,8 +95,8 @@ fn last_to_go(
 fn forget_rows(change: &Transaction<'_>, last: i64) -> rusqlite::Result<()> {
     let count = "UPDATE rollups SET pruned = pruned + gone.requests, \
         pruned_cost = pruned_cost + gone.cost \
-        FROM (SELECT at / ?2 - (at % ?2 < 0) AS hour, kind, count(*) AS requests, sum(cost) AS cost \
-            FROM usage_rows WHERE id <= ?1 GROUP BY 1, 2) AS gone \
+        FROM (SELECT at / ?2 - (at % ?2 < 0) AS hour, kind, count(*) AS requests, \
+            sum(cost) AS cost FROM usage_rows WHERE id <= ?1 GROUP BY 1, 2) AS gone \
         WHERE rollups.hour = gone.hour AND rollups.kind = gone.kind";
     change.execute(count, params![last, HOUR_MS])?;
     let anchor = "UPDATE chain SET anchor = ?1, \
@@ -111,4 +111,5 @@ const MERGE: &str = "INSERT INTO rollups SELECT ?1, kind, sum(requests), sum(inp
     sum(cache_creation_input_tokens_1h), sum(output_tokens), sum(reasoning_tokens), \
     sum(input_audio_tokens), sum(output_audio_tokens), sum(tool_calls), sum(cost), max(cost_max), \
     sum(first_bytes), sum(first_byte_ms), sum(total_ms), min(first_id), max(last_id), sum(pruned), \
-    sum(pruned_cost) FROM rollups WHERE hour > ?1 AND hour < ?2 AND pruned = requests GROUP BY kind";
+    sum(pruned_cost) FROM rollups WHERE hour > ?1 AND hour < ?2 AND pruned = requests \
+    GROUP BY kind";
