@@ -230,7 +230,7 @@ fn command_of(
         "check" => Command::Check,
         "usage" => match operands {
             [] | ["export"] => Command::Usage { json, selection: selection(values)? },
-            _ => return error("`usage` is followed by `export` or by nothing".to_owned()),
+            _ => return error("one command is enough: `usage` has no such word".to_owned()),
         },
         "backup" => match operands {
             [file] => Command::Backup((*file).to_owned()),
