@@ -234,7 +234,8 @@ fn command_of(
         },
         "backup" => match operands {
             [file] => Command::Backup((*file).to_owned()),
-            _ => return error("`backup` needs the file to write".to_owned()),
+            [] => return error("`backup` needs the file to write".to_owned()),
+            _ => return error("one command is enough: `backup` has one file".to_owned()),
         },
         "models" => pull(operands)?,
         "audit" => Command::Audit,
