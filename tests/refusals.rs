@@ -261,7 +261,7 @@ fn an_upgrade_that_is_not_served_gets_a_plain_answer() {
         ("sec-websocket-version", "13"),
         ("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ=="),
     ];
-    let reply = gateway.connect().ask(&request("GET", "/v1/responses", &headers, b""));
+    let reply = gateway.connect().ask(&request("GET", "/v1/embeddings", &headers, b""));
     assert!((400..500).contains(&reply.status), "{}", reply.status);
     assert!(!reply.error_message().is_empty());
 }

@@ -198,6 +198,8 @@ enum State {
     Length(u64),
     Chunked(Decoder),
     UntilClose,
+    /// The framing broke.
+    Broken,
     Done,
 }
 
@@ -210,7 +212,7 @@ impl Incoming {
     /// A piece, or the end, is there without waiting.
     pub fn is_ready(&mut self) -> bool {
         match (&self.state, &mut self.connection) {
-            (State::Done, _) | (_, None) => true,
+            (State::Done | State::Broken, _) | (_, None) => true,
             (_, Some(connection)) => connection.unread().len() > self.shown,
         }
     }
@@ -260,13 +262,17 @@ impl Incoming {
                 self.decoded.clear();
                 let fed = decoder.feed(connection.unread(), &mut self.decoded);
                 let is_done = decoder.is_done();
-                let used = fed.map_err(|_| self.watch.failure(Cause::Disconnected))?;
-                connection.take(used);
+                match fed {
+                    Ok(used) => connection.take(used),
+                    // What came before it was whole, and leaves first.
+                    Err(_) => self.state = State::Broken,
+                }
                 if is_done {
                     self.state = State::Done;
                 }
                 return Ok(!self.decoded.is_empty());
             }
+            State::Broken => return Err(self.watch.failure(Cause::Disconnected)),
             State::Done => {}
         }
         Ok(true)
