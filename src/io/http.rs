@@ -52,7 +52,7 @@ pub fn call(
         return Err(watch.failure(Cause::Malformed));
     }
     let sent = connection.send(&head).map_err(Unsent::from).and_then(|()| match call.source {
-        None if takes_body(call.method) => Ok(connection.send(call.body)?),
+        None if takes_body(call) => Ok(connection.send(call.body)?),
         None => Ok(()),
         Some(source) => send_source(&mut connection, source),
     });
@@ -133,9 +133,9 @@ fn send_source(connection: &mut Pooled, source: &dyn Source) -> Result<(), Unsen
     Ok(())
 }
 
-/// Requests with these methods have a body, be it an empty one; others have none.
-fn takes_body(method: &str) -> bool {
-    matches!(method, "POST" | "PUT" | "PATCH")
+/// Requests with these methods have a body, be it an empty one; others have one when it came.
+fn takes_body(call: &Call<'_>) -> bool {
+    matches!(call.method, "POST" | "PUT" | "PATCH") || !call.body.is_empty()
 }
 
 /// Writes the head; false when something in it cannot stand in one.
@@ -150,7 +150,7 @@ pub fn request_head(call: &Call<'_>, address: &Address<'_>, out: &mut Vec<u8>) -
     let mut legal = header::field("host", address.authority.as_bytes(), out);
     call.headers.each(&mut |name, value| legal &= header::field(name, value, out));
     match call.source.map(Source::length) {
-        None if takes_body(call.method) => {
+        None if takes_body(call) => {
             header::field_number("content-length", call.body.len() as u64, out);
         }
         None => {}
