@@ -142,7 +142,7 @@ fn is_admin(snapshot: &Snapshot, head: &Head) -> bool {
 fn is_base(snapshot: &Snapshot, path: &str) -> bool {
     let mut segments = path.split('/').filter(|segment| !segment.is_empty()).peekable();
     segments.next_if(|name| snapshot.provider_named(name).is_some());
-    segments.next_if(|segment| matches!(*segment, "v1" | "v1beta" | "v1beta1"));
+    segments.next_if(|segment| path::VERSIONS.contains(segment));
     segments.next().is_none()
 }
 

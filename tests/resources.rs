@@ -70,6 +70,12 @@ fn calls_without_a_model_reach_the_provider_of_their_scope_as_they_are() {
         ),
         ("GET", "/vertex-main/v1beta/files/abc", "/v1beta/files/abc"),
         ("GET", "/vertex-main/v1beta/cachedContents", "/v1beta/cachedContents"),
+        ("GET", "/vertex-main/v1beta/models/veo/operations/o", "/v1beta/models/veo/operations/o"),
+        ("POST", "/vertex-main/v1beta/batches/b:cancel", "/v1beta/batches/b:cancel"),
+        ("POST", "/vertex-main/v1alpha/auth_tokens", "/v1alpha/auth_tokens"),
+        ("GET", "/openai-main/v1/evals/e/runs/r/output_items", "/v1/evals/e/runs/r/output_items"),
+        ("PATCH", "/openai-main/v1/containers", "/v1/containers"),
+        ("DELETE", "/openai-main/v1/models/ft:gpt:o::1", "/v1/models/ft:gpt:o::1"),
     ];
     for (method, target, expected) in rows {
         let reply = ask(&gateway, method, target, &[], b"");
@@ -78,7 +84,8 @@ fn calls_without_a_model_reach_the_provider_of_their_scope_as_they_are() {
         assert_eq!(reply.json()["target"], expected, "{target}");
         assert_eq!(reply.header("x-request-id"), Some("up-1"));
         let last = upstream.last();
-        assert!(last.header("content-length").is_none(), "{target}");
+        let has_body = matches!(method, "POST" | "PATCH");
+        assert_eq!(last.header("content-length"), has_body.then_some("0"), "{target}");
         let header = |name| last.header(name).unwrap_or_default().to_owned();
         let keys = header("authorization") + &header("x-api-key") + &header("x-goog-api-key");
         assert_eq!(keys.trim_start_matches("Bearer "), UPSTREAM_KEY, "{target}");
@@ -125,6 +132,12 @@ fn what_is_not_permitted_is_refused_in_the_callers_dialect() {
         ("GET", "/router/v1/batches", "forbidden: model"),
         ("GET", "/openai-main/v1/unknown/path", ""),
         ("POST", "/openai-main/v1/moderations", "forbidden: model"),
+        // What is made there works with models that the gateway does not see.
+        ("POST", "/openai-main/v1/batches", "forbidden: model"),
+        ("POST", "/openai-main/v1/realtime/client_secrets", "forbidden: model"),
+        ("POST", "/openai-main/v1/threads/t/runs", "forbidden: model"),
+        ("DELETE", "/openai-main/v1/models/ft:gpt:o::1", "forbidden: model"),
+        ("POST", "/openai-main/v1/models/gpt-x", ""),
     ];
     for (method, target, message) in rows {
         let body: &[u8] = if method == "POST" { b"{\"input\":\"a\"}" } else { b"" };
@@ -146,7 +159,7 @@ fn unknown_paths_pass_where_the_provider_lets_them_and_nowhere_else() {
     let upstream = telling();
     let gateway = Gateway::start(&Config::to(&upstream).setting("passthrough = true").text());
     let rows = [
-        ("GET", "/openai-main/v1/evals/e%2F1?x=%20", "/v1/evals/e%2F1?x=%20"),
+        ("GET", "/openai-main/v1/gadgets/e%2F1?x=%20", "/v1/gadgets/e%2F1?x=%20"),
         ("PATCH", "/openai-main/v2/things", "/v2/things"),
         ("GET", "/openai-main/organization/costs", "/v1/organization/costs"),
     ];
@@ -155,10 +168,10 @@ fn unknown_paths_pass_where_the_provider_lets_them_and_nowhere_else() {
         assert_eq!(reply.status, 200, "{target}: {}", reply.text());
         assert_eq!(reply.json()["target"], expected, "{target}");
     }
-    assert_eq!(ask(&gateway, "GET", "/v1/evals", &[], b"").status, 404, "aggregated");
+    assert_eq!(ask(&gateway, "GET", "/v1/gadgets", &[], b"").status, 404, "aggregated");
     assert_eq!(ask(&gateway, "GET", "/openai-main/v1/../x", &[], b"").status, 400);
     let alice = format!("Bearer {ALICE_KEY}");
-    let get = request("GET", "/openai-main/v1/evals", &[("authorization", &alice)], b"");
+    let get = request("GET", "/openai-main/v1/gadgets", &[("authorization", &alice)], b"");
     assert_eq!(gateway.connect().ask(&get).status, 403, "not every model is permitted");
 }
 
@@ -204,6 +217,65 @@ fn the_model_of_a_form_is_found_behind_its_file_and_renamed() {
     let none = form("", b"x");
     let reply = ask(&gateway, "POST", "/openai-main/v1/images/edits", &[FORM], &none);
     assert_eq!(reply.status, 200, "the vendor has a usual model: {}", reply.text());
+}
+
+#[test]
+fn json_passes_where_a_form_does() {
+    let upstream = telling();
+    let gateway = start(&upstream, "");
+    let json = [("content-type", "application/json; charset=utf-8")];
+    let body = |model: &str| format!(r#"{{"prompt":"a","model":"{model}"}}"#).into_bytes();
+    for (target, below) in [("/v1/videos", "/v1/videos"), ("/v1/images/edits", "/v1/images/edits")]
+    {
+        let reply = ask(&gateway, "POST", target, &json, &body("openai-main/sora"));
+        assert_eq!((reply.status, &reply.json()["target"]), (200, &below.into()));
+        assert_eq!(upstream.last().body, body("sora"));
+        let reply = ask(&gateway, "POST", target, &[FORM], &form("openai-main/sora", b"x"));
+        assert_eq!(reply.status, 200, "{}", reply.text());
+        assert_eq!(upstream.last().body, form("sora", b"x"));
+    }
+    let twice = br#"{"model":"openai-main/a","Model":"b"}"#;
+    assert_eq!(ask(&gateway, "POST", "/v1/videos", &json, twice).status, 400);
+    assert_eq!(ask(&gateway, "POST", "/v1/videos", &json, b"").status, 400);
+}
+
+#[test]
+fn a_delete_may_have_a_small_body_and_no_other_method_may() {
+    let upstream = telling();
+    let gateway = Gateway::start(&Config::to(&upstream).workers(1).tail(FILES).text());
+    // The first on a new connection, the second on a kept one.
+    for _ in 0..2 {
+        let reply = ask(&gateway, "DELETE", "/vertex-main/v1beta/files/a", &[], b"{}");
+        assert_eq!((reply.status, upstream.last().body.as_slice()), (200, &b"{}"[..]));
+    }
+    let long = vec![b' '; 1 << 20];
+    assert_eq!(ask(&gateway, "DELETE", "/vertex-main/v1beta/files/a", &[], &long).status, 400);
+    assert_eq!(ask(&gateway, "GET", "/vertex-main/v1beta/files/a", &[], b"{}").status, 400);
+    assert_eq!(upstream.accepted(), 1);
+}
+
+#[test]
+fn the_results_of_a_batch_are_fetched_here() {
+    let upstream = Upstream::answering(|conn, _| {
+        let url = "https://api.anthropic.com/v1/messages/batches/b_1/results";
+        let batch = format!(r#"{{"id":"b_1","results_url":"{url}"}}"#);
+        conn.whole(200, format!(r#"{{"data":[{batch},{{"results_url":null}}],"x":{batch}}}"#));
+    });
+    let gateway = start(&upstream, "");
+    let named = [("x-gproxy-provider", "anthropic-main"), ("anthropic-version", "2023-06-01")];
+    let behind = [("x-forwarded-proto", "https"), ("anthropic-version", "2023-06-01")];
+    for (target, fields, scheme) in [
+        ("/anthropic-main/v1/messages/batches", &named[1..], "http"),
+        ("/v1/messages/batches", &named[..], "http"),
+        ("/anthropic-main/v1/messages/batches/b_1", &behind[..], "https"),
+    ] {
+        let reply = ask(&gateway, "GET", target, fields, b"").json();
+        let host = "gateway.test";
+        let own = format!("{scheme}://{host}/anthropic-main/v1/messages/batches/b_1/results");
+        assert_eq!(reply["data"][0]["results_url"], own, "{target}");
+        assert!(reply["data"][1]["results_url"].is_null());
+        assert!(reply["x"]["results_url"].as_str().unwrap().starts_with("https://api.anthropic"));
+    }
 }
 
 fn resident_kib(gateway: &Gateway) -> u64 {

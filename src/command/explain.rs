@@ -208,7 +208,11 @@ fn decide_nameless(
     decision.fact("endpoint", endpoint.name);
     decision.fact("dialect", endpoint.dialect.name());
     let scope = call.scope.as_deref().and_then(|name| snapshot.provider_named(name));
-    let need = if call.resource.is_file { Need::Files } else { Need::Any };
+    let need = match call.resource {
+        resource if resource.is_file => Need::Files,
+        resource if resource.unseen && question.method != "GET" => Need::Every,
+        _ => Need::Any,
+    };
     choose(snapshot, user, scope, endpoint.dialect, need, decision)
 }
 

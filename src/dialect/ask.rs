@@ -125,12 +125,10 @@ pub fn scan(endpoint: &Endpoint, body: &[u8]) -> Result<Ask, AskError> {
     let is_space = |byte: &u8| matches!(byte, b' ' | b'\n' | b'\r' | b'\t');
     let blank = body.iter().all(is_space);
     match endpoint.model {
-        ModelPlace::Body | ModelPlace::MaybeBody | ModelPlace::Resource if blank => {
-            Err(AskError::Empty)
-        }
+        ModelPlace::Event | ModelPlace::Nowhere => Ok(Ask::default()),
         ModelPlace::Path if blank => Ok(Ask::default()),
-        ModelPlace::Multipart | ModelPlace::Event | ModelPlace::Nowhere => Ok(Ask::default()),
-        ModelPlace::Body | ModelPlace::MaybeBody | ModelPlace::Resource => {
+        _ if blank => Err(AskError::Empty),
+        ModelPlace::Body | ModelPlace::MaybeBody | ModelPlace::Multipart | ModelPlace::Resource => {
             scan_named_in_body(endpoint, body)
         }
         ModelPlace::Path => scan_named_in_path(endpoint, body),
@@ -183,8 +181,8 @@ fn scan_named_in_body(endpoint: &Endpoint, body: &[u8]) -> Result<Ask, AskError>
             (Some(model_name(&body[model.span.clone()])?), model.span)
         }
         Some(_) => return Err(AskError::ModelNotText),
-        None if endpoint.model == ModelPlace::MaybeBody => (None, 0..0),
-        None => return Err(AskError::ModelMissing),
+        None if endpoint.model == ModelPlace::Body => return Err(AskError::ModelMissing),
+        None => (None, 0..0),
     };
     Ok(Ask {
         model: name,

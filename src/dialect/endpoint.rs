@@ -28,6 +28,8 @@ pub struct Endpoint {
     pub usage_option: bool,
     /// It counts the tokens of a prompt, which no vendor bills.
     pub counts_tokens: bool,
+    /// Replies name addresses at the vendor's, which clients go to: see `links.rs`.
+    pub links: bool,
 }
 
 /// Where a request names its model.
@@ -41,7 +43,8 @@ pub enum ModelPlace {
     Resource,
     /// The path: `models/{model}:{verb}`.
     Path,
-    /// The field `model` of a `multipart/form-data` body.
+    /// The field `model` of a `multipart/form-data` body, or like [`ModelPlace::MaybeBody`] when
+    /// the body is JSON.
     Multipart,
     /// The query or an event of a WebSocket: see `live.rs`.
     Event,
@@ -72,6 +75,7 @@ pub static ENDPOINTS: &[Endpoint] = &[
         event_model: MODEL,
         usage_option: true,
         counts_tokens: false,
+        links: false,
     },
     Endpoint {
         name: "completions",
@@ -83,6 +87,7 @@ pub static ENDPOINTS: &[Endpoint] = &[
         event_model: MODEL,
         usage_option: true,
         counts_tokens: false,
+        links: false,
     },
     Endpoint {
         name: "responses",
@@ -94,6 +99,7 @@ pub static ENDPOINTS: &[Endpoint] = &[
         event_model: &[Step::Key("response"), Step::Key("model")],
         usage_option: false,
         counts_tokens: false,
+        links: false,
     },
     Endpoint {
         name: "embeddings",
@@ -105,6 +111,7 @@ pub static ENDPOINTS: &[Endpoint] = &[
         event_model: NONE,
         usage_option: false,
         counts_tokens: false,
+        links: false,
     },
     Endpoint {
         name: "messages",
@@ -116,6 +123,7 @@ pub static ENDPOINTS: &[Endpoint] = &[
         event_model: &[Step::Key("message"), Step::Key("model")],
         usage_option: false,
         counts_tokens: false,
+        links: false,
     },
     Endpoint {
         name: "messages.count_tokens",
@@ -127,6 +135,7 @@ pub static ENDPOINTS: &[Endpoint] = &[
         event_model: NONE,
         usage_option: false,
         counts_tokens: true,
+        links: false,
     },
     in_body("responses.compact", Dialect::OpenaiResponses, "responses/compact", MODEL),
     Endpoint {
@@ -147,6 +156,7 @@ pub static ENDPOINTS: &[Endpoint] = &[
         ..in_body("images.generations", Dialect::OpenaiChat, "images/generations", NONE)
     },
     in_body("audio.speech", Dialect::OpenaiChat, "audio/speech", NONE),
+    Endpoint { reply_model: MODEL, ..in_form("videos", "videos") },
     in_form("images.edits", "images/edits"),
     in_form("images.variations", "images/variations"),
     in_form("audio.transcriptions", "audio/transcriptions"),
@@ -167,6 +177,8 @@ pub static ENDPOINTS: &[Endpoint] = &[
         model: ModelPlace::Resource,
         ..in_body("cachedContents.create", Dialect::Gemini, "cachedContents", MODEL)
     },
+    gemini("computeTokens", &[], NONE),
+    gemini("fetchPredictOperation", &[], NONE),
 ];
 
 /// A call with a JSON body that does not stream.
@@ -196,6 +208,7 @@ pub(super) const fn nameless(name: &'static str, dialect: Dialect, tail: &'stati
         event_model: NONE,
         usage_option: false,
         counts_tokens: false,
+        links: false,
     }
 }
 
@@ -214,5 +227,6 @@ const fn gemini(
         event_model: model,
         usage_option: false,
         counts_tokens: false,
+        links: false,
     }
 }

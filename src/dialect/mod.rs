@@ -8,6 +8,7 @@ pub mod echo;
 pub mod endpoint;
 pub mod finish;
 pub mod headers;
+pub mod links;
 pub mod listed;
 pub mod live;
 pub mod models;

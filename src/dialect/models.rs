@@ -95,6 +95,9 @@ fn place<'t>(
     };
     path::check(path)?;
     let id = path::decode_id(id)?;
+    if family == Family::Gemini && is_operation(&id) {
+        return Ok(None);
+    }
     let id = match publisher {
         Some(publisher) => Cow::Owned(format!("{publisher}/{id}")),
         None => id,
@@ -105,6 +108,11 @@ fn place<'t>(
     }
     let scope = scoped.then_some(first);
     Ok(Some(Listing { scope, id, family, is_publisher, query }))
+}
+
+/// What Google calls a long call of a model's: `{model}/operations/{id}`.
+fn is_operation(id: &str) -> bool {
+    id.rsplit('/').nth(1) == Some("operations")
 }
 
 /// `{publisher}/models`, and nothing behind it.

@@ -21,6 +21,7 @@ pub const RESERVED: &[&str] = &[
     "v1",
     "v1beta",
     "v1beta1",
+    "v1alpha",
     "upload",
     "admin",
     "user",
@@ -33,9 +34,11 @@ pub const RESERVED: &[&str] = &[
     "version",
     "assistants",
     "audio",
+    "auth_tokens",
     "batches",
     "cachedcontents",
     "chat",
+    "chatkit",
     "completions",
     "containers",
     "conversations",
@@ -44,8 +47,10 @@ pub const RESERVED: &[&str] = &[
     "engines",
     "evals",
     "files",
+    "filesearchstores",
     "fine_tuning",
     "images",
+    "interactions",
     "messages",
     "models",
     "moderations",
@@ -55,6 +60,7 @@ pub const RESERVED: &[&str] = &[
     "publishers",
     "realtime",
     "responses",
+    "skills",
     "threads",
     "tunedmodels",
     "uploads",
@@ -63,7 +69,7 @@ pub const RESERVED: &[&str] = &[
 ];
 
 /// Version segments that clients send.
-const VERSIONS: [&str; 3] = ["v1", "v1beta", "v1beta1"];
+pub const VERSIONS: [&str; 4] = ["v1", "v1beta", "v1beta1", "v1alpha"];
 
 /// Parameter of our own addresses for uploads: who may send the bytes.
 pub const UPLOAD_SESSION: &str = "gproxy_session";
@@ -531,7 +537,7 @@ pub fn family(target: &str, has_header: &dyn Fn(&str) -> bool) -> Family {
             "chat" | "completions" | "responses" | "embeddings" | "realtime" => {
                 return Family::Openai;
             }
-            "v1beta" | "v1beta1" | "publishers" | "tunedModels" | "ws" => gemini = true,
+            "v1beta" | "v1beta1" | "v1alpha" | "publishers" | "tunedModels" | "ws" => gemini = true,
             // What follows is a model's id.
             "models" => break,
             _ => {}

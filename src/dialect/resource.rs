@@ -1,7 +1,8 @@
 //! Calls that name no model: files, batches, stored answers and their like, as a table.
 //!
 //! They pass as they are: nothing in them is read or rewritten. A row says where a call lives and
-//! what guards it; in a pattern, `*` stands for one segment, an id of the vendor's.
+//! what guards it; in a pattern, `*` stands for one segment, an id of the vendor's, and `**` at its
+//! end for all that follows, be it nothing.
 
 #[cfg(test)]
 mod tests;
@@ -18,10 +19,20 @@ pub struct Resource {
     pub endpoint: Endpoint,
     /// Methods of this row, with commas between them.
     pub methods: &'static str,
-    /// The `Allow` of a 405: all methods of the address, those of other tables too.
+    /// The `Allow` of a 405: all methods of the address, those of other tables too. Empty: with
+    /// another method there is no such path.
     pub allow: &'static str,
     /// Files: `[[file_permissions]]` guard it, and its bodies may be as long as an upload.
     pub is_file: bool,
+    /// What is made here works with models that nobody here sees: all methods but `GET` need the
+    /// permission for every model.
+    pub unseen: bool,
+}
+
+impl Resource {
+    fn takes(&self, method: &str) -> bool {
+        self.methods.split(", ").any(|allowed| allowed == method)
+    }
 }
 
 const OPENAI: Dialect = Dialect::OpenaiChat;
@@ -36,7 +47,7 @@ const fn row(
     methods: &'static str,
 ) -> Resource {
     let endpoint = nameless(name, dialect, tail);
-    Resource { endpoint, methods, allow: methods, is_file: false }
+    Resource { endpoint, methods, allow: methods, is_file: false, unseen: false }
 }
 
 const fn file(
@@ -47,6 +58,24 @@ const fn file(
 ) -> Resource {
     Resource { is_file: true, ..row(name, dialect, tail, methods) }
 }
+
+const fn unseen(
+    name: &'static str,
+    dialect: Dialect,
+    tail: &'static str,
+    methods: &'static str,
+) -> Resource {
+    Resource { unseen: true, ..row(name, dialect, tail, methods) }
+}
+
+/// Its replies hold addresses of its own.
+const fn linked(resource: Resource) -> Resource {
+    let endpoint = Endpoint { links: true, ..resource.endpoint };
+    Resource { endpoint, ..resource }
+}
+
+/// Of a family of addresses that the vendor still changes.
+const ALL: &str = "GET, POST, PUT, PATCH, DELETE";
 
 /// Every resource.
 pub static RESOURCES: &[Resource] = &[
@@ -71,16 +100,19 @@ pub static RESOURCES: &[Resource] = &[
     file("uploads.parts", OPENAI, "uploads/*/parts", "POST"),
     file("uploads.complete", OPENAI, "uploads/*/complete", "POST"),
     file("uploads.cancel", OPENAI, "uploads/*/cancel", "POST"),
-    row("batches", OPENAI, "batches", "GET, POST"),
+    unseen("batches", OPENAI, "batches", "GET, POST"),
     row("batches.stored", OPENAI, "batches/*", "GET"),
     row("batches.cancel", OPENAI, "batches/*/cancel", "POST"),
-    row("fine_tuning.jobs", OPENAI, "fine_tuning/jobs", "GET, POST"),
+    unseen("fine_tuning.jobs", OPENAI, "fine_tuning/jobs", "GET, POST"),
     row("fine_tuning.job", OPENAI, "fine_tuning/jobs/*", "GET"),
     row("fine_tuning.cancel", OPENAI, "fine_tuning/jobs/*/cancel", "POST"),
     row("fine_tuning.pause", OPENAI, "fine_tuning/jobs/*/pause", "POST"),
     row("fine_tuning.resume", OPENAI, "fine_tuning/jobs/*/resume", "POST"),
     row("fine_tuning.events", OPENAI, "fine_tuning/jobs/*/events", "GET"),
     row("fine_tuning.checkpoints", OPENAI, "fine_tuning/jobs/*/checkpoints", "GET"),
+    unseen("fine_tuning.permissions", OPENAI, "fine_tuning/checkpoints/**", ALL),
+    unseen("fine_tuning.alpha", OPENAI, "fine_tuning/alpha/**", ALL),
+    Resource { allow: "", ..unseen("models.delete", OPENAI, "models/*", "DELETE") },
     row("vector_stores", OPENAI, "vector_stores", "GET, POST"),
     row("vector_stores.stored", OPENAI, "vector_stores/*", "GET, POST, DELETE"),
     row("vector_stores.search", OPENAI, "vector_stores/*/search", "POST"),
@@ -91,15 +123,28 @@ pub static RESOURCES: &[Resource] = &[
     row("vector_stores.batch", OPENAI, "vector_stores/*/file_batches/*", "GET"),
     row("vector_stores.batch_cancel", OPENAI, "vector_stores/*/file_batches/*/cancel", "POST"),
     row("vector_stores.batch_files", OPENAI, "vector_stores/*/file_batches/*/files", "GET"),
-    row("realtime.client_secrets", OPENAI, "realtime/client_secrets", "POST"),
+    unseen("realtime.client_secrets", OPENAI, "realtime/client_secrets", "POST"),
+    unseen("realtime.others", OPENAI, "realtime/**", "POST"),
+    Resource { allow: "GET, POST", ..row("videos.list", OPENAI, "videos", "GET") },
+    row("videos.stored", OPENAI, "videos/*", "GET, DELETE"),
+    unseen("videos.others", OPENAI, "videos/**", ALL),
+    unseen("audio.voices", OPENAI, "audio/voices/**", ALL),
+    unseen("audio.voice_consents", OPENAI, "audio/voice_consents/**", ALL),
+    unseen("evals", OPENAI, "evals/**", ALL),
+    unseen("containers", OPENAI, "containers/**", ALL),
+    unseen("skills", OPENAI, "skills/**", ALL),
+    unseen("assistants", OPENAI, "assistants/**", ALL),
+    unseen("threads", OPENAI, "threads/**", ALL),
+    unseen("chatkit", OPENAI, "chatkit/**", ALL),
     // https://docs.anthropic.com/en/api
-    row("messages.batches", ANTHROPIC, "messages/batches", "GET, POST"),
-    row("messages.batch", ANTHROPIC, "messages/batches/*", "GET, DELETE"),
-    row("messages.batch_cancel", ANTHROPIC, "messages/batches/*/cancel", "POST"),
+    linked(unseen("messages.batches", ANTHROPIC, "messages/batches", "GET, POST")),
+    linked(row("messages.batch", ANTHROPIC, "messages/batches/*", "GET, DELETE")),
+    linked(row("messages.batch_cancel", ANTHROPIC, "messages/batches/*/cancel", "POST")),
     row("messages.batch_results", ANTHROPIC, "messages/batches/*/results", "GET"),
     file("anthropic.files", ANTHROPIC, "files", "GET, POST"),
     file("anthropic.file", ANTHROPIC, "files/*", "GET, DELETE"),
     file("anthropic.file_content", ANTHROPIC, "files/*/content", "GET"),
+    unseen("anthropic.skills", ANTHROPIC, "skills/**", ALL),
     // https://ai.google.dev/api
     file("gemini.files", GEMINI, "files", "GET, POST"),
     file("gemini.file", GEMINI, "files/*", "GET, DELETE"),
@@ -108,10 +153,14 @@ pub static RESOURCES: &[Resource] = &[
         ..row("gemini.cached_contents", GEMINI, "cachedContents", "GET")
     },
     row("gemini.cached_content", GEMINI, "cachedContents/*", "GET, PATCH, DELETE"),
-    row("gemini.tuned_models", GEMINI, "tunedModels", "GET"),
-    row("gemini.tuned_model", GEMINI, "tunedModels/*", "GET, DELETE"),
+    unseen("gemini.tuned_models", GEMINI, "tunedModels", "GET, POST"),
+    // A verb may stand behind the id: `tunedModels/a:cancel`.
+    unseen("gemini.tuned_model", GEMINI, "tunedModels/*", "GET, POST, PATCH, DELETE"),
     row("gemini.batches", GEMINI, "batches", "GET"),
-    row("gemini.batch", GEMINI, "batches/*", "GET, DELETE"),
+    row("gemini.batch", GEMINI, "batches/*", "GET, POST, PATCH, DELETE"),
+    file("gemini.file_search_stores", GEMINI, "fileSearchStores/**", ALL),
+    unseen("gemini.interactions", GEMINI, "interactions/**", ALL),
+    unseen("gemini.auth_tokens", GEMINI, "auth_tokens", "POST"),
     row("gemini.operation", GEMINI, "operations/*", "GET"),
     row("gemini.model_operation", GEMINI, "models/*/operations/*", "GET"),
 ];
@@ -152,8 +201,11 @@ pub fn parse<'t>(
     };
     let (version, below) = path::skip_versions(below)?;
     let tail = joined(below);
-    let resource = find(&tail, family, is_upload)?.ok_or(PathError::NotFound)?;
-    if !resource.methods.split(", ").any(|allowed| allowed == method) {
+    let resource = find(method, &tail, family, is_upload)?.ok_or(PathError::NotFound)?;
+    if !resource.takes(method) && resource.allow.is_empty() {
+        return Err(PathError::NotFound);
+    }
+    if !resource.takes(method) {
         return Err(PathError::MethodNotAllowed(resource.allow));
     }
     let version = version.unwrap_or(path::usual_version(resource.endpoint.dialect.family()));
@@ -199,12 +251,14 @@ fn joined(path: &str) -> String {
     tail
 }
 
+/// The row that fits best: of the caller's family, and with the method.
 fn find(
+    method: &str,
     tail: &str,
     family: Family,
     is_upload: bool,
 ) -> Result<Option<&'static Resource>, PathError> {
-    let mut other = None;
+    let mut best: Option<((bool, bool), &Resource)> = None;
     for resource in RESOURCES {
         let Endpoint { dialect, tail: pattern, .. } = resource.endpoint;
         // Only Google sends the bytes of its files to another address.
@@ -212,21 +266,25 @@ fn find(
         if !fits || !matches(tail, pattern)? {
             continue;
         }
-        if is_upload || dialect.family() == family {
-            return Ok(Some(resource));
+        let rank = (is_upload || dialect.family() == family, resource.takes(method));
+        if best.is_none_or(|(other, _)| rank > other) {
+            best = Some((rank, resource));
         }
-        other = other.or(Some(resource));
     }
-    Ok(other)
+    Ok(best.map(|(_, resource)| resource))
 }
 
 /// Whether a path is one of the pattern. What stands in the place of an id holds no slash.
 fn matches(tail: &str, pattern: &str) -> Result<bool, PathError> {
+    let (pattern, is_open) = match pattern.strip_suffix("/**") {
+        Some(pattern) => (pattern, true),
+        None => (pattern, false),
+    };
     let (mut segments, mut parts) = (tail.split('/'), pattern.split('/'));
     loop {
         match (segments.next(), parts.next()) {
             (None, None) => return Ok(true),
-            (Some(segment), Some("*")) => {
+            (Some(segment), part) if part == Some("*") || is_open && part.is_none() => {
                 if path::decode(segment)?.contains('/') {
                     return Err(PathError::EncodedSlash);
                 }

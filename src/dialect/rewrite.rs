@@ -14,6 +14,7 @@
 mod tests;
 
 use super::endpoint::{Endpoint, Step};
+use super::links::Links;
 use super::usage::Tap;
 use crate::limits::EVENT_KEPT_BYTES_MAX;
 use crate::wire::json::{self, Event, Kind, STEPS_MAX, Scanner, Watch};
@@ -46,6 +47,7 @@ pub struct Rewriter {
 enum Mode {
     Identity,
     Whole(Box<Whole>),
+    Links(Box<Links>),
     Stream(Box<Stream>),
 }
 
@@ -64,6 +66,11 @@ impl Rewriter {
         Rewriter { mode, tap: None }
     }
 
+    /// For a JSON reply with addresses of the vendor's; `base` is ours.
+    pub fn links(base: &str) -> Rewriter {
+        Rewriter { mode: Mode::Links(Box::new(Links::new(base))), tap: None }
+    }
+
     /// For a `text/event-stream` reply.
     pub fn stream(endpoint: &'static Endpoint, change: Change, event_bytes_max: usize) -> Rewriter {
         let mode = Mode::Stream(Box::new(Stream::new(endpoint, change, event_bytes_max)));
@@ -75,7 +82,7 @@ impl Rewriter {
         let tap = Some(Box::new(Tap::new(endpoint)));
         match &mut self.mode {
             Mode::Stream(stream) => stream.tap = tap,
-            Mode::Identity | Mode::Whole(_) => self.tap = tap,
+            Mode::Identity | Mode::Whole(_) | Mode::Links(_) => self.tap = tap,
         }
         self
     }
@@ -93,7 +100,7 @@ impl Rewriter {
     pub fn tap(&self) -> Option<&Tap> {
         match &self.mode {
             Mode::Stream(stream) => stream.tap.as_deref(),
-            Mode::Identity | Mode::Whole(_) => self.tap.as_deref(),
+            Mode::Identity | Mode::Whole(_) | Mode::Links(_) => self.tap.as_deref(),
         }
     }
 
@@ -105,6 +112,7 @@ impl Rewriter {
         match &mut self.mode {
             Mode::Identity => out.extend_from_slice(input),
             Mode::Whole(whole) => whole.feed(input, out),
+            Mode::Links(links) => links.feed(input, out),
             Mode::Stream(stream) => return stream.feed(input, out),
         }
         Ok(())
@@ -112,8 +120,10 @@ impl Rewriter {
 
     /// The upstream ended properly. A held piece that lacks its blank line leaves without it.
     pub fn finish(&mut self, out: &mut Vec<u8>) {
-        if let Mode::Stream(stream) = &mut self.mode {
-            stream.finish(out);
+        match &mut self.mode {
+            Mode::Stream(stream) => stream.finish(out),
+            Mode::Links(links) => links.finish(out),
+            Mode::Identity | Mode::Whole(_) => {}
         }
     }
 
@@ -121,6 +131,7 @@ impl Rewriter {
     pub fn held(&self) -> usize {
         match &self.mode {
             Mode::Identity | Mode::Whole(_) => 0,
+            Mode::Links(links) => links.held(),
             Mode::Stream(stream) => stream.held.len(),
         }
     }

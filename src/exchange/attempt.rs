@@ -132,6 +132,14 @@ impl<'a> Plan<'a> {
         &self.url
     }
 
+    /// Where the caller reaches this provider, as far as we can know.
+    pub(super) fn own_base(&self) -> String {
+        let is_https = self.head.headers.get("x-forwarded-proto") == Some(b"https");
+        let scheme = if is_https { "https" } else { "http" };
+        let authority = self.head.authority().unwrap_or_default();
+        format!("{scheme}://{authority}/{}", self.provider.name)
+    }
+
     /// Puts the served model's name into the body, and our wish for usage.
     pub(super) fn rewrite(&self, ask: &Ask, body: &mut Vec<u8>) -> Result<(), AskError> {
         let Target { model_asked, model_served, .. } = *self.target;
@@ -141,8 +149,8 @@ impl<'a> Plan<'a> {
         }
         let renamed = model_asked != model_served;
         match self.endpoint.model {
-            ModelPlace::Multipart | ModelPlace::Event | ModelPlace::Nowhere => Ok(()),
-            ModelPlace::Body | ModelPlace::MaybeBody => {
+            ModelPlace::Event | ModelPlace::Nowhere => Ok(()),
+            ModelPlace::Body | ModelPlace::MaybeBody | ModelPlace::Multipart => {
                 let served = renamed.then_some(model_served);
                 ask.rewrite(body, served, None, self.hide_usage)
             }

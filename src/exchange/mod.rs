@@ -481,7 +481,7 @@ fn answer<D: Downstream, U: Upstream>(
         Err(error) => return nameless::answer(core, snapshot, session, up, head, note, error),
     };
     note.endpoint = route.endpoint.name;
-    if route.endpoint.model == ModelPlace::Multipart {
+    if route.endpoint.model == ModelPlace::Multipart && !is_json(head) {
         return nameless::form(core, snapshot, session, up, head, note, &route);
     }
     let mut body = held_body(core, snapshot, session, up, head, note)?;
@@ -533,6 +533,13 @@ fn held_body<D: Downstream, U: Upstream>(
 /// Who calls: by a key, or by an address that was made for him.
 fn user_of(snapshot: &Snapshot, head: &Head) -> Option<usize> {
     admin::user_of(snapshot, head).or_else(|| upload::user_of(snapshot, head))
+}
+
+/// Calls that take a form take JSON too, with addresses in the place of files.
+fn is_json(head: &Head) -> bool {
+    let content_type = head.headers.get("content-type").unwrap_or_default();
+    let essence = content_type.split(|byte| *byte == b';').next().unwrap_or_default();
+    essence.trim_ascii().eq_ignore_ascii_case(b"application/json")
 }
 
 /// The way up and the way down: the last part of every request that has an upstream.

@@ -49,7 +49,7 @@ pub(super) fn answer<D: Downstream, U: Upstream>(
     let is_raw = std::ptr::eq(call.resource, &resource::PASSTHROUGH);
     let need = match call.resource.is_file {
         true => Need::Files,
-        false if is_raw => Need::Every,
+        false if is_raw || call.resource.unseen && head.method() != "GET" => Need::Every,
         false => Need::Any,
     };
     let scope = call.scope.as_deref().and_then(|name| snapshot.provider_named(name));

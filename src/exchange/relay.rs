@@ -182,6 +182,7 @@ fn rewriter<R: Reply>(
     // What an upstream compressed although it was asked not to passes as it is.
     let (rewriter, changes) = match kind {
         _ if reply.status() >= 400 || encoded => (Rewriter::identity(), false),
+        Kind::Json if plan.endpoint.links => (Rewriter::links(&plan.own_base()), true),
         Kind::EventStream => (Rewriter::stream(plan.endpoint, change, event_bytes_max), true),
         Kind::Json if change.model.is_some() && !plan.endpoint.reply_model.is_empty() => {
             (Rewriter::whole(plan.endpoint, change), true)

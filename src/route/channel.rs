@@ -501,7 +501,7 @@ impl Destination {
             return if version == "v1beta1" { version } else { "v1" };
         }
         match (&*self.models, version) {
-            (VERTEX_MODELS, "v1beta") => "v1beta1",
+            (VERTEX_MODELS, "v1beta" | "v1alpha") => "v1beta1",
             (STUDIO_MODELS, "v1beta1") => "v1beta",
             _ => version,
         }
