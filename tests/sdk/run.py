@@ -10,6 +10,7 @@ summary, and with a non-zero status when anything failed.
 """
 
 import hashlib
+import json
 import os
 import pathlib
 import shutil
@@ -80,6 +81,15 @@ provider_name = "vertex-main"
 [[permissions]]
 user_name = "admin"
 model_pattern = "*"
+[[file_permissions]]
+user_name = "admin"
+provider_name = "openai-main"
+[[file_permissions]]
+user_name = "admin"
+provider_name = "anthropic-main"
+[[file_permissions]]
+user_name = "admin"
+provider_name = "vertex-main"
 [[permissions]]
 user_name = "alice"
 provider_name = "openai-main"
@@ -200,6 +210,7 @@ def run_tests(which, environment):
     else:
         python = ENVIRONMENTS / which / "bin" / "python"
         command = [python, "-m", "pytest", "-q", "-p", "no:cacheprovider", HERE / "python"]
+        command += os.environ.get("SDK_PYTEST", "").split()
     return subprocess.run([str(word) for word in command], cwd=HERE, env=environment).returncode
 
 
@@ -221,6 +232,10 @@ def main():
             for which in wanted:
                 print(f"--- {which}", flush=True)
                 results[which] = run_tests(which, environment)
+            missed = []
+            if wanted == [*PYTHONS, "node"]:
+                with urllib.request.urlopen(f"http://127.0.0.1:{upstream_port}/_rows") as rows:
+                    missed = json.load(rows)
             alive = gateway.poll() is None
             status = stop(gateway)
         upstream.kill()
@@ -229,8 +244,10 @@ def main():
             print("\n".join((folder / "stderr").read_text().splitlines()[-40:]))
     for which, code in results.items():
         print(f"sdk {which}: {'ok' if code == 0 else f'FAILED ({code})'}")
+    for row in missed:
+        print(f"sdk: no client made the call {row}")
     print(f"sdk gateway: {'ok' if alive and status == 0 else f'FAILED (exit {status})'}")
-    return 1 if any(results.values()) or not alive or status != 0 else 0
+    return 1 if any(results.values()) or missed or not alive or status != 0 else 0
 
 
 if __name__ == "__main__":

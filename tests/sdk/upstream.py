@@ -10,13 +10,17 @@ beyond that stands in the model's name:
   hangs        sends the first event of a stream (of a whole reply: nothing) and waits for the
                gateway to hang up; when it did is told under /_hangups
 
-GET /_seen lists the requests, DELETE /_seen forgets them. Standard library only.
+GET /_seen lists the requests, DELETE /_seen forgets them. With `?row=openai-7` the next calls are
+those of a row of calls.json, and have their replies there; GET /_rows lists the rows that were never
+called. Standard library only.
 """
 
 import base64
 import hashlib
 import json
+import pathlib
 import random
+import re
 import socket
 import struct
 import sys
@@ -24,7 +28,12 @@ import threading
 import time
 
 KEY = "upstream-credential-5f2a"
+ROWS = {f"{family}-{number}": row
+        for family, rows in json.loads((pathlib.Path(__file__).parent / "calls.json").read_text()).items()
+        for number, row in enumerate(rows)}
+BYTES = bytes(range(256)) + b"\r\n\r\ndata: x\n\n" * 300
 lock = threading.Lock()
+called, row_now = set(), None
 seen = []
 hangups = []
 
@@ -191,6 +200,50 @@ CALLS = {
 }
 
 
+def listed(row, family, query):
+    """The first page of two, or the second."""
+    first = not re.search("after|page_token|pageToken|page=", query)
+    one = row["pages"][0 if first else 1]
+    if family == "gemini":
+        page = {row["key"]: [{"name": f"{row['key']}/{one}"}]}
+        return {**page, "nextPageToken": "second"} if first else page
+    page = {"data": [{"id": one}], "has_more": first, "first_id": one, "last_id": one}
+    if "skills" in row["call"]:
+        page["next_page"] = "page_2" if first else None
+    return {"object": "list", **page} if family == "openai" else page
+
+
+def answer_row(connection, request, name):
+    """Answers a call of calls.json."""
+    headers = dict(request["headers"])
+    path = re.sub("^/v1[a-z0-9]*/", "", request["path"])
+    row, asked = ROWS[name], f"{request['method']} {path}"
+    family = name.partition("-")[0]
+
+    def asks(row):
+        return row["asks"].replace("$model", "m-1").replace(" /v1/", " ") == asked
+
+    if not asks(row):
+        # The client asks for something else on its way.
+        row = next((other for other in ROWS.values() if asks(other)), None)
+        if row is None:
+            return connection.whole(404, error_body(request["path"], 404))
+    with lock:
+        called.add(name)
+    if "bytes" in row:
+        return connection.blob(BYTES, row["bytes"])
+    if "lines" in row:
+        lines = "".join(json.dumps(line) + "\n" for line in row["lines"])
+        return connection.blob(lines.encode(), "application/x-jsonl")
+    if "events" in row:
+        text = json.dumps(row["events"]).replace("$dated", dated("m-1"))
+        events = [named(event["type"], event) for event in json.loads(text)]
+        return stream(connection, "m-1", events)
+    reply = listed(row, family, request["query"]) if "pages" in row else row["reply"]
+    text = json.dumps(reply).replace("$dated", dated("m-1"))
+    return connection.whole(200, json.loads(text.replace("$base", f"http://{headers['host']}")))
+
+
 def error_body(path, status):
     text = f"the upstream says {status}"
     if "/messages" in path:
@@ -227,13 +280,27 @@ class Connection:
         method, target, _ = lines[0].split(" ")
         headers = [[name.strip().lower(), value.strip()]
                    for name, value in (line.split(":", 1) for line in lines[1:])]
-        length = int(dict(headers).get("content-length", 0))
-        while len(self.held) < length:
-            self.read()
-        body, self.held = self.held[:length], self.held[length:]
+        if dict(headers).get("transfer-encoding") == "chunked":
+            body = b"".join(iter(self.chunk, b""))
+        else:
+            body = self.take(int(dict(headers).get("content-length", 0)))
         path, _, query = target.partition("?")
         return {"method": method, "path": path, "query": query, "headers": headers,
-                "body": body.decode("utf-8", "replace")}
+                "body": body.decode("utf-8", "replace"), "base64": base64.b64encode(body).decode()}
+
+    def take(self, length):
+        while len(self.held) < length:
+            self.read()
+        taken, self.held = self.held[:length], self.held[length:]
+        return taken
+
+    def chunk(self):
+        while b"\r\n" not in self.held:
+            self.read()
+        line, self.held = self.held.split(b"\r\n", 1)
+        piece = self.take(int(line, 16))
+        self.take(2)
+        return piece
 
     def cut(self, data):
         """Sends bytes one to seven at a time."""
@@ -252,6 +319,10 @@ class Connection:
                   f"x-request-id: upstream-1\r\nset-cookie: tracking=1\r\n{lines}")
         body = body[:int(len(body) * part)]
         self.cut(body) if cut else self.sock.sendall(body)
+
+    def blob(self, body, kind):
+        self.head(200, f"content-type: {kind}\r\ncontent-length: {len(body)}\r\n")
+        self.cut(body)
 
     def begin_stream(self):
         self.head(200, "content-type: text/event-stream\r\ntransfer-encoding: chunked\r\n")
@@ -386,6 +457,8 @@ def answer(connection, request):
         return session(connection, request)
     with lock:
         seen.append(request)
+    if row_now is not None:
+        return answer_row(connection, request, row_now)
     if request["path"].startswith("/upload/"):
         return upload(connection, request)
     try:
@@ -431,7 +504,10 @@ def control(connection, request):
         if request["method"] == "DELETE":
             seen.clear()
             hangups.clear()
-        value = {"/_seen": seen, "/_hangups": hangups}.get(request["path"], {})
+            global row_now
+            row_now = request["query"].removeprefix("row=") or None
+        rows = [f"{name} {row['call']}" for name, row in ROWS.items() if name not in called]
+        value = {"/_seen": seen, "/_hangups": hangups, "/_rows": rows}.get(request["path"], {})
         connection.whole(200, value, cut=False)
 
 

@@ -28,7 +28,7 @@ const ask = (one, model, more = {}) =>
   one.messages.create({ model, max_tokens: 256, messages, ...more });
 
 describe("anthropic", () => {
-  beforeEach(forget);
+  beforeEach(() => forget());
 
   for (const [base, asked, served, replied] of ROWS) {
     test(`messages ${base} ${asked}`, async () => {

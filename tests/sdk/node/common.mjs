@@ -3,23 +3,25 @@
 import assert from "node:assert/strict";
 
 export const GATEWAY = process.env.GATEWAY_URL;
+export const UPSTREAM = process.env.UPSTREAM_URL;
 export const ADMIN_KEY = "sk-admin-1";
 export const ALICE_KEY = "sk-alice-0123456789abcdef0123456789abcdef";
 export const UPSTREAM_KEY = "upstream-credential-5f2a";
 
 async function control(method, path) {
-  const reply = await fetch(process.env.UPSTREAM_URL + path, { method });
+  const reply = await fetch(UPSTREAM + path, { method });
   return reply.json();
 }
 
-export const forget = () => control("DELETE", "/_seen");
+/** From now on the upstream plays this row of calls.json. */
+export const forget = (row = "") => control("DELETE", `/_seen?row=${row}`);
 
 export async function seen() {
   const requests = await control("GET", "/_seen");
   return requests.map((request) => ({
     ...request,
     headers: Object.fromEntries(request.headers),
-    body: JSON.parse(request.body || "null"),
+    body: /^[{[]/.test(request.body) ? JSON.parse(request.body) : null,
   }));
 }
 

@@ -33,7 +33,7 @@ for (const [name, genai] of [["current", current], ["previous", previous]]) {
     [`/v1/models/${model}:${verb}`, `/v1beta/models/${model}:${verb}`].includes(path);
 
   describe(`genai ${name}`, () => {
-    beforeEach(forget);
+    beforeEach(() => forget());
 
     for (const [base, model, served, replied] of ROWS) {
       test(`generate ${base} ${model}`, async () => {

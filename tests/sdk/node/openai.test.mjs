@@ -30,7 +30,7 @@ for (const [name, OpenAI] of [["current", Current], ["previous", Previous]]) {
     new OpenAI({ baseURL: GATEWAY + base, apiKey, maxRetries: 0, timeout: 20_000 });
 
   describe(`openai ${name}`, () => {
-    beforeEach(forget);
+    beforeEach(() => forget());
 
     for (const [base, asked, served, replied] of ROWS) {
       test(`chat ${base} ${asked}`, async () => {

@@ -32,8 +32,9 @@ class Seen:
         self.headers = {}
         for name, value in raw["headers"]:
             self.headers[name] = ", ".join(filter(None, [self.headers.get(name), value]))
-        self.body = json.loads(raw["body"] or "null")
-        self.text = raw["body"]
+        self.base64 = raw["base64"]
+        is_json = self.headers.get("content-type", "").startswith("application/json")
+        self.body = json.loads(raw["body"] or "null") if is_json else None
 
 
 class Upstream:
@@ -51,8 +52,9 @@ class Upstream:
         assert len(seen) == 1, [request.path for request in seen]
         return seen[0]
 
-    def forget(self):
-        self.call("DELETE", "/_seen")
+    def forget(self, row=""):
+        """From now on it plays this row of calls.json."""
+        self.call("DELETE", f"/_seen?row={row}")
 
     def wait_for_request(self):
         self.wait_for(lambda: self.seen())
