@@ -181,7 +181,9 @@ fn scan_named_in_body(endpoint: &Endpoint, body: &[u8]) -> Result<Ask, AskError>
             (Some(model_name(&body[model.span.clone()])?), model.span)
         }
         Some(_) => return Err(AskError::ModelNotText),
-        None if endpoint.model == ModelPlace::Body => return Err(AskError::ModelMissing),
+        None if matches!(endpoint.model, ModelPlace::Body | ModelPlace::Resource) => {
+            return Err(AskError::ModelMissing);
+        }
         None => (None, 0..0),
     };
     Ok(Ask {
