@@ -24,7 +24,7 @@ const options = { rejectUnauthorized: false };
 
 before(() => new Promise((resolve) => terminator.listen(0, "127.0.0.1", resolve)));
 after(() => terminator.close());
-beforeEach(forget);
+beforeEach(() => forget());
 
 const openai = (base = "") => new OpenAI({
   apiKey: ADMIN_KEY,

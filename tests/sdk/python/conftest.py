@@ -33,7 +33,9 @@ class Seen:
         for name, value in raw["headers"]:
             self.headers[name] = ", ".join(filter(None, [self.headers.get(name), value]))
         self.base64 = raw["base64"]
-        is_json = self.headers.get("content-type", "").startswith("application/json")
+        # Events of a session have no type of their own.
+        is_json = (self.headers.get("content-type", "").startswith("application/json")
+                   or "sec-websocket-key" in self.headers)
         self.body = json.loads(raw["body"] or "null") if is_json else None
 
 
