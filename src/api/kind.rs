@@ -9,8 +9,8 @@ use serde_json::{Map, Value, json};
 use super::openapi::{GRAPHIC, PRINTABLE};
 use crate::route::channel::CHANNELS;
 
-/// An amount in USD.
-pub(super) const MONEY: &str = "^[0-9]{1,7}(\\.[0-9]{1,12})?$";
+/// An amount in USD, up to nine million.
+pub(super) const MONEY: &str = "^([0-8]?[0-9]{1,6}(\\.[0-9]{1,12})?|9000000(\\.0{1,12})?)$";
 
 /// A section that the interface serves.
 pub(super) struct Kind {
