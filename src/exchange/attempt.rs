@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::answer::Answer;
 use super::note::Note;
 use super::pool::{self, Search, Seat};
-use super::upload::Upload;
+use super::upload::{self, Upload};
 use super::{Call, Core, Ended, Reply, Source, Upstream, tokens};
 use crate::dialect::ask::{self, Ask, AskError};
 use crate::dialect::endpoint::{Endpoint, ModelPlace};
@@ -134,10 +134,7 @@ impl<'a> Plan<'a> {
 
     /// Where the caller reaches this provider, as far as we can know.
     pub(super) fn own_base(&self) -> String {
-        let is_https = self.head.headers.get("x-forwarded-proto") == Some(b"https");
-        let scheme = if is_https { "https" } else { "http" };
-        let authority = self.head.authority().unwrap_or_default();
-        format!("{scheme}://{authority}/{}", self.provider.name)
+        format!("{}/{}", upload::own_origin(self.head).unwrap_or_default(), self.provider.name)
     }
 
     /// Puts the served model's name into the body, and our wish for usage.

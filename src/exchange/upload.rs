@@ -27,6 +27,13 @@ pub(super) struct Upload {
     user: String,
 }
 
+/// How the caller calls us; `None` when he does not say. Who lies here deceives himself.
+pub(super) fn own_origin(head: &Head) -> Option<String> {
+    let secure = head.headers.get("x-forwarded-proto") == Some(b"https");
+    let scheme = if secure { "https" } else { "http" };
+    head.authority().map(|authority| format!("{scheme}://{authority}"))
+}
+
 impl Upload {
     /// The address that `provider` is called at, for `user`; `None` when the caller does not say
     /// how he calls us.
@@ -38,13 +45,9 @@ impl Upload {
         user: &str,
         head: &Head,
     ) -> Option<Upload> {
-        let authority = head.authority()?;
-        // Who lies here deceives himself.
-        let secure = head.headers.get("x-forwarded-proto") == Some(b"https");
-        let scheme = if secure { "https" } else { "http" };
         Some(Upload {
             theirs: destination.resource_url(version, tail, true, ""),
-            origin: format!("{scheme}://{authority}"),
+            origin: own_origin(head)?,
             path: format!("/{provider}/upload/{version}/{tail}"),
             user: user.to_owned(),
         })

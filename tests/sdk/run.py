@@ -74,10 +74,6 @@ name = "alice"
 [[users.keys]]
 api_key = "{ALICE_KEY}"
 
-[[file_permissions]]
-user_name = "admin"
-provider_name = "vertex-main"
-
 [[permissions]]
 user_name = "admin"
 model_pattern = "*"

@@ -33,10 +33,7 @@ class Seen:
         for name, value in raw["headers"]:
             self.headers[name] = ", ".join(filter(None, [self.headers.get(name), value]))
         self.base64 = raw["base64"]
-        # Events of a session have no type of their own.
-        is_json = (self.headers.get("content-type", "").startswith("application/json")
-                   or "sec-websocket-key" in self.headers)
-        self.body = json.loads(raw["body"] or "null") if is_json else None
+        self.body = json.loads(raw["body"]) if raw["body"][:1] in ("{", "[") else None
 
 
 class Upstream:
