@@ -92,7 +92,15 @@ fn an_unknown_coding_is_415_and_a_broken_body_400() {
         let half = &packed(coding, body.as_bytes())[..20];
         assert_eq!(ask(&gateway, "/v1/chat/completions", coding, half).status, 400, "{coding}");
     }
-    let form = ask(&gateway, "/v1/audio/transcriptions", "gzip", &packed("gzip", b"x"));
+    let bearer = format!("Bearer {ADMIN_KEY}");
+    let fields = [
+        ("authorization", bearer.as_str()),
+        ("content-type", "multipart/form-data; boundary=b"),
+        ("content-encoding", "gzip"),
+    ];
+    let form = packed("gzip", b"--b--\r\n");
+    let form = request("POST", "/v1/audio/transcriptions", &fields, &form);
+    let form = gateway.connect().ask(&form);
     assert_eq!(form.status, 415);
     assert!(form.error_message().contains("form"), "{}", form.text());
     assert_eq!(upstream.count(), 0);
