@@ -1,9 +1,10 @@
-//! Our own pages: health, readiness, version, metrics, lists of models, and what browsers ask
-//! before they call.
+//! Our own pages: health, readiness, version, metrics, the console's files, lists of models, and
+//! what browsers ask before they call.
 
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use crate::console;
 use crate::dialect::Family;
 use crate::dialect::headers;
 use crate::dialect::models;
@@ -47,7 +48,7 @@ pub fn page(
     let path = path.trim_end_matches('/');
     let is_read = matches!(head.method(), "GET" | "HEAD");
     let page = match path {
-        "" => text("root", "gproxy is running; see /healthz\n".into()),
+        "" => text("root", "gproxy is running; see /console\n".into()),
         "/healthz" => text("healthz", "ok\n".into()),
         "/readyz" => match unready {
             Some(why) => Page { status: 503, ..text("readyz", why.into()) },
@@ -64,7 +65,11 @@ pub fn page(
         "/metrics" => text("metrics", String::new()),
         // Claude Code asks for its base URL before its first call.
         _ if head.method() == "HEAD" && is_base(snapshot, path) => text("base", String::new()),
-        _ => return None,
+        _ => match console::find(path) {
+            Some(Some(asset)) => file(asset, head),
+            Some(None) => Page { status: 404, ..text("console", "there is no such file\n".into()) },
+            None => return None,
+        },
     };
     Some(if is_read { Ok(page) } else { Err(PathError::MethodNotAllowed("GET, HEAD").into()) })
 }
@@ -72,6 +77,36 @@ pub fn page(
 fn text(name: &'static str, body: String) -> Page {
     let content_type = "text/plain; charset=utf-8";
     Page { name, status: 200, content_type, body: body.into_bytes(), fields: Vec::new() }
+}
+
+/// A file of the console, unless the browser has it.
+fn file(asset: &console::Asset, head: &Head) -> Page {
+    let told = |name| head.headers.get(name).unwrap_or_default();
+    let mut fields = vec![
+        ("etag", asset.tag.clone()),
+        ("cache-control", "no-cache".to_owned()),
+        ("vary", "accept-encoding".to_owned()),
+        ("content-security-policy", console::POLICY.to_owned()),
+        ("x-content-type-options", "nosniff".to_owned()),
+        ("referrer-policy", "no-referrer".to_owned()),
+        ("cross-origin-opener-policy", "same-origin".to_owned()),
+    ];
+    let content_type = asset.content_type;
+    let page = |status, body: &[u8], fields| Page {
+        name: "console",
+        status,
+        content_type,
+        body: body.to_vec(),
+        fields,
+    };
+    if asset.is_known(told("if-none-match")) {
+        page(304, b"", fields)
+    } else if console::takes_gzip(told("accept-encoding")) {
+        fields.push(("content-encoding", "gzip".to_owned()));
+        page(200, &asset.packed, fields)
+    } else {
+        page(200, asset.plain, fields)
+    }
 }
 
 /// The list of models that the user may call, or one of them, if the request asks for it.

@@ -5,6 +5,7 @@ pub mod admin;
 pub mod api;
 pub mod command;
 pub mod config;
+pub mod console;
 pub mod dialect;
 pub mod edge;
 pub mod exchange;

@@ -12,6 +12,7 @@ use signal_hook::iterator::Signals;
 use crate::api::{self, BootError, Booted, Interface, Source};
 use crate::config::made::Made;
 use crate::config::{self, ConfigError, Loaded, Overrides, Settings};
+use crate::console;
 use crate::exchange::{Books, Clock, Core, ListFailure};
 use crate::io::listener::Listener;
 use crate::io::upstream::Caller;
@@ -119,6 +120,7 @@ pub fn run(loaded: Loaded, source: FileSource, master: Option<&Secret>) -> Resul
     let mut signals = Signals::new([SIGHUP, SIGINT, SIGTERM, SIGXFSZ])?;
     tls::load(loaded.snapshot.extra_ca_file.as_deref()).map_err(ServeError::Tls)?;
     resolver::load();
+    console::assets();
     let workers = match settings.workers {
         0 => std::thread::available_parallelism()?.get().min(limits::WORKERS_MAX),
         count => count,

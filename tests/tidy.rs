@@ -1,7 +1,8 @@
 //! The house rules that a compiler does not check.
 //!
-//! Reads the sources as text: lengths, what may be named where, which way dependencies point, and
-//! that every step of `src/ARCHITECTURE.md` names a file and a function that exist.
+//! Reads the sources as text: lengths, what may be named where, which way dependencies point, that
+//! every step of `src/ARCHITECTURE.md` names a file and a function that exist, and that the
+//! console's files parse no markup and load nothing from elsewhere.
 
 #![allow(clippy::unwrap_used)]
 
@@ -19,14 +20,15 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("route", &["dialect", "wire"]),
     ("config", &["route", "dialect"]),
     ("edge", &["route", "dialect", "wire"]),
-    ("admin", &["edge", "route", "dialect", "wire"]),
+    ("admin", &["console", "edge", "route", "dialect", "wire"]),
     ("api", &["admin", "config", "dialect", "exchange", "ledger", "route"]),
     ("ledger", &["route", "dialect"]),
     ("exchange", &["admin", "ledger", "edge", "route", "dialect", "wire"]),
     ("io", &["exchange", "route", "dialect", "wire"]),
     ("command", &["api", "config", "edge", "ledger", "route", "dialect", "wire"]),
+    ("console", &[]),
     ("logging", &[]),
-    ("serve", &["api", "config", "exchange", "io", "ledger", "logging", "route"]),
+    ("serve", &["api", "config", "console", "exchange", "io", "ledger", "logging", "route"]),
 ];
 const LEAVES: &[&str] = &["limits", "secret", "failure", "metrics", "money", "password"];
 
@@ -56,9 +58,31 @@ const FENCED: &[(&str, &[&str])] = &[
 ];
 
 /// What the core never names: it does no IO, keeps no time and holds no lock across its ends.
-const CORE: &[&str] = &["wire", "dialect", "route", "edge", "exchange", "config", "admin"];
+const CORE: &[&str] =
+    &["wire", "dialect", "route", "edge", "exchange", "config", "admin", "console"];
 const NOT_IN_CORE: &[&str] =
     &["Instant::now", "SystemTime::now", "TcpStream", "UdpSocket", "std::fs", "rustix::"];
+
+/// What the console's files never say: markup out of text, code out of text, script or style
+/// within a page, another host's address.
+const NOT_IN_CONSOLE: &[&str] = &[
+    "innerHTML",
+    "outerHTML",
+    "insertAdjacentHTML",
+    "createContextualFragment",
+    "DOMParser",
+    "srcdoc",
+    "document.write",
+    "eval(",
+    "new Function",
+    "<style",
+    "<script>",
+    " style=",
+    "http://",
+    "https://",
+];
+/// The name of a drawing's elements, which nobody fetches.
+const SVG_NAME: &str = "http://www.w3.org/2000/svg";
 
 struct Source {
     name: String,
@@ -89,14 +113,14 @@ fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
 }
 
-fn collect(folder: &Path, base: &Path, sources: &mut Vec<Source>) {
+fn collect(folder: &Path, base: &Path, kind: &str, sources: &mut Vec<Source>) {
     let mut entries: Vec<_> =
         std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
     entries.sort();
     for path in entries {
         if path.is_dir() {
-            collect(&path, base, sources);
-        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            collect(&path, base, kind, sources);
+        } else if path.extension().is_some_and(|extension| extension == kind) {
             let name = path.strip_prefix(base).unwrap().to_str().unwrap().to_owned();
             sources.push(Source { name, text: std::fs::read_to_string(&path).unwrap() });
         }
@@ -104,9 +128,13 @@ fn collect(folder: &Path, base: &Path, sources: &mut Vec<Source>) {
 }
 
 fn sources(folder: &str) -> Vec<Source> {
+    sources_of(folder, &["rs"])
+}
+
+fn sources_of(folder: &str, kinds: &[&str]) -> Vec<Source> {
     let base = root().join(folder);
     let mut sources = Vec::new();
-    collect(&base, &base, &mut sources);
+    kinds.iter().for_each(|kind| collect(&base, &base, kind, &mut sources));
     assert!(!sources.is_empty(), "no sources below {folder}");
     sources
 }
@@ -119,7 +147,7 @@ fn assert_none(findings: &[String]) {
 fn lines_and_files_are_short() {
     let mut findings = Vec::new();
     for folder in ["src", "tests"] {
-        for source in sources(folder) {
+        for source in sources_of(folder, &["rs", "js", "css", "html"]) {
             let count = source.text.lines().count();
             if count > FILE_LINES_MAX {
                 findings.push(format!("{folder}/{}: {count} lines", source.name));
@@ -221,6 +249,20 @@ fn dependencies_point_one_way() {
                 if !allowed && !line.trim_start().starts_with("//") {
                     findings.push(format!("{}:{number}: {module} uses {used}", source.name));
                 }
+            }
+        }
+    }
+    assert_none(&findings);
+}
+
+#[test]
+fn the_console_parses_no_markup_and_loads_nothing_from_elsewhere() {
+    let mut findings = Vec::new();
+    for source in sources_of("src/console/assets", &["js", "css", "html", "svg"]) {
+        for (number, line) in source.product_lines() {
+            let line = line.replace(SVG_NAME, "");
+            for word in NOT_IN_CONSOLE.iter().filter(|word| line.contains(**word)) {
+                findings.push(format!("{}:{number}: {word}", source.name));
             }
         }
     }

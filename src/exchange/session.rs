@@ -365,7 +365,7 @@ impl<D: Downstream> Session<D> {
         for (name, value) in &page.fields {
             header::field(name, value.as_bytes(), &mut out);
         }
-        if page.status != 204 {
+        if !matches!(page.status, 204 | 304) {
             header::field("content-type", page.content_type.as_bytes(), &mut out);
             header::field_number("content-length", page.body.len() as u64, &mut out);
         }
