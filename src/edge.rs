@@ -142,10 +142,6 @@ impl From<CodingError> for Refusal {
                 Code::CodingUnknown,
                 "a request's body may be compressed with gzip, zstd or deflate, once",
             ),
-            CodingError::Form => Refusal {
-                close: true,
-                ..Refusal::new(Code::CodingUnknown, "a form that names a model comes uncompressed")
-            },
             CodingError::Broken => {
                 Refusal::new(Code::BadRequest, "the body is not what its `content-encoding` says")
             }

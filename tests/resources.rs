@@ -278,14 +278,6 @@ fn the_results_of_a_batch_are_fetched_here() {
     }
 }
 
-fn resident_kib(gateway: &Gateway) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{}/status", gateway.pid()));
-    let status = status.expect("the gateway is alive");
-    let line = status.lines().find(|line| line.starts_with("VmHWM:")).expect("a peak");
-    let number = line.split_whitespace().nth(1).expect("a number");
-    number.parse().expect("a number")
-}
-
 #[test]
 fn a_file_of_any_size_passes_both_ways_in_bounded_memory() {
     let megabytes = 500;
@@ -312,7 +304,7 @@ fn a_file_of_any_size_passes_both_ways_in_bounded_memory() {
         }
     });
     let gateway = start(&upstream, "");
-    let before = resident_kib(&gateway);
+    let before = gateway.resident_peak_kib();
     let length = megabytes << 20;
     let mut stream = TcpStream::connect(("127.0.0.1", gateway.port)).unwrap();
     stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
@@ -348,7 +340,7 @@ fn a_file_of_any_size_passes_both_ways_in_bounded_memory() {
         }
     }
     assert_eq!(sevens, length, "of {total} bytes");
-    let grown = resident_kib(&gateway).saturating_sub(before);
+    let grown = gateway.resident_peak_kib().saturating_sub(before);
     assert!(grown < 16 * 1024, "{grown} KiB more at the peak");
     eprintln!("{megabytes} MB both ways: {before} KiB before, {grown} KiB more at the peak");
 }

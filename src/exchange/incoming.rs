@@ -4,14 +4,17 @@
 //! them. What was sent cannot be sent again, so such a request has one attempt.
 
 use std::cell::RefCell;
+use std::io;
 use std::ops::Range;
 
 use super::session::{Body, Session};
-use super::{Core, Downstream};
+use super::{Core, Downstream, Upstream};
 use crate::dialect::ask::{self, AskError};
 use crate::dialect::refusal::Refusal;
 use crate::failure::Unstored;
 use crate::limits;
+use crate::metrics::{Gauge, Held};
+use crate::route::snapshot::Limits;
 use crate::wire::multipart::Scanner;
 
 /// Where the bytes of a body come from.
@@ -32,6 +35,8 @@ pub trait Spool {
     fn append(&mut self, bytes: Vec<u8>) -> Result<(), Unstored>;
     /// Reads exactly so many bytes, which were written.
     fn read(&mut self, at: u64, count: usize) -> Result<Vec<u8>, Unstored>;
+    /// Reads all of it from the beginning, for a thread that may block.
+    fn reader(&self) -> Box<dyn io::Read + Send>;
 }
 
 /// The beginning of a body, as far as it was read before it was known where it goes.
@@ -53,25 +58,57 @@ struct Spooled {
 }
 
 impl Begun {
-    /// Whether some of it is on disk.
-    pub(super) fn is_spooled(&self) -> bool {
-        self.spooled.is_some()
+    /// Counts what is in memory, and moves it to the disk when it is much.
+    pub(super) fn bound<U: Upstream>(
+        &mut self,
+        core: &Core,
+        limits: &Limits,
+        up: &mut U,
+        held: &mut Held,
+    ) -> Result<(), Refusal> {
+        held.grow(self.bytes.capacity() as i64 - held.by());
+        if core.metrics.level(Gauge::HeldBytes) > limits.held_bytes_max as i64 {
+            return Err(Refusal::overloaded());
+        }
+        let most = match self.spooled {
+            Some(_) => limits::SPOOL_PIECE_BYTES,
+            None => limits::FORM_HELD_BYTES_MAX,
+        };
+        if self.bytes.len() > most {
+            self.lay_aside(up)?;
+        }
+        Ok(())
     }
 
-    /// Moves what is in memory to the disk.
-    pub(super) fn lay_aside(
-        &mut self,
-        open: impl FnOnce() -> Result<Box<dyn Spool>, Unstored>,
-    ) -> Result<(), Unstored> {
+    /// Leaves all of it in memory or all on disk.
+    pub(super) fn gather<U: Upstream>(&mut self, up: &mut U) -> Result<(), Unstored> {
+        if self.spooled.is_some() { self.lay_aside(up) } else { Ok(()) }
+    }
+
+    fn lay_aside<U: Upstream>(&mut self, up: &mut U) -> Result<(), Unstored> {
         let spooled = match &mut self.spooled {
             Some(spooled) => spooled,
             none => {
-                let change = (u64::MAX..u64::MAX, Vec::new());
-                none.insert(Spooled { spool: open()?, length: 0, at: 0, change })
+                let (spool, change) = (up.spool()?, (u64::MAX..u64::MAX, Vec::new()));
+                none.insert(Spooled { spool, length: 0, at: 0, change })
             }
         };
         spooled.length += self.bytes.len() as u64;
         spooled.spool.append(std::mem::take(&mut self.bytes))
+    }
+
+    /// Bytes in all.
+    pub(super) fn length(&self) -> u64 {
+        let on_disk = self.spooled.as_ref().map_or(0, |spooled| spooled.length);
+        on_disk + self.bytes.len() as u64
+    }
+
+    /// Reads all of it, which is all in memory or all on disk, for a thread that may block.
+    pub(super) fn reader(&mut self) -> Box<dyn io::Read + Send> {
+        match &self.spooled {
+            Some(spooled) => spooled.spool.reader(),
+            None => Box::new(io::Cursor::new(std::mem::take(&mut self.bytes))),
+        }
     }
 
     /// The name at this place, of what is all in memory or all on disk.
@@ -150,9 +187,8 @@ impl<'a, D: Downstream> Incoming<'a, D> {
         length: Option<u64>,
         form: Option<Scanner>,
     ) -> Incoming<'a, D> {
+        let bytes = begun.length();
         let Begun { bytes: begun, spooled } = begun;
-        let on_disk = spooled.as_ref().map_or(0, |spooled| spooled.length);
-        let bytes = begun.len() as u64 + on_disk;
         let broken = None;
         Incoming(RefCell::new(State {
             core,

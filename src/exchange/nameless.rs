@@ -19,6 +19,7 @@ use crate::metrics::Gauge;
 use crate::route::channel::Destination;
 use crate::route::plan::{self, Chosen, Need, RouteError, Target};
 use crate::route::snapshot::{Provider, Snapshot};
+use crate::wire::coding;
 use crate::wire::head::{Framing, Head};
 use crate::wire::multipart::{self, Scanner};
 
@@ -103,11 +104,14 @@ pub(super) fn form<D: Downstream, U: Upstream>(
     note: &mut Note,
     route: &Route<'_>,
 ) -> Result<(), Ended> {
-    packed::refuse(head)?;
+    let coding = coding::coding_of(head.headers.all("content-encoding"))?;
     let content_type = head.headers.get("content-type").unwrap_or_default();
     let mut scanner = Scanner::new(multipart::boundary(content_type)?);
     session.open_body(head, snapshot.limits.upload_bytes_max)?;
-    let mut begun = find_model(core, snapshot, session, up, &mut scanner)?;
+    let mut begun = match coding {
+        None => find_model(core, snapshot, session, up, &mut scanner)?,
+        Some(coding) => packed::form(core, snapshot, session, up, coding, &mut scanner)?,
+    };
     let place = scanner.model();
     let asked = match &place {
         Some(place) => begun.name(place)?,
@@ -121,7 +125,8 @@ pub(super) fn form<D: Downstream, U: Upstream>(
     };
     let user = note.user.unwrap_or_default();
     let destination = super::admit(snapshot, user, &target, route.endpoint)?;
-    let mut length = length_of(head);
+    let unpacked = coding.map(|_| begun.length());
+    let mut length = unpacked.or_else(|| length_of(head));
     if let Some(place) = place {
         let served = target.model_served;
         length = length.map(|length| length - (place.end - place.start) + served.len() as u64);
@@ -156,21 +161,9 @@ fn find_model<D: Downstream, U: Upstream>(
         let from = begun.bytes.len();
         session.read_piece(core, &mut begun.bytes, limits::RELAY_BYTES)?;
         scanner.feed(&begun.bytes[from..])?;
-        held.grow(begun.bytes.capacity() as i64 - held.by());
-        if core.metrics.level(Gauge::HeldBytes) > snapshot.limits.held_bytes_max as i64 {
-            return Err(Refusal::overloaded().into());
-        }
-        let most = match begun.is_spooled() {
-            true => limits::SPOOL_PIECE_BYTES,
-            false => limits::FORM_HELD_BYTES_MAX,
-        };
-        if begun.bytes.len() > most {
-            begun.lay_aside(|| up.spool())?;
-        }
+        begun.bound(core, &snapshot.limits, up, &mut held)?;
     }
-    if begun.is_spooled() {
-        begun.lay_aside(|| up.spool())?;
-    }
+    begun.gather(up)?;
     Ok(begun)
 }
 

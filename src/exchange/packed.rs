@@ -1,12 +1,18 @@
 //! Bodies that come compressed.
 
+use std::io::{BufReader, Read};
+
+use super::incoming::Begun;
 use super::office::{self, Desk, Unanswered};
-use super::session::Body;
-use super::{Core, Ended, Upstream};
+use super::session::{Body, Session};
+use super::{Core, Downstream, Ended, Upstream};
 use crate::dialect::refusal::Refusal;
+use crate::limits;
+use crate::metrics::Gauge;
 use crate::route::snapshot::Snapshot;
-use crate::wire::coding::{self, CodingError};
+use crate::wire::coding::{self, Coding, CodingError, Unpacker};
 use crate::wire::head::Head;
+use crate::wire::multipart::Scanner;
 
 /// Puts a body in the place of its compressed form. Elsewhere, since it takes long.
 #[inline(never)]
@@ -30,10 +36,55 @@ pub(super) fn unpack<U: Upstream>(
     }
 }
 
-/// Refuses a form that comes compressed: it is read while it comes in.
-pub(super) fn refuse(head: &Head) -> Result<(), CodingError> {
-    match coding::coding_of(head.headers.all("content-encoding"))? {
-        Some(_) => Err(CodingError::Form),
-        None => Ok(()),
+/// Reads a compressed form to its end, and unpacks it: on disk, unless it is short.
+///
+/// It goes up when all of it is known to be sound and within the limit.
+pub(super) fn form<D: Downstream, U: Upstream>(
+    core: &Core,
+    snapshot: &Snapshot,
+    session: &mut Session<D>,
+    up: &mut U,
+    coding: Coding,
+    scanner: &mut Scanner,
+) -> Result<Begun, Ended> {
+    let limits = &snapshot.limits;
+    let mut held = core.metrics.clone().hold(Gauge::HeldBytes, 0);
+    let mut packed = Begun::default();
+    while !session.has_read_body() {
+        session.read_piece(core, &mut packed.bytes, limits::RELAY_BYTES)?;
+        packed.bound(core, limits, up, &mut held)?;
     }
+    packed.gather(up)?;
+    let state = coding.state_bytes().max(packed.bytes.len() as u64);
+    let _state = core.metrics.clone().hold(Gauge::HeldBytes, state as i64);
+    let mut unpacker = Unpacker::new(coding, BufReader::new(packed.reader()));
+    let mut begun = Begun::default();
+    loop {
+        let work = move || {
+            let piece = piece(&mut unpacker);
+            (unpacker, piece)
+        };
+        let (back, piece) = office::ask(up, Desk::Bodies, work).map_err(Unanswered::refusal)?;
+        unpacker = back;
+        let piece = piece?;
+        if piece.is_empty() {
+            break;
+        }
+        if begun.length() + piece.len() as u64 > limits.upload_bytes_max {
+            return Err(CodingError::TooLong.into());
+        }
+        scanner.feed(&piece)?;
+        begun.bytes.extend_from_slice(&piece);
+        begun.bound(core, limits, up, &mut held)?;
+    }
+    begun.gather(up)?;
+    Ok(begun)
+}
+
+/// The next bytes; none at the end.
+fn piece(unpacker: &mut impl Read) -> Result<Vec<u8>, CodingError> {
+    let mut bytes = Vec::new();
+    let mut some = unpacker.take(limits::SPOOL_PIECE_BYTES as u64);
+    some.read_to_end(&mut bytes).map_err(|_| CodingError::Broken)?;
+    Ok(bytes)
 }

@@ -4,7 +4,7 @@
 //! process is killed. Threads of the office write and read it.
 
 use std::fs::{File, OpenOptions};
-use std::io;
+use std::io::{self, Read};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -85,6 +85,24 @@ impl Spool for Disk {
             file.read_exact_at(&mut bytes, at)?;
             Ok(bytes)
         })
+    }
+
+    fn reader(&self) -> Box<dyn Read + Send> {
+        Box::new(Reading { file: self.file.clone(), at: 0 })
+    }
+}
+
+/// Reads a file from its beginning.
+struct Reading {
+    file: Arc<File>,
+    at: u64,
+}
+
+impl Read for Reading {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let count = self.file.read_at(buf, self.at)?;
+        self.at += count as u64;
+        Ok(count)
     }
 }
 

@@ -1,9 +1,9 @@
 //! Content codings of request bodies, unpacked within a limit.
 //!
-//! A body is unpacked whole, on an OS thread: it takes long and much stack. What it would come to
-//! is not believed from its head; unpacking stops where the limit is passed.
+//! Bodies are unpacked on an OS thread: it takes long and much stack. What one would come to is not
+//! believed from its head; unpacking stops where the limit is passed.
 
-use std::io::{self, Write};
+use std::io::{self, BufRead, Read, Write};
 
 use flate2::bufread::{MultiGzDecoder, ZlibDecoder};
 use ruzstd::decoding::errors::{FrameDecoderError, ReadFrameHeaderError};
@@ -11,6 +11,8 @@ use ruzstd::decoding::{BlockDecodingStrategy, FrameDecoder};
 
 /// RFC 9659: the window of a zstd body is not larger.
 const WINDOW_BYTES_MAX: u64 = 8 * 1024 * 1024;
+/// RFC 1951: how far a reference leads back, and what the tables take.
+const INFLATE_BYTES: u64 = 64 * 1024;
 /// Unpacked at once.
 const PIECE_BYTES: usize = 64 * 1024;
 
@@ -19,8 +21,6 @@ const PIECE_BYTES: usize = 64 * 1024;
 pub enum CodingError {
     /// A coding that we do not know, or several.
     Unknown,
-    /// A form is read while it comes in, so it cannot be compressed.
-    Form,
     /// The bytes are not in that coding, or end within it.
     Broken,
     /// It comes to more than may be held.
@@ -29,8 +29,8 @@ pub enum CodingError {
 
 impl CodingError {
     /// Every variant, for tables and golden files.
-    pub const ALL: [CodingError; 4] =
-        [CodingError::Unknown, CodingError::Form, CodingError::Broken, CodingError::TooLong];
+    pub const ALL: [CodingError; 3] =
+        [CodingError::Unknown, CodingError::Broken, CodingError::TooLong];
 }
 
 /// How a body is compressed.
@@ -42,6 +42,16 @@ pub enum Coding {
     Deflate,
     /// RFC 8878.
     Zstd,
+}
+
+impl Coding {
+    /// What unpacking keeps in memory at most.
+    pub fn state_bytes(self) -> u64 {
+        match self {
+            Coding::Gzip | Coding::Deflate => INFLATE_BYTES,
+            Coding::Zstd => WINDOW_BYTES_MAX + 2 * PIECE_BYTES as u64,
+        }
+    }
 }
 
 /// The coding that the fields `Content-Encoding` name; `None`: none.
@@ -67,51 +77,106 @@ pub fn coding_of<'a>(
 /// Unpacks a body that comes to `bytes_max` at most.
 pub fn decode(coding: Coding, input: &[u8], bytes_max: u64) -> Result<Vec<u8>, CodingError> {
     let mut out = Bounded { bytes: Vec::new(), bytes_max, is_full: false };
-    let result = match coding {
-        Coding::Gzip => io::copy(&mut MultiGzDecoder::new(input), &mut out).map(drop),
-        Coding::Deflate => zlib(input, &mut out),
-        Coding::Zstd => zstd(input, &mut out),
-    };
-    match result {
-        Ok(()) => Ok(out.bytes),
+    match io::copy(&mut Unpacker::new(coding, input), &mut out) {
+        Ok(_) => Ok(out.bytes),
         Err(_) if out.is_full => Err(CodingError::TooLong),
         Err(_) => Err(CodingError::Broken),
     }
 }
 
-fn zlib(mut input: &[u8], out: &mut Bounded) -> io::Result<()> {
-    io::copy(&mut ZlibDecoder::new(&mut input), out)?;
-    if input.is_empty() { Ok(()) } else { Err(broken()) }
+/// Unpacks while it is read. An input that is not wholly in its coding is an error in the end.
+pub struct Unpacker<R: BufRead>(Decoder<R>);
+
+enum Decoder<R: BufRead> {
+    Gzip(MultiGzDecoder<R>),
+    Zlib(ZlibDecoder<R>),
+    Zstd(Box<Frames<R>>),
 }
 
-/// One frame after the other; those that are to be skipped are.
-fn zstd(mut input: &[u8], out: &mut Bounded) -> io::Result<()> {
-    let mut decoder = FrameDecoder::new();
-    decoder.set_max_window_size(WINDOW_BYTES_MAX);
-    loop {
-        match decoder.init(&mut input) {
-            Ok(()) => {}
+impl<R: BufRead> Unpacker<R> {
+    /// Reads `input`, which is in this coding.
+    pub fn new(coding: Coding, input: R) -> Unpacker<R> {
+        Unpacker(match coding {
+            Coding::Gzip => Decoder::Gzip(MultiGzDecoder::new(input)),
+            Coding::Deflate => Decoder::Zlib(ZlibDecoder::new(input)),
+            Coding::Zstd => Decoder::Zstd(Box::new(Frames::new(input))),
+        })
+    }
+}
+
+impl<R: BufRead> Read for Unpacker<R> {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        match &mut self.0 {
+            Decoder::Gzip(decoder) => decoder.read(out),
+            Decoder::Zstd(frames) => frames.read(out),
+            Decoder::Zlib(decoder) => {
+                let count = decoder.read(out)?;
+                match count == 0 && !out.is_empty() && !decoder.get_mut().fill_buf()?.is_empty() {
+                    true => Err(broken()),
+                    false => Ok(count),
+                }
+            }
+        }
+    }
+}
+
+/// One zstd frame after the other; those that are to be skipped are.
+struct Frames<R> {
+    decoder: FrameDecoder,
+    input: R,
+    has_begun: bool,
+    in_frame: bool,
+}
+
+impl<R: BufRead> Frames<R> {
+    fn new(input: R) -> Frames<R> {
+        let mut decoder = FrameDecoder::new();
+        decoder.set_max_window_size(WINDOW_BYTES_MAX);
+        Frames { decoder, input, has_begun: false, in_frame: false }
+    }
+
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        loop {
+            if !self.in_frame {
+                if self.has_begun && self.input.fill_buf()?.is_empty() {
+                    return Ok(0);
+                }
+                self.begin()?;
+                continue;
+            }
+            let count = self.decoder.read(out)?;
+            if count > 0 || out.is_empty() {
+                return Ok(count);
+            }
+            // What it held back for references to come was read.
+            if self.decoder.is_finished() {
+                self.in_frame = false;
+                continue;
+            }
+            let some = BlockDecodingStrategy::UptoBytes(PIECE_BYTES);
+            self.decoder.decode_blocks(&mut self.input, some).map_err(|_| broken())?;
+        }
+    }
+
+    fn begin(&mut self) -> io::Result<()> {
+        self.has_begun = true;
+        match self.decoder.init(&mut self.input) {
+            Ok(()) => {
+                self.in_frame = true;
+                Ok(())
+            }
             Err(FrameDecoderError::ReadFrameHeaderError(ReadFrameHeaderError::SkipFrame {
                 length,
                 ..
             })) => {
-                input = input.get(length as usize..).ok_or_else(broken)?;
-                if input.is_empty() {
-                    return Ok(());
+                let length = u64::from(length);
+                let mut skipped = self.input.by_ref().take(length);
+                match io::copy(&mut skipped, &mut io::sink())? == length {
+                    true => Ok(()),
+                    false => Err(broken()),
                 }
-                continue;
             }
-            Err(_) => return Err(broken()),
-        }
-        while !decoder.is_finished() {
-            let some = BlockDecodingStrategy::UptoBytes(PIECE_BYTES);
-            decoder.decode_blocks(&mut input, some).map_err(|_| broken())?;
-            decoder.collect_to_writer(&mut *out)?;
-        }
-        // What it held back for references to come.
-        io::copy(&mut decoder, out)?;
-        if input.is_empty() {
-            return Ok(());
+            Err(_) => Err(broken()),
         }
     }
 }
@@ -192,6 +257,27 @@ mod tests {
     }
 
     #[test]
+    fn it_does_not_matter_how_the_bytes_are_cut() {
+        let text = "a line, and another one; ".repeat(9_000);
+        for coding in CODINGS {
+            let packed = encode(coding, text.as_bytes());
+            for (input, output) in [(1, 1_000), (7, 65_536), (100_000, 3)] {
+                let input = io::BufReader::with_capacity(input, packed.as_slice());
+                let mut unpacker = Unpacker::new(coding, input);
+                let (mut out, mut piece) = (Vec::new(), vec![0; output]);
+                loop {
+                    match unpacker.read(&mut piece).expect("it is sound") {
+                        0 => break,
+                        count => out.extend_from_slice(&piece[..count]),
+                    }
+                }
+                assert!(out == text.as_bytes(), "{coding:?}, {output} at once");
+                assert_eq!(unpacker.read(&mut piece).ok(), Some(0), "an end stays one");
+            }
+        }
+    }
+
+    #[test]
     fn a_bomb_stops_at_the_limit() {
         let plain = vec![0; 3_000_000];
         for coding in CODINGS {
@@ -210,6 +296,8 @@ mod tests {
         }
         let skipped = [b"\x50\x2a\x4d\x18\x03\0\0\0abc", &encode(Coding::Zstd, b"x")[..]].concat();
         assert_eq!(decode(Coding::Zstd, &skipped, 1).as_deref(), Ok(&b"x"[..]));
+        let cut = &b"\x50\x2a\x4d\x18\x09\0\0\0abc"[..];
+        assert_eq!(decode(Coding::Zstd, cut, 1), Err(CodingError::Broken));
         // A window of 16 MiB, an empty last block.
         let wide = b"\x28\xb5\x2f\xfd\x00\x70\x01\x00\x00";
         assert_eq!(decode(Coding::Zstd, wide, u64::MAX), Err(CodingError::Broken));

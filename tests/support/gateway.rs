@@ -110,6 +110,15 @@ impl Gateway {
         self.child.id()
     }
 
+    /// The most memory that it has had at once.
+    pub fn resident_peak_kib(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid()));
+        let status = status.expect("the gateway is alive");
+        let line = status.lines().find(|line| line.starts_with("VmHWM:")).expect("a peak");
+        let number = line.split_whitespace().nth(1).expect("a number");
+        number.parse().expect("a number")
+    }
+
     /// Folder that holds the configuration and the data.
     pub fn folder(&self) -> &Path {
         &self.folder

@@ -463,6 +463,10 @@ impl Spool for SimSpool {
     fn read(&mut self, at: u64, count: usize) -> Result<Vec<u8>, Unstored> {
         Ok(self.0[at as usize..at as usize + count].to_vec())
     }
+
+    fn reader(&self) -> Box<dyn std::io::Read + Send> {
+        Box::new(std::io::Cursor::new(self.0.clone()))
+    }
 }
 
 impl SimUpstream {
