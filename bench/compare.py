@@ -1,11 +1,13 @@
 #!/usr/bin/env python3
-"""Compares three ways to the same upstream: direct, through nginx, and through GPROXY.
+"""Compares ways to the same upstream: direct, through nginx, and through GPROXY.
 
     bench/compare.py --machine NAME [--rounds 7] [--seconds 4] [--gproxy target/release/gproxy]
 
 The method is fixed: nginx as a plain reverse proxy and GPROXY with two workers each, upstream
 keep-alive, 32 connections, no logs; the subjects take turns within each round, and the median of the
 rounds counts. GPROXY restores the model's name in every reply and event, which nginx does not.
+It runs twice: without its books, which nginx does not keep either, and with them, where each
+request is priced, held against a quota and a limit, told its cost, and written down.
 Everything runs on this machine over loopback. The record is written to
 bench/record/NAME/DATE.md. Needs nginx (Debian: nginx-light), and strace for the syscall counts.
 """
@@ -58,10 +60,9 @@ http {{
 }}
 """
 
-# nginx keeps no books either.
 GPROXY = """
 [global]
-enable_usage = false
+enable_usage = {books}
 host = "127.0.0.1"
 port = {port}
 workers = 2
@@ -88,6 +89,25 @@ api_key = "sk-admin-1"
 [[permissions]]
 user_name = "admin"
 model_pattern = "*"
+"""
+
+# What is kept for each request.
+BOOKS = """
+[[models]]
+provider_name = "whole"
+model_id = "gpt-4.1-mini"
+price_tiers = [{ price_input_tokens = 0.4, price_output_tokens = 1.6 }]
+[[models]]
+provider_name = "stream"
+model_id = "gpt-4.1-mini"
+price_tiers = [{ price_input_tokens = 0.4, price_output_tokens = 1.6 }]
+[[rate_limits]]
+user_name = "admin"
+model_pattern = "*"
+rpm = 1000000000
+[[quotas]]
+user_name = "admin"
+quota = 1000000
 """
 
 
@@ -152,17 +172,19 @@ class Bench:
         paths = {kind: f"/{kind}/v1/chat/completions" for kind in ["whole", "stream"]}
         return Subject("nginx", port, process, paths, {"whole": MODEL, "stream": MODEL})
 
-    def gproxy(self):
+    def gproxy(self, books=False):
         port = free_port()
         path = self.folder / "config.toml"
-        path.write_text(GPROXY.format(
-            folder=self.folder, whole=self.whole, stream=self.stream, port=port))
+        text = GPROXY.format(folder=self.folder, whole=self.whole, stream=self.stream, port=port,
+                             books=str(books).lower())
+        path.write_text(text + (BOOKS if books else ""))
         command = [self.options.gproxy, "--config", path, "--log-level", "off"]
         process = subprocess.Popen(command, stderr=subprocess.DEVNULL, cwd=self.folder)
         wait_for_port(port)
         paths = {kind: "/v1/chat/completions" for kind in ["whole", "stream"]}
         models = {kind: f"{kind}/{MODEL}" for kind in ["whole", "stream"]}
-        return Subject("gproxy", port, process, paths, models)
+        name = "gproxy, with books" if books else "gproxy"
+        return Subject(name, port, process, paths, models)
 
     def command(self, subject, kind, *more):
         port = subject.port or {"whole": self.whole, "stream": self.stream}[kind]
@@ -186,7 +208,7 @@ class Bench:
 
     def rounds(self, kind, *more):
         """Medians by subject of interleaved rounds."""
-        subjects = [self.direct(), self.nginx(), self.gproxy()]
+        subjects = [self.direct(), self.nginx(), self.gproxy(), self.gproxy(books=True)]
         figures = {subject.name: [] for subject in subjects}
         try:
             for subject in subjects:
@@ -301,8 +323,11 @@ def table(figures):
             f"{run[key] - direct[key]:.0f}" for key in ["p50_us", "p99_us"]]
         rows.append(f"| {name} | {run['rps']:.0f} | {cpu} | {added[0]} | {added[1]} | "
                     f"{run['first_p50_us']:.0f} | {run['first_p99_us']:.0f} |")
-    ratio = figures["gproxy"]["cpu_us"] / max(figures["nginx"]["cpu_us"], 0.001)
-    return "\n".join(rows) + f"\n\nCPU of gproxy over nginx: **{ratio:.2f}**\n"
+    nginx, bare, books = (
+        figures[name]["cpu_us"] for name in ["nginx", "gproxy", "gproxy, with books"])
+    return "\n".join(rows) + (
+        f"\n\nCPU of gproxy over nginx: **{bare / nginx:.2f}**, with books {books / nginx:.2f}; "
+        f"with books over without: **{books / bare:.2f}**\n")
 
 
 def syscall_lines(name, calls):
