@@ -166,6 +166,8 @@ pub const OFFICE_MS_MAX: u64 = 30_000;
 /// What usage rows have in common (user, provider, model, prices...), kept in memory by the writer;
 /// at the limit it begins anew.
 pub const LEDGER_KINDS_MAX: usize = 4_096;
+/// Of these, kinds that rows under way share; beyond it each has its own.
+pub const LEDGER_KINDS_SHARED: usize = 1_024;
 /// Logged requests that wait for the disk; more are dropped and counted.
 pub const LOG_ENTRIES_MAX: usize = 4_096;
 /// Memory of all of them; likewise.

@@ -2,6 +2,8 @@
 //!
 //! No floating point is involved: `0.1` is one tenth.
 
+use std::fmt::Display;
+
 /// Picodollars in a dollar.
 pub const DOLLAR: i64 = 1_000_000_000_000;
 /// The largest amount that an `i64` of picodollars is trusted with.
@@ -10,19 +12,27 @@ const DECIMALS: i32 = 12;
 
 /// An amount as decimal text: no exponent, no zeros at the end.
 pub fn text(amount: i64) -> String {
-    grand_text(amount.into())
+    let dollar = DOLLAR.unsigned_abs();
+    let (is_negative, amount) = (amount < 0, amount.unsigned_abs());
+    spell(is_negative, amount / dollar, amount % dollar)
 }
 
 /// The same of a sum of many.
 pub fn grand_text(amount: i128) -> String {
-    let sign = if amount < 0 { "-" } else { "" };
-    let amount = amount.unsigned_abs();
     let dollar = u128::from(DOLLAR.unsigned_abs());
-    let decimals = format!("{:012}", amount % dollar);
-    match decimals.trim_end_matches('0') {
-        "" => format!("{sign}{}", amount / dollar),
-        decimals => format!("{sign}{}.{decimals}", amount / dollar),
+    let (is_negative, amount) = (amount < 0, amount.unsigned_abs());
+    spell(is_negative, amount / dollar, (amount % dollar) as u64)
+}
+
+fn spell(is_negative: bool, dollars: impl Display, rest: u64) -> String {
+    let sign = if is_negative { "-" } else { "" };
+    let mut text = format!("{sign}{dollars}.{rest:012}");
+    let zeros = text.bytes().rev().take_while(|digit| *digit == b'0').count();
+    text.truncate(text.len() - zeros);
+    if text.ends_with('.') {
+        text.pop();
     }
+    text
 }
 
 /// Reads `12`, `0.40` or `1.5e-7`.

@@ -1,6 +1,7 @@
 //! `[[providers]]`, `[[models]]` and `[[model_aliases]]`.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 
 use super::NOT_YET;
 use super::address::Use;
@@ -439,7 +440,7 @@ pub(super) fn read_models(
                 // A row for prices alone; the longest pattern that fits counts.
                 (Ok(pattern), Some(price)) if value == "default" || value.contains(['*', '?']) => {
                     let pattern = if value == "default" { Glob::any() } else { pattern };
-                    let is_shorter = |(other, _): &(Glob, PriceRow)| {
+                    let is_shorter = |(other, _): &(Glob, Arc<PriceRow>)| {
                         other.as_str().len() < pattern.as_str().len()
                     };
                     let rows = &mut provider.price_patterns;
@@ -478,7 +479,7 @@ pub(super) fn check_model_name(report: &mut Report<'_>, name: &str, place: &Plac
 }
 
 /// The prices of a row; `None`: there are none.
-fn read_prices(table: &mut Table<'_>, report: &mut Report<'_>) -> Option<PriceRow> {
+fn read_prices(table: &mut Table<'_>, report: &mut Report<'_>) -> Option<Arc<PriceRow>> {
     const CALLS: [&str; 4] = [
         "price_each_call",
         "flex_price_each_call",
@@ -503,7 +504,7 @@ fn read_prices(table: &mut Table<'_>, report: &mut Report<'_>) -> Option<PriceRo
             table.money(report, call, money::DOLLARS_MAX).map(|price| price.value);
         row.modes[at].tiers = read_tiers(table, report, tiers);
     }
-    (!row.is_empty()).then_some(row)
+    (!row.is_empty()).then(|| Arc::new(row))
 }
 
 fn read_tiers(table: &mut Table<'_>, report: &mut Report<'_>, key: &'static str) -> Vec<Tier> {

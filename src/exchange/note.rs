@@ -200,7 +200,11 @@ impl Drop for Note {
             self.metrics.observe(Timing::FirstByte, first_ms);
         }
         let settlement = self.settlement.take();
-        let row = settlement.and_then(|settlement| settlement.settle(self, &self.snapshot));
+        if let Some((slot, row)) =
+            settlement.and_then(|settlement| settlement.settle(self, &self.snapshot))
+        {
+            slot.record(row);
+        }
         let user = self.user.map_or("", |user| &self.snapshot.users[user].name);
         let provider = self.provider.map_or("", |at| &self.snapshot.providers[at].name);
         let (total_ms, first_ms) = (self.total_ms(), self.first_byte_ms());
@@ -223,12 +227,6 @@ impl Drop for Note {
         );
         if let Some(trace) = self.trace.take() {
             trace.hand_over(self, &self.snapshot);
-        }
-        // Last, since it takes the names along.
-        if let Some((slot, mut row)) = row {
-            row.kind.model = std::mem::take(&mut self.model_asked);
-            row.kind.model_served = std::mem::take(&mut self.model_served);
-            slot.record(row);
         }
     }
 }

@@ -11,7 +11,7 @@ use super::answer::Answer;
 use super::attempt::Plan;
 use super::note::Note;
 use super::session::Session;
-use super::settlement::{self, Seen};
+use super::settlement::{self, Figure, Seen};
 use super::upload::{self, Upload};
 use super::{Core, Downstream, Ended, Reply};
 use crate::dialect::refusal::Refusal;
@@ -21,6 +21,7 @@ use crate::dialect::{Dialect, finish, headers, ratelimit};
 use crate::failure::{Cause, Failure};
 use crate::limits;
 use crate::metrics::{Count, Gauge, Held};
+use crate::money;
 use crate::route::snapshot::{Billing, Limits, Snapshot, User};
 use crate::wire::head::Head;
 use crate::wire::{body, header};
@@ -378,7 +379,15 @@ impl<D: Downstream, R: Reply> Relay<'_, D, R> {
         let Some(settlement) = &self.note.settlement else { return };
         for (name, value) in settlement.bill(&self.seen(true)).receipt() {
             out.extend_from_slice(b"x-gproxy-");
-            header::field(name, value.as_bytes(), out);
+            match value {
+                Figure::Count(count) => header::field_number(name, count, out),
+                Figure::Usd(amount) => {
+                    header::field(name, money::text(amount).as_bytes(), out);
+                }
+                Figure::Word(word) => {
+                    header::field(name, word.as_bytes(), out);
+                }
+            }
         }
     }
 

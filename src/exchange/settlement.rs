@@ -3,6 +3,7 @@
 //! The settlement hangs on the request's note and is consumed when the note is dropped, so no exit
 //! can skip it, a panic neither.
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,7 +18,7 @@ use crate::ledger::accounts::{Accounts, Denied, Taken};
 use crate::ledger::{Kind, Ledger, Row, Slot};
 use crate::metrics::{Count, Metrics, Sum};
 use crate::money;
-use crate::route::price::{Applied, PriceRow};
+use crate::route::price::{Applied, Mode, PriceRow};
 use crate::route::snapshot::{Logging, Model, Snapshot, User};
 
 /// A prompt of so many tokens is reserved where the model's limit is not known.
@@ -46,7 +47,7 @@ pub(super) struct Settlement {
     unbilled: bool,
     taken: Taken,
     at_ms: i64,
-    price: Option<PriceRow>,
+    price: Option<Arc<PriceRow>>,
     endpoint: &'static Endpoint,
     // Where, in the name that was asked for, the one begins that limits are tested against.
     limit_name_at: usize,
@@ -72,17 +73,11 @@ pub(super) fn admit<U: Upstream>(
     let target = plan.target;
     let name = target.permission_name;
     let price = price_of(plan);
-    let (mut cost, mut tokens) = (0, 0);
-    for plan in plans {
-        let model = plan.provider.models.get(plan.target.model_served);
-        let expected = expected(plan, model, note.bytes_in);
-        let at_most = match price_of(plan) {
-            Some(price) if !is_free(plan.endpoint) => dearest(price, &expected),
-            _ => 0,
-        };
-        cost = cost.max(at_most);
-        tokens = tokens.max(expected.input_tokens + expected.output_tokens);
-    }
+    // Nobody asks where nothing is limited.
+    let (cost, tokens) = match user.quotas.is_empty() && user.rate_limits.is_empty() {
+        true => (0, 0),
+        false => at_most(plans, note.bytes_in),
+    };
     let at_ms = core.clock.unix_ms();
     let taken = match books.accounts.admit(user, name, cost, tokens, at_ms) {
         Ok((taken, standing)) => {
@@ -114,8 +109,22 @@ pub(super) fn admit<U: Upstream>(
     Ok(())
 }
 
+/// What the dearest of the plans may cost, and the tokens of the longest.
+fn at_most(plans: &[Plan<'_>], bytes_in: u64) -> (i64, u64) {
+    let (mut cost, mut tokens) = (0, 0);
+    for plan in plans {
+        let model = plan.provider.models.get(plan.target.model_served);
+        let expected = expected(plan, model, bytes_in);
+        if let Some(price) = price_of(plan).filter(|_| !is_free(plan.endpoint)) {
+            cost = cost.max(dearest(price, &expected));
+        }
+        tokens = tokens.max(expected.input_tokens + expected.output_tokens);
+    }
+    (cost, tokens)
+}
+
 /// What the plan's model costs.
-fn price_of<'a>(plan: &Plan<'a>) -> Option<&'a PriceRow> {
+fn price_of<'a>(plan: &Plan<'a>) -> Option<&'a Arc<PriceRow>> {
     plan.provider.price(plan.target.permission_name, plan.target.model_served)
 }
 
@@ -159,7 +168,9 @@ fn expected(plan: &Plan<'_>, model: Option<&Model>, bytes_in: u64) -> Usage {
 fn dearest(price: &PriceRow, usage: &Usage) -> i64 {
     let tiers =
         [ServiceTier::Default, ServiceTier::Flex, ServiceTier::Scale, ServiceTier::Priority];
-    let costs = tiers.into_iter().map(|tier| price.applied(usage, tier).cost(usage));
+    let differs = |tier: &ServiceTier| price.modes[*tier as usize] != Mode::default();
+    let costs = tiers.into_iter().filter(|tier| *tier == ServiceTier::Default || differs(tier));
+    let costs = costs.map(|tier| price.applied(usage, tier).cost(usage));
     costs.max().unwrap_or(0)
 }
 
@@ -203,8 +214,7 @@ impl Settlement {
         Bill { usage, source, applied, cost }
     }
 
-    /// Settles with what the note knows at the end. The row is the caller's to record, with the
-    /// names of the models, which the note still needs.
+    /// Settles with what the note knows at the end. The row is the caller's to record.
     pub(super) fn settle(self, note: &Note, snapshot: &Snapshot) -> Option<(Slot, Row)> {
         let user = note.user.map_or("", |at| &snapshot.users[at].name);
         let Bill { usage, source, applied, cost } = self.bill(&note.seen());
@@ -220,21 +230,21 @@ impl Settlement {
             note.metrics().count(Count::UsageUnpriced);
         }
         let provider = note.provider.map_or("", |at| &snapshot.providers[at].name);
-        let kind = Kind {
-            user: user.into(),
-            user_key: String::new(),
-            provider: provider.to_owned(),
+        let kind = slot.kind(&Kind {
+            user,
+            user_key: "",
+            provider,
             operation: self.endpoint.name,
             protocol: self.endpoint.dialect.name(),
-            model: String::new(),
+            model: &*note.model_asked,
             limit_name_at: self.limit_name_at,
-            model_served: String::new(),
+            model_served: &*note.model_served,
             usage_source: source.name(),
             service_tier: note.told.tier.name(),
             price: applied,
             status: note.status,
             outcome: note.end,
-        };
+        });
         let row = Row {
             process: note.id.process,
             number: note.id.number,
@@ -292,14 +302,14 @@ pub(super) struct Bill {
 impl Bill {
     /// What of it is told beside the reply: names behind `x-gproxy-`, and values. The counts that
     /// few calls have are told where there are any.
-    pub(super) fn receipt(&self) -> impl Iterator<Item = (&'static str, String)> {
+    pub(super) fn receipt(&self) -> impl Iterator<Item = (&'static str, Figure)> {
         let usage = &self.usage;
         let written = usage.cache_creation_input_tokens_5min;
         let always = [
-            ("cost-usd", money::text(self.cost)),
-            ("input-tokens", usage.input_tokens.to_string()),
-            ("output-tokens", usage.output_tokens.to_string()),
-            ("usage-source", self.source.name().to_owned()),
+            ("cost-usd", Figure::Usd(self.cost)),
+            ("input-tokens", Figure::Count(usage.input_tokens)),
+            ("output-tokens", Figure::Count(usage.output_tokens)),
+            ("usage-source", Figure::Word(self.source.name())),
         ];
         let some = [
             ("cache-read-input-tokens", usage.cache_read_input_tokens),
@@ -309,7 +319,26 @@ impl Bill {
             ("tool-calls", usage.tool_calls),
         ];
         let some = some.into_iter().filter(|(_, count)| *count > 0);
-        always.into_iter().chain(some.map(|(name, count)| (name, count.to_string())))
+        always.into_iter().chain(some.map(|(name, count)| (name, Figure::Count(count))))
+    }
+}
+
+/// What a receipt says.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Figure {
+    /// An amount, in picodollars; told in USD.
+    Usd(i64),
+    Count(u64),
+    Word(&'static str),
+}
+
+impl fmt::Display for Figure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Figure::Usd(amount) => f.write_str(&money::text(*amount)),
+            Figure::Count(count) => count.fmt(f),
+            Figure::Word(word) => f.write_str(word),
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 //! One lock, held for the arithmetic alone and never across a wait.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use parking_lot::Mutex;
 
@@ -32,7 +33,7 @@ pub struct Taken {
     /// Tokens.
     pub tokens: u64,
     // Patterns of the rules that count it.
-    rules: Vec<String>,
+    rules: Vec<Arc<str>>,
 }
 
 /// How quotas and limits stand.
@@ -131,7 +132,7 @@ impl Accounts {
         for rule in rules() {
             let pattern = rule.pattern.as_str();
             account.counters_of(pattern, &rule.pattern).enter(rule, tokens, now_ms);
-            taken.rules.push(pattern.to_owned());
+            taken.rules.push(rule.pattern.shared());
         }
         let standing = account.told(rules(), now_ms);
         Ok((taken, standing))
@@ -166,7 +167,7 @@ impl Accounts {
         let day = now_ms.div_euclid(DAY_MS);
         account.spending.settle(taken.cost, cost, day);
         for pattern in &taken.rules {
-            if let Some(counters) = account.counters.get_mut(pattern) {
+            if let Some(counters) = account.counters.get_mut(&**pattern) {
                 counters.leave(taken.tokens, tokens);
             }
         }
@@ -197,7 +198,7 @@ impl Account {
             matching.into_iter().for_each(|(day, count)| counters.remember(day, count));
             self.counters.insert(key.to_owned(), counters);
         }
-        self.counters.entry(key.to_owned()).or_default()
+        self.counters.get_mut(key).expect("it is there, or was just put there")
     }
 }
 

@@ -83,14 +83,18 @@ pub(super) struct Database {
 pub(super) struct Tail {
     last: i64,
     last_digest: Digest,
-    kinds: HashMap<Kind, (i64, Digest)>,
+    kinds: HashMap<Arc<Kind>, (i64, Digest)>,
+    // The same, by where the kind stands in memory.
+    at_hand: Vec<Option<AtHand>>,
     // The process whose rows came last, and its number.
     process: (u64, i64),
 }
 
+type AtHand = (Arc<Kind>, (i64, Digest));
+
 /// Sums of the rows of one kind and hour.
 struct Sums {
-    user: Arc<str>,
+    user: String,
     requests: i64,
     counts: [i64; 9],
     cost: i64,
@@ -171,11 +175,13 @@ impl Tail {
         let select = "SELECT last, last_digest FROM chain";
         let (last, last_digest) =
             connection.query_row(select, [], |row| Ok((row.get(0)?, row.get(1)?)))?;
-        Ok(Tail { last, last_digest, kinds: HashMap::new(), process: (0, 0) })
+        let at_hand = vec![None; limits::LEDGER_KINDS_SHARED];
+        Ok(Tail { last, last_digest, kinds: HashMap::new(), at_hand, process: (0, 0) })
     }
 
     fn forget(&mut self) {
         self.kinds.clear();
+        self.at_hand.fill(None);
         self.process = (0, 0);
     }
 
@@ -191,10 +197,30 @@ impl Tail {
         batch.end()
     }
 
-    fn kind(&mut self, change: &Transaction<'_>, kind: &Kind) -> rusqlite::Result<(i64, Digest)> {
-        if let Some(known) = self.kinds.get(kind) {
-            return Ok(*known);
+    fn kind(
+        &mut self,
+        change: &Transaction<'_>,
+        kind: &Arc<Kind>,
+    ) -> rusqlite::Result<(i64, Digest)> {
+        let place = Arc::as_ptr(kind).addr() / size_of::<Kind>() % self.at_hand.len();
+        if let Some((known, entered)) = &self.at_hand[place]
+            && Arc::ptr_eq(known, kind)
+        {
+            return Ok(*entered);
         }
+        let entered = match self.kinds.get(kind) {
+            Some(known) => *known,
+            None => self.enter(change, kind)?,
+        };
+        self.at_hand[place] = Some((kind.clone(), entered));
+        Ok(entered)
+    }
+
+    fn enter(
+        &mut self,
+        change: &Transaction<'_>,
+        kind: &Arc<Kind>,
+    ) -> rusqlite::Result<(i64, Digest)> {
         if self.kinds.len() >= limits::LEDGER_KINDS_MAX {
             self.kinds.clear();
         }
@@ -317,7 +343,7 @@ impl<'c> Batch<'c> {
         &mut self,
         mut numbers: [i64; NUMBERS],
         (kind, kind_digest): (i64, Digest),
-        user: &Arc<str>,
+        user: &str,
     ) -> rusqlite::Result<()> {
         numbers[0] = self.last + 1;
         let digest = row::chained(&self.last_digest, &kind_digest, &numbers);
@@ -365,9 +391,9 @@ impl<'c> Batch<'c> {
 }
 
 impl Sums {
-    fn new(user: &Arc<str>, first_id: i64) -> Sums {
+    fn new(user: &str, first_id: i64) -> Sums {
         Sums {
-            user: user.clone(),
+            user: user.to_owned(),
             requests: 0,
             counts: [0; 9],
             cost: 0,

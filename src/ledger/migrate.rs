@@ -1,8 +1,6 @@
 //! Versions of the database. Each step leads from one version to the next, within a transaction
 //! of its own; what was written by a newer program is refused before.
 
-use std::sync::Arc;
-
 use rusqlite::{Connection, Row, Transaction};
 
 use super::books::{self, Batch};
@@ -170,8 +168,7 @@ fn copy_rows(change: &Transaction<'_>) -> rusqlite::Result<()> {
         }
         let price: Option<String> = row.get(NUMBERS + 11)?;
         let kind = books::enter_kind(change, &texts, price.as_deref(), row.get(NUMBERS + 12)?)?;
-        let user = Arc::from(texts[0]);
-        batch.add(old_numbers(change, row)?, kind, &user)?;
+        batch.add(old_numbers(change, row)?, kind, texts[0])?;
     }
     batch.end()?;
     Ok(())

@@ -38,6 +38,7 @@ use crate::route::health::Circuit;
 use crate::route::snapshot::Retention;
 use entities::Waiting;
 use logs::Entry;
+use row::Kinds;
 
 pub use row::{Kind, Row};
 
@@ -131,6 +132,7 @@ struct Shared {
     written: AtomicUsize,
     /// What is known of credentials and not yet written.
     statuses: Mutex<Vec<Status>>,
+    kinds: Kinds,
 }
 
 enum Message {
@@ -189,6 +191,7 @@ impl Ledger {
             healthy: AtomicBool::new(true),
             written: AtomicUsize::new(0),
             statuses: Mutex::default(),
+            kinds: Kinds::default(),
         });
         let thread = writer::start(store, receiver, shared.clone())?;
         let (changes, thread) = (AtomicUsize::new(0), Mutex::new(Some(thread)));
@@ -298,6 +301,11 @@ pub struct Slot {
 }
 
 impl Slot {
+    /// What a row has in common with others, as the row takes it.
+    pub fn kind(&self, kind: &Kind<&str>) -> Arc<Kind> {
+        self.shared.kinds.shared(kind)
+    }
+
     /// Hands the row over. Never waits: there is a place for each slot.
     pub fn record(mut self, row: Row) {
         self.used = self.shared.sender.try_send(Message::Row(Box::new(row))).is_ok();

@@ -4,11 +4,14 @@
 //! is a few numbers. The digest of a row is over the one before, its kind's and every number of it:
 //! whoever changes or takes out a row later breaks the chain there.
 
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
+use parking_lot::Mutex;
 use ring::digest::{Context, SHA256};
 
 use crate::dialect::usage::Usage;
+use crate::limits;
 use crate::route::price::Applied;
 
 /// A digest as it is kept: half of a SHA-256.
@@ -24,7 +27,7 @@ pub struct Row {
     /// When it was admitted, in milliseconds since 1970, UTC.
     pub at_ms: i64,
     /// What it has in common with others.
-    pub kind: Kind,
+    pub kind: Arc<Kind>,
     /// What was used.
     pub usage: Usage,
     /// What it cost, in picodollars.
@@ -43,23 +46,23 @@ pub struct Row {
 
 /// What rows have in common.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Kind {
+pub struct Kind<S = String> {
     /// Who called.
-    pub user: Arc<str>,
+    pub user: S,
     /// With which key, as people may see it.
-    pub user_key: String,
+    pub user_key: S,
     /// Who served.
-    pub provider: String,
+    pub provider: S,
     /// Name of the endpoint.
     pub operation: &'static str,
     /// Name of the dialect.
     pub protocol: &'static str,
     /// The model as it was asked for.
-    pub model: String,
+    pub model: S,
     /// Where, in `model`, the name begins that rate limits are tested against.
     pub limit_name_at: usize,
     /// The model as the upstream knows it.
-    pub model_served: String,
+    pub model_served: S,
     /// Where the counts come from.
     pub usage_source: &'static str,
     /// The tier that was served.
@@ -76,6 +79,50 @@ impl Kind {
     /// What rate limits are tested against: the name as asked, without its provider's prefix.
     pub fn limit_name(&self) -> &str {
         self.model.get(self.limit_name_at..).unwrap_or_default()
+    }
+}
+
+impl<S: AsRef<str>> Kind<S> {
+    /// The same kind, with its names taken otherwise.
+    fn map<'a, T>(&'a self, name: impl Fn(&'a str) -> T) -> Kind<T> {
+        Kind {
+            user: name(self.user.as_ref()),
+            user_key: name(self.user_key.as_ref()),
+            provider: name(self.provider.as_ref()),
+            operation: self.operation,
+            protocol: self.protocol,
+            model: name(self.model.as_ref()),
+            limit_name_at: self.limit_name_at,
+            model_served: name(self.model_served.as_ref()),
+            usage_source: self.usage_source,
+            service_tier: self.service_tier,
+            price: self.price,
+            status: self.status,
+            outcome: self.outcome,
+        }
+    }
+}
+
+/// Kinds that were met lately. Rows of one kind share it: names that one thread copies and another
+/// throws away are dear.
+pub(super) struct Kinds([Mutex<Option<Arc<Kind>>>; limits::LEDGER_KINDS_SHARED]);
+
+impl Default for Kinds {
+    fn default() -> Kinds {
+        Kinds([const { Mutex::new(None) }; limits::LEDGER_KINDS_SHARED])
+    }
+}
+
+impl Kinds {
+    /// The one that is shared, which this one becomes if there is none.
+    pub(super) fn shared(&self, kind: &Kind<&str>) -> Arc<Kind> {
+        let mut hasher = DefaultHasher::new();
+        (kind.user, kind.model, kind.status).hash(&mut hasher);
+        let mut place = self.0[hasher.finish() as usize % self.0.len()].lock();
+        match &*place {
+            Some(known) if known.map(|name| name) == *kind => known.clone(),
+            _ => place.insert(Arc::new(kind.map(str::to_owned))).clone(),
+        }
     }
 }
 

@@ -48,7 +48,7 @@ fn row(number: u64, user: &str, cost: i64) -> Row {
         process: PROCESS,
         number,
         at_ms: NOW_MS,
-        kind: Kind {
+        kind: Arc::new(Kind {
             user: user.into(),
             user_key: "...4567".into(),
             provider: "p".into(),
@@ -62,7 +62,7 @@ fn row(number: u64, user: &str, cost: i64) -> Row {
             price: Applied::from_json(r#"{"price_each_call":"0.000000000003"}"#),
             status: 200,
             outcome: "ok",
-        },
+        }),
         usage: Usage { input_tokens: number, ..Usage::default() },
         cost,
         attempts: 1,
@@ -361,9 +361,10 @@ fn rows_are_found_by_what_they_are_newest_first_and_sums_agree() {
     for number in 0..500_u64 {
         let mut row = row(number, ["alice", "bob", "[x]"][number as usize % 3], number as i64);
         row.at_ms = NOW_MS + (number as i64 / 100) * hour;
-        row.kind.model = format!("p/gpt-{}", number % 5);
-        row.kind.status = if number % 50 == 0 { 500 } else { 200 };
-        row.kind.price = None;
+        let kind = Arc::make_mut(&mut row.kind);
+        kind.model = format!("p/gpt-{}", number % 5);
+        kind.status = if number % 50 == 0 { 500 } else { 200 };
+        kind.price = None;
         ledger.slot().expect("room").record(row);
     }
     assert!(ledger.close(Duration::from_secs(20)));

@@ -4,12 +4,13 @@
 //! never means less than its author thought.
 
 use std::fmt;
+use std::sync::Arc;
 
 use crate::limits;
 
 /// A checked pattern.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Glob(Box<str>);
+pub struct Glob(Arc<str>);
 
 /// Why a pattern was refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -107,6 +108,11 @@ impl Glob {
     /// The pattern as it was written.
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+
+    /// The same, to be kept beyond the rule.
+    pub fn shared(&self) -> Arc<str> {
+        self.0.clone()
     }
 }
 

@@ -97,6 +97,17 @@ impl PriceRow {
     }
 }
 
+/// So many at so much for a million, rounded half up.
+fn per_million(count: u64, price: Option<i64>) -> i128 {
+    let price = price.unwrap_or(0);
+    // What almost every count comes to fits into half the width, where a division costs little.
+    let narrow = || u64::try_from(price).ok()?.checked_mul(count)?.checked_add(MILLION as u64 / 2);
+    match narrow() {
+        Some(narrow) => i128::from(narrow / MILLION as u64),
+        None => (i128::from(count) * i128::from(price) + MILLION / 2) / MILLION,
+    }
+}
+
 impl Applied {
     /// The bill. A price that is not there adds nothing.
     pub fn cost(&self, usage: &Usage) -> i64 {
@@ -112,9 +123,7 @@ impl Applied {
             (usage.cache_creation_input_tokens_5min, tier.cache_write_5min),
             (usage.cache_creation_input_tokens_1h, tier.cache_write_1h),
         ];
-        let of_tokens = tokens.into_iter().map(|(count, price)| {
-            (i128::from(count) * i128::from(price.unwrap_or(0)) + MILLION / 2) / MILLION
-        });
+        let of_tokens = tokens.into_iter().map(|(count, price)| per_million(count, price));
         let of_tools = i128::from(usage.tool_calls) * i128::from(self.each_tool_call.unwrap_or(0));
         let total = of_tokens.sum::<i128>() + of_tools + i128::from(self.each_call.unwrap_or(0));
         i64::try_from(total).unwrap_or(i64::MAX)

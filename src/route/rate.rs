@@ -66,9 +66,13 @@ impl Sliding {
 
     /// What counts in the window that ends now, rounded up.
     fn level(&self, now_ms: i64, window_ms: i64) -> u64 {
-        let left = (window_ms - now_ms.rem_euclid(window_ms)) as u128;
-        let before = (u128::from(self.before) * left).div_ceil(window_ms as u128);
-        self.now.saturating_add(before as u64)
+        let left = (window_ms - now_ms.rem_euclid(window_ms)) as u64;
+        let before = match self.before.checked_mul(left) {
+            Some(before) => before.div_ceil(window_ms as u64),
+            // So many that it takes the double width.
+            None => (u128::from(self.before) * u128::from(left)).div_ceil(window_ms as u128) as u64,
+        };
+        self.now.saturating_add(before)
     }
 
     /// How it stands under a limit.

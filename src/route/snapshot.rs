@@ -106,7 +106,7 @@ pub struct Provider {
     /// Declared models by id. Others may be called too.
     pub models: BTreeMap<String, Model>,
     /// What models cost that have no price of their own, the longest pattern first.
-    pub price_patterns: Vec<(Glob, PriceRow)>,
+    pub price_patterns: Vec<(Glob, Arc<PriceRow>)>,
     /// OpenAI-style streams are asked for usage.
     pub include_usage: bool,
     /// Headers of the client that go up although they are dropped otherwise, in lower case.
@@ -206,7 +206,7 @@ pub struct Model {
     /// The longest answer, in tokens.
     pub max_output_tokens: Option<u64>,
     /// What it costs.
-    pub price: Option<PriceRow>,
+    pub price: Option<Arc<PriceRow>>,
 }
 
 /// A public name for a provider's model.
@@ -429,7 +429,7 @@ impl Provider {
 
     /// The prices of a model: those of the name that was asked for, of the model that serves, of
     /// the longest pattern.
-    pub fn price(&self, asked: &str, served: &str) -> Option<&PriceRow> {
+    pub fn price(&self, asked: &str, served: &str) -> Option<&Arc<PriceRow>> {
         let own = |name| self.models.get(name).and_then(|model| model.price.as_ref());
         own(asked).or_else(|| own(served)).or_else(|| {
             let (_, row) = self.price_patterns.iter().find(|(at, _)| at.matches(served))?;
