@@ -8,7 +8,7 @@ use gproxy::command::{self, Terminal};
 use gproxy::config::Loaded;
 use gproxy::io::tls;
 use gproxy::secret::Secret;
-use gproxy::serve::{self, FileSource};
+use gproxy::serve::{self, FileSource, ServeError};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -58,7 +58,10 @@ fn run() -> io::Result<u8> {
     if let Err(error) = serve::run(*loaded, source, master.as_ref()) {
         gproxy::logging::flush();
         writeln!(io::stderr(), "gproxy: {error}")?;
-        return Ok(EXIT_FAILED);
+        return Ok(match error {
+            ServeError::Tls(_) => command::EXIT_MISTAKE,
+            _ => EXIT_FAILED,
+        });
     }
     Ok(command::EXIT_WELL)
 }
@@ -112,7 +115,11 @@ fn prepare(
         out: &mut io::stdout().lock(),
         error: &mut io::stderr().lock(),
         environment,
-        read_roots: &|file| tls::load(Some(file)).map_err(|error| error.to_string()),
+        read_certificates: &|snapshot| {
+            tls::load(snapshot.extra_ca_file.as_deref()).map_err(|error| error.to_string())?;
+            let files = snapshot.tls.as_ref().map(tls::callers::prepare).transpose();
+            files.map(drop).map_err(|error| error.to_string())
+        },
     };
     if let Some(code) = command::run(arguments, &mut terminal)? {
         return Ok(Prepared::Done(code));

@@ -64,6 +64,8 @@ pub enum Count {
     Accepted,
     /// Connections refused since there were too many.
     ConnectionsRefused,
+    /// Connections whose TLS handshake failed or took too long.
+    HandshakesFailed,
     /// Requests begun: those whose head was read, and those whose head was none.
     Requests,
     /// Requests ended, however they did. Once nothing is under way, as many as begun.
@@ -155,9 +157,10 @@ struct Histogram {
     sum_ms: AtomicU64,
 }
 
-const COUNTS: [(Count, &str, &str); 19] = [
+const COUNTS: [(Count, &str, &str); 20] = [
     (Count::Accepted, "gproxy_connections_accepted_total", "Connections accepted."),
     (Count::ConnectionsRefused, "gproxy_connections_refused_total", "Connections over the limit."),
+    (Count::HandshakesFailed, "gproxy_handshakes_failed_total", "TLS handshakes that failed."),
     (Count::Requests, "gproxy_requests_total", "Requests begun."),
     (Count::Ended, "gproxy_requests_ended_total", "Requests ended."),
     (Count::Refused, "gproxy_requests_refused_total", "Requests refused by the gateway."),

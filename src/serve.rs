@@ -60,7 +60,7 @@ impl Source for FileSource {
     }
 
     fn apply(&self, loaded: &Loaded) -> Result<Vec<String>, String> {
-        tls::load(loaded.snapshot.extra_ca_file.as_deref()).map_err(|error| error.to_string())?;
+        load_certificates(&loaded.snapshot).map_err(|error| error.to_string())?;
         resolver::load();
         let changed = self.settings.needs_restart(&loaded.settings).into_iter();
         Ok(changed.map(|name| format!("a changed {name} needs a restart")).collect())
@@ -86,7 +86,7 @@ impl Clock for RealClock {
 pub enum ServeError {
     /// The address cannot be listened on.
     Listen(std::net::SocketAddr, io::Error),
-    /// Roots or the extra CA file.
+    /// The extra CA file, or those of `[tls]`.
     Tls(tls::TlsError),
     /// The database cannot be opened, or does not go with the file.
     Boot(BootError),
@@ -118,7 +118,7 @@ pub fn run(loaded: Loaded, source: FileSource, master: Option<&Secret>) -> Resul
     let settings = loaded.settings.clone();
     logging::start(settings.log_level);
     let mut signals = Signals::new([SIGHUP, SIGINT, SIGTERM, SIGXFSZ])?;
-    tls::load(loaded.snapshot.extra_ca_file.as_deref()).map_err(ServeError::Tls)?;
+    load_certificates(&loaded.snapshot).map_err(ServeError::Tls)?;
     resolver::load();
     console::assets();
     let workers = match settings.workers {
@@ -154,7 +154,8 @@ pub fn run(loaded: Loaded, source: FileSource, master: Option<&Secret>) -> Resul
     let accepting = listener.clone();
     std::thread::Builder::new().name("listener".into()).spawn(move || accepting.run())?;
     let at = listener.address();
-    log::info!(target: "gproxy", "listening on http://{at} with {workers} workers");
+    let scheme = if tls::callers::terms().is_some() { "https" } else { "http" };
+    log::info!(target: "gproxy", "listening on {scheme}://{at} with {workers} workers");
     for signal in signals.forever() {
         match signal {
             SIGHUP => {
@@ -201,6 +202,14 @@ pub fn pull(loaded: Loaded, provider: usize) -> Result<(Arc<Snapshot>, List), St
         }),
         Err(_) => Err("the upstream's list took too long".to_owned()),
     }
+}
+
+/// The certificates that the configuration names; after a mistake all stay as they were.
+fn load_certificates(snapshot: &Snapshot) -> Result<(), tls::TlsError> {
+    let of_callers = snapshot.tls.as_ref().map(tls::callers::prepare).transpose()?;
+    tls::load(snapshot.extra_ca_file.as_deref())?;
+    tls::callers::put(of_callers);
+    Ok(())
 }
 
 /// Tells whoever started us of the administrator that was made: on standard output, not in the

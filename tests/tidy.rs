@@ -46,7 +46,7 @@ const FENCED: &[(&str, &[&str])] = &[
             "io/upstream/dial.rs",
         ],
     ),
-    ("rustls::", &["io/tls.rs"]),
+    ("rustls::", &["io/tls.rs", "io/tls/"]),
     ("unsafe {", &["io/worker.rs"]),
     (
         "std::thread",

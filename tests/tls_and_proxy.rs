@@ -8,111 +8,16 @@
 
 mod support;
 
-use std::io::{self, ErrorKind, Read, Write};
-use std::net::{TcpListener, TcpStream};
-use std::path::PathBuf;
+use std::io::{self, Read, Write};
+use std::net::TcpStream;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::{ServerConfig, ServerConnection};
 use support::client::{chat, post};
+use support::tls::{file, listen, terminator};
 use support::websocket::{CLOSE, frame};
 use support::{ADMIN_KEY, Config, Gateway, UPSTREAM_KEY, Upstream};
 
 const MODEL: &str = "openai-main/gpt-4.1-mini";
-
-fn file(name: &str) -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/support/tls").join(name)
-}
-
-/// Listens with TLS and passes everything on to `port`; the port that it listens on.
-fn terminator(port: u16) -> u16 {
-    let chain = vec![CertificateDer::from_pem_file(file("leaf.pem")).unwrap()];
-    let key = PrivateKeyDer::from_pem_file(file("leaf.key")).unwrap();
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let config = ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_no_client_auth()
-        .with_single_cert(chain, key)
-        .unwrap();
-    let config = Arc::new(config);
-    listen(move |outside| {
-        let mut tls = ServerConnection::new(config.clone()).unwrap();
-        let inside = TcpStream::connect(("127.0.0.1", port)).unwrap();
-        // A refused handshake ends here, which is the refusing side's to report.
-        let _ = pump(&mut tls, outside, inside);
-    })
-}
-
-fn listen(serve: impl Fn(TcpStream) + Send + Sync + 'static) -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let port = listener.local_addr().unwrap().port();
-    let serve = Arc::new(serve);
-    std::thread::spawn(move || {
-        for stream in listener.incoming() {
-            let (stream, serve) = (stream.unwrap(), serve.clone());
-            std::thread::spawn(move || serve(stream));
-        }
-    });
-    port
-}
-
-/// Moves bytes both ways until either side ends.
-fn pump(
-    tls: &mut ServerConnection,
-    mut outside: TcpStream,
-    mut inside: TcpStream,
-) -> io::Result<()> {
-    outside.set_nonblocking(true)?;
-    inside.set_nonblocking(true)?;
-    let mut buffer = vec![0; 16 * 1024];
-    loop {
-        let mut idle = true;
-        match tls.read_tls(&mut outside) {
-            Ok(0) => return Ok(()),
-            Ok(_) => {
-                idle = false;
-                tls.process_new_packets().map_err(io::Error::other)?;
-            }
-            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
-            Err(error) => return Err(error),
-        }
-        if let Ok(count) = tls.reader().read(&mut buffer)
-            && count > 0
-        {
-            idle = false;
-            inside.write_all(&buffer[..count])?;
-        }
-        match inside.read(&mut buffer) {
-            Ok(0) => {
-                tls.send_close_notify();
-                while tls.wants_write() {
-                    tls.write_tls(&mut outside)?;
-                }
-                return Ok(());
-            }
-            Ok(count) => {
-                idle = false;
-                tls.writer().write_all(&buffer[..count])?;
-            }
-            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
-            Err(error) => return Err(error),
-        }
-        while tls.wants_write() {
-            match tls.write_tls(&mut outside) {
-                Ok(_) => idle = false,
-                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
-                Err(error) => return Err(error),
-            }
-        }
-        if idle {
-            std::thread::sleep(Duration::from_millis(1));
-        }
-    }
-}
 
 /// An outbound proxy; the request lines that it saw, and its port.
 fn proxy() -> (Arc<Mutex<Vec<String>>>, u16) {

@@ -139,12 +139,12 @@ fn forwarded(peer: IpAddr, told: &str, trusted: &[Network]) -> Option<IpAddr> {
     Some(address)
 }
 
-/// Whether the caller speaks TLS to a proxy that is trusted.
+/// Whether the caller speaks TLS, to us or to a proxy that is trusted.
 pub(super) fn is_secure(request: &ApiRequest) -> bool {
     let trusted = &request.snapshot.trusted_proxies;
     let by_proxy =
         request.peer.is_some_and(|peer| trusted.iter().any(|network| network.contains(peer)));
-    by_proxy && request.field("x-forwarded-proto") == Some("https")
+    request.is_secure || (by_proxy && request.field("x-forwarded-proto") == Some("https"))
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ use crate::route::snapshot::{AliasTarget, Provider, Snapshot, User};
 /// Writes everything.
 pub fn write(loaded: &Loaded, out: &mut dyn Write) -> io::Result<()> {
     let snapshot = &loaded.snapshot;
-    write_settings(&loaded.settings, out)?;
+    write_settings(&loaded.settings, snapshot, out)?;
     for provider in &snapshot.providers {
         writeln!(out)?;
         write_provider(provider, out)?;
@@ -41,14 +41,15 @@ pub fn write(loaded: &Loaded, out: &mut dyn Write) -> io::Result<()> {
     writeln!(out, "\nno mistakes")
 }
 
-fn write_settings(settings: &Settings, out: &mut dyn Write) -> io::Result<()> {
+fn write_settings(settings: &Settings, snapshot: &Snapshot, out: &mut dyn Write) -> io::Result<()> {
     let address = std::net::SocketAddr::new(settings.host, settings.port);
+    let scheme = if snapshot.tls.is_some() { "https" } else { "http" };
     let workers = match settings.workers {
         0 => "a worker for each core".to_owned(),
         1 => "1 worker".to_owned(),
         count => format!("{count} workers"),
     };
-    writeln!(out, "listens on http://{address} with {workers}, data in {}", settings.data_dir)
+    writeln!(out, "listens on {scheme}://{address} with {workers}, data in {}", settings.data_dir)
 }
 
 fn write_provider(provider: &Provider, out: &mut dyn Write) -> io::Result<()> {

@@ -16,6 +16,7 @@ use std::io::{self, Read, Write};
 use self::arguments::{Arguments, Command, HELP};
 use crate::config::{self, Loaded};
 use crate::limits;
+use crate::route::snapshot::Snapshot;
 
 /// Everything is well.
 pub const EXIT_WELL: u8 = 0;
@@ -34,8 +35,8 @@ pub struct Terminal<'t> {
     pub error: &'t mut dyn Write,
     /// The environment.
     pub environment: &'t dyn Fn(&str) -> Option<String>,
-    /// Reads the certificates of `extra_ca_file`, or says why not.
-    pub read_roots: &'t dyn Fn(&str) -> Result<(), String>,
+    /// Reads the certificates that are named, or says why not.
+    pub read_certificates: &'t dyn Fn(&Snapshot) -> Result<(), String>,
 }
 
 /// Runs a command to its exit code; `None`: it opens sockets, which is not done here.
@@ -47,8 +48,7 @@ pub fn run(arguments: &Arguments, terminal: &mut Terminal<'_>) -> io::Result<Opt
                 for warning in arguments.warnings.iter().chain(&loaded.warnings) {
                     writeln!(terminal.error, "warning: {warning}")?;
                 }
-                let file = loaded.snapshot.extra_ca_file.as_deref();
-                match file.map_or(Ok(()), terminal.read_roots) {
+                match (terminal.read_certificates)(&loaded.snapshot) {
                     Ok(()) => {
                         check::write(&loaded, terminal.out)?;
                         EXIT_WELL

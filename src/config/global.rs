@@ -10,7 +10,7 @@ use super::error::{At, Place, Report, hint, shown};
 use super::reader::Table;
 use super::sources::Sources;
 use crate::limits;
-use crate::route::snapshot::{Billing, Limits, Logging, Network, Retention, Timeouts};
+use crate::route::snapshot::{Billing, Limits, Logging, Network, Retention, Timeouts, Tls};
 
 /// What `[global]` says, flags and variables already considered.
 pub(super) struct Global {
@@ -211,6 +211,20 @@ fn read_networks(table: &mut Table<'_>, report: &mut Report<'_>) -> Vec<Network>
         }
     }
     networks
+}
+
+/// What `[tls]` names; the files themselves are the shell's business.
+pub(super) fn read_tls(root: &mut Table<'_>, report: &mut Report<'_>) -> Option<Tls> {
+    let mut table = root.table(report, "tls")?;
+    let certificate = table.required(report, "certificate_file");
+    let key = table.required(report, "key_file");
+    let client_ca = table.text(report, "client_ca_file").map(|file| file.value.to_owned());
+    table.finish(report);
+    Some(Tls {
+        certificate_file: certificate?.value.to_owned(),
+        key_file: key?.value.to_owned(),
+        client_ca_file: client_ca,
+    })
 }
 
 pub(super) fn read_limits(root: &mut Table<'_>, report: &mut Report<'_>) -> Limits {

@@ -152,6 +152,7 @@ fn read<'t>(
     let section = root.table(report, "global").unwrap_or_else(|| Table::new(nothing, "global"));
     let mut global = global::read(section, report, sources);
     let retention = global::read_ledger(&mut root, report, &mut global);
+    let tls = global::read_tls(&mut root, report);
     let limits = global::read_limits(&mut root, report);
     let (timeouts, drain_ms) = global::read_timeouts(&mut root, report);
     let defaults = Defaults { proxy: global.proxy, timeouts };
@@ -180,6 +181,7 @@ fn read<'t>(
         cors_origins: global.cors_origins,
         trusted_proxies: global.trusted_proxies,
         extra_ca_file: global.extra_ca_file,
+        tls,
         metrics_open: global.metrics_open,
     };
     (tables, global.settings)

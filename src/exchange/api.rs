@@ -41,6 +41,8 @@ pub struct ApiRequest {
     pub has_key: bool,
     /// The other end of the connection.
     pub peer: Option<IpAddr>,
+    /// It came through TLS of ours.
+    pub is_secure: bool,
     fields: [Option<Vec<u8>>; FIELDS.len()],
 }
 
@@ -106,6 +108,7 @@ pub(super) fn answer<D: Downstream, U: Upstream>(
         key_user,
         has_key,
         peer: session.down.peer(),
+        is_secure: session.down.is_secure(),
         fields: FIELDS.map(|name| head.headers.get(name).map(<[u8]>::to_vec)),
     };
     let path = request.target.split('?').next().unwrap_or_default();

@@ -84,6 +84,8 @@ pub trait Downstream {
     fn write(&mut self, bytes: &[u8]) -> Result<(), Stop>;
     /// The address of its other end, where it can be told.
     fn peer(&self) -> Option<IpAddr>;
+    /// Whether it speaks TLS with us.
+    fn is_secure(&self) -> bool;
     /// Ends our side, so that the downstream sees the end of the last answer.
     fn shut_write(&mut self);
     /// Resets the connection when it is dropped: an end that nobody can take for a whole answer.

@@ -137,7 +137,8 @@ impl<D: Downstream> Session<D> {
         Arrival::Broken(refusal)
     }
 
-    fn begin(&mut self, head: Head, limits: &Limits) -> Arrival {
+    fn begin(&mut self, mut head: Head, limits: &Limits) -> Arrival {
+        head.secure = self.down.is_secure();
         self.http11 = head.http11;
         self.keep = head.keep_alive;
         self.continue_owed = head.expects_continue && head.framing != Framing::None;

@@ -431,11 +431,9 @@ impl<'a, D: Downstream> Tunnel<'a, D> {
     /// Moves what can be moved now. Whether something was.
     fn pump(&mut self, pipe: &mut dyn Pipe) -> Result<bool, Ended> {
         let mut moved = false;
-        if !self.down.owed().is_empty() {
-            let count = self.session.down.write_now(self.down.owed()).map_err(|_| Ended::Gone)?;
-            moved |= self.down.gave(count);
-        }
         // Also when nothing is owed: TLS may hold back what it took.
+        let count = self.session.down.write_now(self.down.owed()).map_err(|_| Ended::Gone)?;
+        moved |= self.down.gave(count);
         if !self.is_lost {
             match pipe.write(self.up.owed()) {
                 Ok(count) => moved |= self.up.gave(count),

@@ -29,7 +29,7 @@ pub(super) struct Upload {
 
 /// How the caller calls us; `None` when he does not say. Who lies here deceives himself.
 pub(super) fn own_origin(head: &Head) -> Option<String> {
-    let secure = head.headers.get("x-forwarded-proto") == Some(b"https");
+    let secure = head.secure || head.headers.get("x-forwarded-proto") == Some(b"https");
     let scheme = if secure { "https" } else { "http" };
     head.authority().map(|authority| format!("{scheme}://{authority}"))
 }

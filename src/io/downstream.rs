@@ -1,11 +1,12 @@
-//! A downstream connection as the core sees it: bytes with deadlines.
+//! A downstream connection as the core sees it: bytes with deadlines, sealed or not.
 
-use std::io;
+use std::io::{self, Read, Write};
 use std::net::{IpAddr, Shutdown, SocketAddr};
 use std::time::{Duration, Instant};
 
 use crate::exchange::{Downstream, Stop};
-use crate::io::upstream::now;
+use crate::io::tls::Sealed;
+use crate::io::upstream::{Hasty, now};
 use crate::io::worker::{self, Sock};
 use crate::limits;
 
@@ -16,22 +17,108 @@ const SLICE_MAX: Duration = Duration::from_secs(1);
 /// A caller's connection on a worker.
 pub struct Client {
     sock: Sock,
+    sealed: Option<Box<Sealed>>,
 }
 
 impl Client {
-    /// Takes the socket over.
-    pub fn new(sock: Sock) -> Client {
-        Client { sock }
+    /// Takes the socket over, and TLS if its handshake was made.
+    pub fn new(sock: Sock, sealed: Option<Box<Sealed>>) -> Client {
+        Client { sock, sealed }
     }
 
-    /// Gives the socket back.
-    pub fn into_sock(self) -> Sock {
-        self.sock
+    /// Gives both back.
+    pub fn into_parts(self) -> (Sock, Option<Box<Sealed>>) {
+        (self.sock, self.sealed)
+    }
+
+    /// Bytes of TLS may come without one of the request's: an incomplete record, or messages of its
+    /// own. They do not keep a connection that says nothing.
+    #[inline(never)]
+    fn read_sealed(&mut self, buf: &mut [u8], mut until: Instant) -> Result<usize, Stop> {
+        let Some(sealed) = &mut self.sealed else { return Err(Stop::Gone) };
+        let mut begun = false;
+        loop {
+            match sealed.take(buf) {
+                Ok(Some(count)) => return Ok(count),
+                Ok(None) => {}
+                Err(_) => return Err(Stop::Gone),
+            }
+            let over = if begun { Stop::Gone } else { Stop::TimedOut };
+            let now = Instant::now();
+            let wait = worker::slice_until(until, now).ok_or(over)?.min(SLICE_MAX);
+            match sealed.feed(&mut Patient { sock: &mut self.sock, wait }) {
+                Ok(()) if !begun => {
+                    begun = true;
+                    until = until.max(now + Duration::from_millis(limits::HEAD_MS_MAX));
+                }
+                Ok(()) => {}
+                Err(error) if error.kind() == io::ErrorKind::TimedOut => {}
+                Err(_) => return Err(Stop::Gone),
+            }
+            if worker::is_cut() {
+                return Err(Stop::ShuttingDown);
+            }
+        }
+    }
+
+    #[inline(never)]
+    fn write_sealed(&mut self, bytes: &[u8]) -> Result<(), Stop> {
+        let Some(sealed) = &mut self.sealed else { return Err(Stop::Gone) };
+        let mut done = 0;
+        loop {
+            let mut patient = Patient { sock: &mut self.sock, wait: SLICE_MAX };
+            while sealed.owes() {
+                insist(|| sealed.pay(&mut patient))?;
+            }
+            if done == bytes.len() {
+                return Ok(());
+            }
+            done += sealed.seal(&bytes[done..]).map_err(|_| Stop::Gone)?;
+        }
+    }
+}
+
+/// Makes the handshake of a caller, who has as long for it as for a head.
+pub fn shake(sock: &mut Sock, sealed: &mut Sealed) -> io::Result<()> {
+    let deadline = Instant::now() + Duration::from_millis(limits::HEAD_MS_MAX);
+    loop {
+        let wait = worker::slice_until(deadline, Instant::now());
+        let wait = wait.ok_or(io::ErrorKind::TimedOut)?.min(SLICE_MAX);
+        match sealed.shake(&mut Patient { sock: &mut *sock, wait }) {
+            Err(error) if error.kind() == io::ErrorKind::TimedOut && !worker::is_cut() => {}
+            other => return other,
+        }
+    }
+}
+
+/// Writes until some bytes have left, or for too long none did.
+fn insist(mut write: impl FnMut() -> io::Result<usize>) -> Result<usize, Stop> {
+    let pause = Duration::from_millis(limits::WRITE_PAUSE_MS_MAX);
+    let mut since = None;
+    loop {
+        // The clock is read only when the downstream is not ready at once.
+        match write() {
+            Ok(0) => return Err(Stop::Gone),
+            Ok(count) => return Ok(count),
+            Err(error) if error.kind() == io::ErrorKind::TimedOut => {
+                let now = Instant::now();
+                if now - *since.get_or_insert(now - SLICE_MAX) >= pause {
+                    return Err(Stop::TimedOut);
+                }
+                if worker::is_cut() {
+                    return Err(Stop::ShuttingDown);
+                }
+            }
+            Err(_) => return Err(Stop::Gone),
+        }
     }
 }
 
 impl Downstream for Client {
     fn read(&mut self, buf: &mut [u8], until: Instant) -> Result<usize, Stop> {
+        if self.sealed.is_some() {
+            return self.read_sealed(buf, until);
+        }
         loop {
             let wait = worker::slice_until(until, Instant::now()).ok_or(Stop::TimedOut)?;
             match self.sock.read(buf, wait.min(SLICE_MAX)) {
@@ -46,29 +133,12 @@ impl Downstream for Client {
     }
 
     fn write(&mut self, bytes: &[u8]) -> Result<(), Stop> {
-        let pause = Duration::from_millis(limits::WRITE_PAUSE_MS_MAX);
+        if self.sealed.is_some() {
+            return self.write_sealed(bytes);
+        }
         let mut done = 0;
-        let mut progress_at = None;
         while done < bytes.len() {
-            // The clock is read only when the downstream is not ready at once.
-            match self.sock.write(&bytes[done..], SLICE_MAX) {
-                Ok(0) => return Err(Stop::Gone),
-                Ok(count) => {
-                    done += count;
-                    progress_at = None;
-                }
-                Err(error) if error.kind() == io::ErrorKind::TimedOut => {
-                    let now = Instant::now();
-                    let since = *progress_at.get_or_insert(now - SLICE_MAX);
-                    if now - since >= pause {
-                        return Err(Stop::TimedOut);
-                    }
-                    if worker::is_cut() {
-                        return Err(Stop::ShuttingDown);
-                    }
-                }
-                Err(_) => return Err(Stop::Gone),
-            }
+            done += insist(|| self.sock.write(&bytes[done..], SLICE_MAX))?;
         }
         Ok(())
     }
@@ -78,15 +148,33 @@ impl Downstream for Client {
         SocketAddr::try_from(address).ok().map(|address| address.ip().to_canonical())
     }
 
+    fn is_secure(&self) -> bool {
+        self.sealed.is_some()
+    }
+
     fn read_now(&mut self, buf: &mut [u8]) -> Result<Option<usize>, Stop> {
-        now(self.sock.read_now(buf))
+        now(match &mut self.sealed {
+            None => self.sock.read_now(buf),
+            Some(sealed) => sealed.read(buf, &mut Hasty(&self.sock)),
+        })
     }
 
     fn write_now(&mut self, bytes: &[u8]) -> Result<usize, Stop> {
-        now(self.sock.write_now(bytes)).map(Option::unwrap_or_default)
+        let written = now(match &mut self.sealed {
+            None if bytes.is_empty() => Ok(0),
+            None => self.sock.write_now(bytes),
+            Some(sealed) => sealed.write(bytes, &mut Hasty(&self.sock)),
+        });
+        written.map(Option::unwrap_or_default)
     }
 
     fn shut_write(&mut self) {
+        if let Some(sealed) = &mut self.sealed {
+            sealed.close();
+            // Whoever takes nothing any more needs no goodbye.
+            let mut patient = Patient { sock: &mut self.sock, wait: SLICE_MAX };
+            while sealed.owes() && sealed.pay(&mut patient).is_ok() {}
+        }
         worker::shut_down(&self.sock.shared(), Shutdown::Write);
     }
 
@@ -94,5 +182,27 @@ impl Downstream for Client {
         // A close with a linger time of zero is a reset. If it cannot be set, the close still
         // comes.
         let _ = rustix::net::sockopt::set_socket_linger(&self.sock, Some(Duration::ZERO));
+    }
+}
+
+/// Reads and writes that wait so long.
+struct Patient<'a> {
+    sock: &'a mut Sock,
+    wait: Duration,
+}
+
+impl Read for Patient<'_> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        self.sock.read(buf, self.wait)
+    }
+}
+
+impl Write for Patient<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.sock.write(bytes, self.wait)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }

@@ -18,9 +18,10 @@ use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 
 use crate::exchange::{self, Core, Errand, Next, Session};
-use crate::io::downstream::Client;
+use crate::io::downstream::{self, Client};
 use crate::io::office::Office;
 use crate::io::resolver;
+use crate::io::tls::{Sealed, callers};
 use crate::io::upstream::{Caller, Ways};
 use crate::io::worker::{self, Peek, Sock};
 use crate::limits;
@@ -61,9 +62,18 @@ pub struct Listener {
 /// A downstream connection without a coroutine.
 struct Connection {
     fd: OwnedFd,
+    line: Line,
     since: Instant,
     _open: Held,
     parked: Option<Held>,
+}
+
+/// What a connection speaks beneath HTTP.
+enum Line {
+    Plain,
+    /// TLS, of which nothing was said yet.
+    Fresh(callers::Terms),
+    Sealed(Box<Sealed>),
 }
 
 impl Listener {
@@ -147,6 +157,7 @@ impl Listener {
                 self.core.errands().into_iter().for_each(|errand| self.send(errand, ticks));
                 if ticks.is_multiple_of(FILES_TICKS) {
                     resolver::load();
+                    renew_certificate();
                 }
             }
         }
@@ -212,6 +223,9 @@ impl Listener {
         let open = core.metrics.level(Gauge::Connections);
         if open >= core.snapshot().limits.connections_max as i64 {
             core.metrics.count(Count::ConnectionsRefused);
+            if callers::terms().is_some() {
+                return;
+            }
             // Best effort: the socket's buffer is empty, so it fits or the peer has gone.
             let answer = exchange::turned_away(core);
             let _ = rustix::net::send(&fd, &answer, rustix::net::SendFlags::NOSIGNAL);
@@ -221,7 +235,8 @@ impl Listener {
         let _ = sockopt::set_tcp_nodelay(&fd, true);
         let held = core.metrics.clone().hold(Gauge::Connections, 1);
         let has_bytes = worker::peek(&fd) == Peek::Bytes;
-        let connection = Connection { fd, since: Instant::now(), _open: held, parked: None };
+        let line = callers::terms().map_or(Line::Plain, Line::Fresh);
+        let connection = Connection { fd, line, since: Instant::now(), _open: held, parked: None };
         if has_bytes {
             self.start(connection);
         } else {
@@ -356,6 +371,17 @@ fn resident_bytes() -> i64 {
     pages.unwrap_or(0) * rustix::param::page_size() as i64
 }
 
+/// Files that were renewed count from now on.
+fn renew_certificate() {
+    match callers::renew() {
+        None => {}
+        Some(Ok(())) => log::info!(target: "gproxy", "the files of [tls] have changed: they count"),
+        Some(Err(error)) => {
+            log::error!(target: "gproxy", "{error}; what was loaded before stays");
+        }
+    }
+}
+
 /// Counts a coroutine on its worker while it lives.
 struct Load {
     listener: Arc<Listener>,
@@ -370,8 +396,8 @@ impl Drop for Load {
 
 /// A connection's coroutine: requests in turn, until it ends or falls silent.
 fn converse(listener: &Arc<Listener>, connection: Connection, worker: usize) {
-    let Connection { fd, _open, .. } = connection;
-    let sock = match Sock::adopt(fd, worker) {
+    let Connection { fd, line, _open, .. } = connection;
+    let mut sock = match Sock::adopt(fd, worker) {
         Ok(sock) => sock,
         Err(error) => {
             log::warn!(target: "gproxy::listener", "cannot serve a connection: {error}");
@@ -379,6 +405,18 @@ fn converse(listener: &Arc<Listener>, connection: Connection, worker: usize) {
         }
     };
     let core = &listener.core;
+    let sealed = match line {
+        Line::Plain => None,
+        Line::Sealed(sealed) => Some(sealed),
+        Line::Fresh(terms) => match shake(&mut sock, &terms) {
+            Ok(sealed) => Some(sealed),
+            Err(error) => {
+                core.metrics.count(Count::HandshakesFailed);
+                log::debug!(target: "gproxy::listener", "a caller's handshake failed: {error}");
+                return;
+            }
+        },
+    };
     let mut up = Caller {
         worker,
         ways: listener.ways[worker].clone(),
@@ -386,7 +424,7 @@ fn converse(listener: &Arc<Listener>, connection: Connection, worker: usize) {
         downstream: Some(sock.shared()),
         metrics: core.metrics.clone(),
     };
-    let mut session = Session::new(Client::new(sock));
+    let mut session = Session::new(Client::new(sock, sealed));
     loop {
         let served =
             catch_unwind(AssertUnwindSafe(|| exchange::serve(core, &mut session, &mut up)));
@@ -402,9 +440,19 @@ fn converse(listener: &Arc<Listener>, connection: Connection, worker: usize) {
         }
     }
     drop(up);
-    if let Some(fd) = session.down.into_sock().release() {
-        listener.park(Connection { fd, since: Instant::now(), _open, parked: None });
+    let (sock, sealed) = session.down.into_parts();
+    let line = sealed.map_or(Line::Plain, Line::Sealed);
+    if let Some(fd) = sock.release() {
+        listener.park(Connection { fd, line, since: Instant::now(), _open, parked: None });
     }
+}
+
+/// A handshake; its frames are gone before the first request comes.
+#[inline(never)]
+fn shake(sock: &mut Sock, terms: &callers::Terms) -> io::Result<Box<Sealed>> {
+    let mut sealed = Sealed::expect(terms)?;
+    downstream::shake(sock, &mut sealed)?;
+    Ok(sealed)
 }
 
 #[cfg(test)]

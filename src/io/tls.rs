@@ -1,4 +1,6 @@
-//! TLS towards upstreams: rustls with ring, over any transport of ours.
+//! TLS: rustls with ring, over any transport of ours.
+
+pub mod callers;
 
 use std::fmt;
 use std::io::{self, Read, Write};
@@ -7,7 +9,9 @@ use std::sync::{Arc, OnceLock};
 use parking_lot::RwLock;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
-use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
+use rustls::{
+    ClientConfig, ClientConnection, Connection, RootCertStore, ServerConnection, StreamOwned,
+};
 use ureq::Error;
 
 use crate::failure::{Cause, Phase};
@@ -22,8 +26,8 @@ static CLIENT: OnceLock<RwLock<Arc<ClientConfig>>> = OnceLock::new();
 /// Why TLS could not be set up.
 #[derive(Debug)]
 pub enum TlsError {
-    /// The extra CA file cannot be read or holds no certificate.
-    ExtraCa(String),
+    /// A file cannot be read or does not hold what it should.
+    File(String),
     /// rustls refused the configuration.
     Rustls(rustls::Error),
 }
@@ -31,7 +35,7 @@ pub enum TlsError {
 impl fmt::Display for TlsError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            TlsError::ExtraCa(why) => write!(f, "extra_ca_file: {why}"),
+            TlsError::File(why) => f.write_str(why),
             TlsError::Rustls(error) => write!(f, "TLS: {error}"),
         }
     }
@@ -45,10 +49,11 @@ pub fn load(extra_ca_file: Option<&str>) -> Result<(), TlsError> {
     if let Some(path) = extra_ca_file {
         let certificates = CertificateDer::pem_file_iter(path)
             .and_then(Iterator::collect::<Result<Vec<_>, _>>)
-            .map_err(|error| TlsError::ExtraCa(format!("{path}: {error}")))?;
+            .map_err(|error| TlsError::File(format!("extra_ca_file: {path}: {error}")))?;
         let (added, _) = roots.add_parsable_certificates(certificates);
         if added == 0 {
-            return Err(TlsError::ExtraCa(format!("{path}: no certificate in it")));
+            let why = format!("extra_ca_file: {path}: no certificate in it");
+            return Err(TlsError::File(why));
         }
     }
     let provider = Arc::new(rustls::crypto::ring::default_provider());
@@ -65,7 +70,7 @@ pub fn load(extra_ca_file: Option<&str>) -> Result<(), TlsError> {
 }
 
 /// TLS without a socket: whoever holds it brings the bytes.
-pub struct Sealed(ClientConnection);
+pub struct Sealed(Connection);
 
 impl Sealed {
     /// Shakes hands as a client of `host`.
@@ -73,7 +78,7 @@ impl Sealed {
         let name = ServerName::try_from(host.to_owned()).map_err(|_| Cause::TlsRefused)?;
         let config = CLIENT.get().ok_or(Cause::TlsRefused)?.read().clone();
         let connection = ClientConnection::new(config, name).map_err(|_| Cause::TlsRefused)?;
-        let mut sealed = Box::new(Sealed(connection));
+        let mut sealed = Box::new(Sealed(connection.into()));
         while sealed.0.is_handshaking() {
             sealed.0.complete_io(io).map_err(|error| match error.kind() {
                 io::ErrorKind::InvalidData => Cause::TlsRefused,
@@ -83,24 +88,71 @@ impl Sealed {
         Ok(sealed)
     }
 
-    /// Reads clear bytes. Where `io` does not wait, neither does this.
-    pub fn read(&mut self, buf: &mut [u8], io: &mut (impl Read + Write)) -> io::Result<usize> {
-        loop {
-            match self.0.reader().read(buf) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                other => return other,
-            }
-            self.0.read_tls(io)?;
-            let fed = self.0.process_new_packets();
-            fed.map_err(|_| io::Error::from(io::ErrorKind::InvalidData))?;
+    /// The other end of a handshake that a caller begins; [`Sealed::shake`] goes on with it.
+    pub fn expect(terms: &callers::Terms) -> io::Result<Box<Sealed>> {
+        let connection = ServerConnection::new(terms.0.clone()).map_err(io::Error::other)?;
+        Ok(Box::new(Sealed(connection.into())))
+    }
+
+    /// Takes the handshake as far as `io` does; an error of a wait's leaves it where it is.
+    pub fn shake(&mut self, io: &mut (impl Read + Write)) -> io::Result<()> {
+        while self.0.is_handshaking() {
+            self.0.complete_io(io)?;
         }
+        Ok(())
+    }
+
+    /// Reads clear bytes. Where `io` does not wait, neither does this.
+    pub fn read(&mut self, buf: &mut [u8], io: &mut impl Read) -> io::Result<usize> {
+        loop {
+            if let Some(count) = self.take(buf)? {
+                return Ok(count);
+            }
+            self.feed(io)?;
+        }
+    }
+
+    /// The clear bytes that are there; `None`: first more has to come.
+    pub fn take(&mut self, buf: &mut [u8]) -> io::Result<Option<usize>> {
+        match self.0.reader().read(buf) {
+            Ok(count) => Ok(Some(count)),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Reads what comes, once.
+    pub fn feed(&mut self, io: &mut impl Read) -> io::Result<()> {
+        self.0.read_tls(io)?;
+        let fed = self.0.process_new_packets();
+        fed.map(drop).map_err(|_| io::ErrorKind::InvalidData.into())
+    }
+
+    /// Seals clear bytes, as many as there is room for.
+    pub fn seal(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.writer().write(bytes)
+    }
+
+    /// Says that nothing more will be sealed.
+    pub fn close(&mut self) {
+        self.0.send_close_notify();
+    }
+
+    /// Whether sealed bytes have yet to leave.
+    pub fn owes(&self) -> bool {
+        self.0.wants_write()
+    }
+
+    /// Writes some of them.
+    pub fn pay(&mut self, io: &mut impl Write) -> io::Result<usize> {
+        self.0.write_tls(io)
     }
 
     /// Writes clear bytes: how many were taken. What is sealed and has not left yet leaves with the
     /// next call, for which no bytes will do.
     pub fn write(&mut self, bytes: &[u8], io: &mut impl Write) -> io::Result<usize> {
         self.flush(io)?;
-        let count = self.0.writer().write(bytes)?;
+        let count = self.seal(bytes)?;
         match self.flush(io) {
             Err(error) if error.kind() != io::ErrorKind::WouldBlock => Err(error),
             _ => Ok(count),
@@ -108,14 +160,14 @@ impl Sealed {
     }
 
     fn flush(&mut self, io: &mut impl Write) -> io::Result<()> {
-        while self.0.wants_write() {
-            self.0.write_tls(io)?;
+        while self.owes() {
+            self.pay(io)?;
         }
         Ok(())
     }
 
     /// Both as one thing to read from.
-    pub fn through<'a, I: Read + Write>(&'a mut self, io: &'a mut I) -> impl Read + 'a {
+    pub fn through<'a, I: Read>(&'a mut self, io: &'a mut I) -> impl Read + 'a {
         Through { sealed: self, io }
     }
 }
@@ -125,7 +177,7 @@ struct Through<'a, I> {
     io: &'a mut I,
 }
 
-impl<I: Read + Write> Read for Through<'_, I> {
+impl<I: Read> Read for Through<'_, I> {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         self.sealed.read(buf, self.io)
     }

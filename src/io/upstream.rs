@@ -7,7 +7,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-pub(super) use dial::now;
+pub(super) use dial::{Hasty, now};
 
 use parking_lot::Mutex;
 
@@ -22,7 +22,7 @@ use crate::io::office::Office;
 use crate::io::spool;
 use crate::io::transport::{Opener, Pool, Pooled};
 use crate::io::watch::Watch;
-use crate::io::worker::{self, Peek, Timer};
+use crate::io::worker::{self, Timer};
 use crate::limits;
 use crate::metrics::{Gauge, Held, Metrics};
 use crate::route::snapshot::Timeouts;
@@ -394,7 +394,7 @@ impl Echoed {
                 timer.sleep(slice).map_err(|_| echo_failure(phase))?;
             }
             left -= slice;
-            if self.downstream.as_ref().is_some_and(|fd| worker::peek(fd) == Peek::Gone) {
+            if self.downstream.as_deref().is_some_and(worker::has_left) {
                 return Err(Failure { cause: Cause::DownstreamGone, ..echo_failure(phase) });
             }
             if worker::is_cut() {

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use crate::failure::{Cause, Failure, Phase, Sent};
-use crate::io::worker::{self, Peek};
+use crate::io::worker;
 use crate::limits;
 use crate::metrics::{Gauge, Held, Metrics};
 use crate::route::snapshot::{Drain, Timeouts};
@@ -190,7 +190,7 @@ impl Watch {
         // The first wait of a phase begins without a look: most end within microseconds.
         if self.waited.swap(true, Ordering::Relaxed) && !self.is_orphaned() {
             if let Some(downstream) = &self.downstream
-                && worker::peek(downstream) == Peek::Gone
+                && worker::has_left(downstream)
                 && !self.reads_on()
             {
                 self.died(Cause::DownstreamGone);

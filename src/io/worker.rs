@@ -21,6 +21,7 @@ use std::time::{Duration, Instant};
 
 use may::io::CoIo;
 use rustix::event::epoll::{self, EventFlags};
+use rustix::event::{PollFd, PollFlags};
 use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType};
 
 use crate::limits;
@@ -314,6 +315,20 @@ pub fn peek(fd: &OwnedFd) -> Peek {
         Ok(_) => Peek::Bytes,
         Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => Peek::Quiet,
         Err(_) => Peek::Gone,
+    }
+}
+
+/// Whether the peer has ended its side, also behind bytes that nobody has read: TLS says goodbye.
+pub fn has_left(fd: &OwnedFd) -> bool {
+    match peek(fd) {
+        Peek::Gone => true,
+        Peek::Quiet => false,
+        Peek::Bytes => {
+            let now = rustix::time::Timespec { tv_sec: 0, tv_nsec: 0 };
+            let ends = PollFlags::RDHUP | PollFlags::HUP | PollFlags::ERR;
+            let mut polled = [PollFd::new(fd, ends)];
+            rustix::event::poll(&mut polled, Some(&now)).is_ok_and(|count| count > 0)
+        }
     }
 }
 

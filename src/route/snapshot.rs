@@ -41,6 +41,8 @@ pub struct Snapshot {
     pub trusted_proxies: Vec<Network>,
     /// File with further root certificates.
     pub extra_ca_file: Option<String>,
+    /// What callers' TLS is made of; `None`: they are not asked for any.
+    pub tls: Option<Tls>,
     /// Anybody may read the metrics.
     pub metrics_open: bool,
     /// Names of all providers.
@@ -79,8 +81,21 @@ pub struct Tables {
     pub trusted_proxies: Vec<Network>,
     /// See [`Snapshot::extra_ca_file`].
     pub extra_ca_file: Option<String>,
+    /// See [`Snapshot::tls`].
+    pub tls: Option<Tls>,
     /// See [`Snapshot::metrics_open`].
     pub metrics_open: bool,
+}
+
+/// Files, in PEM.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tls {
+    /// Our certificate, and those that vouch for it.
+    pub certificate_file: String,
+    /// Its key.
+    pub key_file: String,
+    /// Who vouches for callers; `None`: they need no certificate.
+    pub client_ca_file: Option<String>,
 }
 
 /// One named upstream.
@@ -488,6 +503,7 @@ impl Snapshot {
             cors_origins: tables.cors_origins,
             trusted_proxies: tables.trusted_proxies,
             extra_ca_file: tables.extra_ca_file,
+            tls: tables.tls,
             metrics_open: tables.metrics_open,
         }
     }

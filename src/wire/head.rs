@@ -42,6 +42,8 @@ pub struct Head {
     pub keep_alive: bool,
     /// The downstream waits for `100 Continue` before it sends the body.
     pub expects_continue: bool,
+    /// It came sealed. Not in the bytes: whoever read them says so.
+    pub secure: bool,
 }
 
 impl Head {
@@ -269,6 +271,7 @@ fn parse_whole(text: &[u8]) -> Result<Head, WireError> {
         framing: facts.framing,
         keep_alive: http11 && !facts.close,
         expects_continue: http11 && facts.expects_continue,
+        secure: false,
     })
 }
 

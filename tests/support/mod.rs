@@ -4,12 +4,13 @@
 //! both ends and waits for facts with a deadline. Nothing sleeps in the hope that things settle.
 
 // Each test file is a crate of its own and uses a part of this module.
-#![allow(dead_code, unreachable_pub, unused_imports)]
+#![allow(dead_code, unreachable_pub, unused_imports, clippy::unwrap_used)]
 
 pub mod books;
 pub mod client;
 pub mod config;
 pub mod gateway;
+pub mod tls;
 pub mod upstream;
 pub mod vendor;
 pub mod websocket;

@@ -295,7 +295,7 @@ impl Write for Patient<'_> {
 }
 
 /// Reads and writes that never wait.
-struct Hasty<'a>(&'a Sock);
+pub(in crate::io) struct Hasty<'a>(pub(in crate::io) &'a Sock);
 
 impl Read for Hasty<'_> {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {

@@ -292,6 +292,10 @@ impl Downstream for SimDownstream {
         Some(std::net::Ipv4Addr::new(192, 0, 2, 1).into())
     }
 
+    fn is_secure(&self) -> bool {
+        false
+    }
+
     fn shut_write(&mut self) {
         self.wire.borrow_mut().shut = true;
     }

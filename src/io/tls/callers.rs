@@ -1,0 +1,126 @@
+//! TLS towards callers: our certificate, its key, and whose certificates callers must show.
+//!
+//! The files are looked at again and again, since certificates are renewed under a running process.
+//! What was loaded counts until something better is: a connection keeps what it began with, and
+//! files with mistakes change nothing.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::sync::Arc;
+
+use parking_lot::RwLock;
+use rustls::crypto::ring;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::WebPkiClientVerifier;
+use rustls::{RootCertStore, ServerConfig};
+
+use super::TlsError;
+use crate::route::snapshot::Tls;
+
+static CURRENT: RwLock<Option<Current>> = RwLock::new(None);
+
+/// Files that were loaded.
+pub struct Current {
+    files: Tls,
+    // Of the files, as they were when they were read last, well or not.
+    stamps: Vec<Stamp>,
+    config: Arc<ServerConfig>,
+}
+
+/// What changes when a file does.
+type Stamp = Option<(u64, u64, i64, i64)>;
+
+/// What a caller's handshake is made with.
+#[derive(Clone)]
+pub struct Terms(pub(super) Arc<ServerConfig>);
+
+/// Loads the files. Never on a worker.
+pub fn prepare(files: &Tls) -> Result<Current, TlsError> {
+    let stamps = stamps_of(files);
+    Ok(Current { files: files.clone(), stamps, config: read(files)? })
+}
+
+/// Lets them count for all connections that are accepted from now on; without files those are
+/// plain.
+pub fn put(current: Option<Current>) {
+    *CURRENT.write() = current;
+}
+
+/// Loads the files again if they have changed: what came of it, if so. Never on a worker.
+pub fn renew() -> Option<Result<(), TlsError>> {
+    let (files, seen) = {
+        let current = CURRENT.read();
+        let current = current.as_ref()?;
+        (current.files.clone(), current.stamps.clone())
+    };
+    let stamps = stamps_of(&files);
+    if stamps == seen {
+        return None;
+    }
+    let config = read(&files);
+    let mut current = CURRENT.write();
+    // A reload may have named others meanwhile.
+    let current = current.as_mut().filter(|current| current.files == files)?;
+    current.stamps = stamps;
+    Some(config.map(|config| current.config = config))
+}
+
+/// What a connection that is accepted now begins with; `None`: it is plain.
+pub fn terms() -> Option<Terms> {
+    CURRENT.read().as_ref().map(|current| Terms(current.config.clone()))
+}
+
+fn stamps_of(files: &Tls) -> Vec<Stamp> {
+    let all = [Some(&files.certificate_file), Some(&files.key_file), files.client_ca_file.as_ref()];
+    let stamp = |path: &String| {
+        let data = fs::metadata(path).ok()?;
+        Some((data.ino(), data.size(), data.mtime(), data.mtime_nsec()))
+    };
+    all.into_iter().flatten().map(stamp).collect()
+}
+
+fn read(files: &Tls) -> Result<Arc<ServerConfig>, TlsError> {
+    let chain = certificates("certificate_file", &files.certificate_file)?;
+    let key = PrivateKeyDer::from_pem_file(&files.key_file)
+        .map_err(|error| mistake("key_file", &files.key_file, error))?;
+    let provider = Arc::new(ring::default_provider());
+    let builder = ServerConfig::builder_with_provider(provider.clone())
+        .with_safe_default_protocol_versions()
+        .map_err(TlsError::Rustls)?;
+    let builder = match &files.client_ca_file {
+        None => builder.with_no_client_auth(),
+        Some(path) => {
+            let mut roots = RootCertStore::empty();
+            for certificate in certificates("client_ca_file", path)? {
+                let added = roots.add(certificate);
+                added.map_err(|error| mistake("client_ca_file", path, error))?;
+            }
+            let verifier =
+                WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider).build();
+            builder.with_client_cert_verifier(
+                verifier.map_err(|error| mistake("client_ca_file", path, error))?,
+            )
+        }
+    };
+    let mut config = builder.with_single_cert(chain, key).map_err(|error| {
+        mistake("key_file", &files.key_file, format!("does not go with the certificate: {error}"))
+    })?;
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    // Sessions are remembered by callers, not here, and by nobody once the files have changed.
+    config.ticketer = ring::Ticketer::new().map_err(TlsError::Rustls)?;
+    Ok(Arc::new(config))
+}
+
+fn certificates(key: &'static str, path: &str) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let read = CertificateDer::pem_file_iter(path).and_then(Iterator::collect);
+    let read: Vec<_> = read.map_err(|error| mistake(key, path, error))?;
+    match read.is_empty() {
+        true => Err(mistake(key, path, "no certificate in it")),
+        false => Ok(read),
+    }
+}
+
+fn mistake(key: &'static str, path: &str, why: impl std::fmt::Display) -> TlsError {
+    TlsError::File(format!("tls.{key}: {path}: {why}"))
+}
