@@ -107,6 +107,14 @@ pub const CIRCUITS_MAX: usize = 64;
 pub const AFFINITY_MAX: usize = 4_096;
 /// How long one is, as long as vendors keep their caches.
 pub const AFFINITY_MS_MAX: i64 = 300_000;
+/// Default of `limits.recorder_bytes`: so much of each stream is remembered while it goes on.
+pub const RECORDER_BYTES: usize = 4 * 1024;
+/// The most that it may be.
+pub const RECORDER_BYTES_MAX: usize = 64 * 1024;
+/// Pieces that are told apart of one stream; of those that came before nothing is kept.
+pub const RECORDER_PIECES_MAX: usize = 128;
+/// Streams that ended badly and are kept; the oldest makes room.
+pub const RECORDINGS_MAX: usize = 64;
 /// Credentials and providers whose health is kept; of further ones nothing is.
 pub const SEATS_MAX: usize = 65_536;
 

@@ -12,6 +12,7 @@ mod kind;
 mod openapi;
 mod own;
 mod prices;
+mod recordings;
 mod route;
 mod seal;
 mod session;

@@ -414,6 +414,7 @@ fn settings(_: &Route, call: &Call<'_>) -> Result<Answer, Fault> {
             "event_bytes_max": limits.event_bytes_max,
             "connections_max": limits.connections_max,
             "in_flight_max": limits.in_flight_max,
+            "recorder_bytes": limits.recorder_bytes,
         },
         "enable_usage": logging.enable_usage,
         "enable_upstream_log": logging.enable_upstream_log,

@@ -4,7 +4,7 @@ use serde_json::{Map, Value, json};
 
 use super::answer::{Answer, Fault};
 use super::kind::{KINDS, Kind};
-use super::{Call, entities, openapi, own, prices, standing, usage};
+use super::{Call, entities, openapi, own, prices, recordings, standing, usage};
 use crate::exchange::ApiRequest;
 
 /// Who may call.
@@ -71,6 +71,7 @@ pub(super) fn all() -> Vec<Route> {
     all.extend(own::routes());
     all.extend(usage::routes());
     all.extend(prices::routes());
+    all.extend(recordings::routes());
     all.push(Route::new(
         "GET",
         "/admin/api/openapi.json",

@@ -239,6 +239,7 @@ pub(super) fn read_limits(root: &mut Table<'_>, report: &mut Report<'_>) -> Limi
         connections_max: limits::CONNECTIONS_MAX,
         in_flight_max: limits::IN_FLIGHT_MAX,
         attempts_max: limits::ATTEMPTS_MAX,
+        recorder_bytes: limits::RECORDER_BYTES,
     };
     let Some(mut table) = root.table(report, "limits") else { return limits };
     let size = |default: usize| default as u64;
@@ -250,6 +251,9 @@ pub(super) fn read_limits(root: &mut Table<'_>, report: &mut Report<'_>) -> Limi
     let attempts =
         read("attempts_max", 1, size(limits::ATTEMPTS_MAX_MAX), size(limits.attempts_max));
     limits.attempts_max = attempts as usize;
+    let recorder =
+        read("recorder_bytes", 0, size(limits::RECORDER_BYTES_MAX), size(limits.recorder_bytes));
+    limits.recorder_bytes = recorder as usize;
     limits.body_bytes_max = read("body_bytes_max", 64, 64 * GIB, limits.body_bytes_max);
     limits.upload_bytes_max = read("upload_bytes_max", KIB, 1024 * GIB, limits.upload_bytes_max);
     limits.held_bytes_max = read("held_bytes_max", 64 * KIB, 1024 * GIB, limits.held_bytes_max);

@@ -21,6 +21,7 @@ mod note;
 pub mod office;
 mod packed;
 mod pool;
+mod recorder;
 mod relay;
 mod session;
 mod settlement;
@@ -66,6 +67,7 @@ use lists::Lists;
 pub use note::{Note, RequestId};
 pub use office::{Desk, Unanswered, Work, through};
 pub use pool::{Pool, Seen};
+pub use recorder::{Recording, Recordings};
 use session::Body;
 pub use session::{Arrival, Session, turned_away};
 pub use settlement::Books;
@@ -236,6 +238,8 @@ pub struct Core {
     ids: AtomicU64,
     /// What is known of credentials.
     pub pool: Pool,
+    /// What is left of streams that ended badly.
+    pub recordings: Recordings,
     id_prefix: u64,
     tokens: Tokens,
     lists: Lists,
@@ -257,6 +261,7 @@ impl Core {
             cut: AtomicBool::new(false),
             ids: AtomicU64::new(0),
             pool,
+            recordings: Recordings::default(),
             id_prefix,
             tokens: Tokens::default(),
             lists: Lists::default(),

@@ -10,6 +10,7 @@ use std::time::Duration;
 use super::answer::Answer;
 use super::attempt::Plan;
 use super::note::Note;
+use super::recorder::Ring;
 use super::session::Session;
 use super::settlement::{self, Figure, Seen};
 use super::upload::{self, Upload};
@@ -48,6 +49,7 @@ enum Framing {
 /// One reply on its way.
 struct Relay<'a, D: Downstream, R: Reply> {
     core: &'a Core,
+    snapshot: &'a Snapshot,
     session: &'a mut Session<D>,
     plan: &'a Plan<'a>,
     reply: Answer<'a, R>,
@@ -66,6 +68,8 @@ struct Relay<'a, D: Downstream, R: Reply> {
     framing: Framing,
     // `CHUNK_LINE_MAX` bytes of room, then what may leave.
     out: Vec<u8>,
+    // What came last, in case that it ends badly.
+    ring: Option<Ring>,
     // The upstream has been silent for a while.
     is_quiet: bool,
     // The reply went down whole, or not at all.
@@ -125,19 +129,12 @@ pub(super) fn relay<D: Downstream, R: Reply>(
     if meter.is_some() {
         rewriter.remember();
     }
-    let mask = (status >= 400)
-        .then(|| {
-            let credential = reply.credential()?;
-            match (&credential.account, &note.token) {
-                (Some(_), Some(token)) => Some(token.expose()),
-                _ => Some(credential.api_key.expose()),
-            }
-        })
-        .flatten()
-        .filter(|secret| !secret.is_empty())
-        .map(Mask::new);
+    let mask = Some(presented(&reply, note)).filter(|secret| status >= 400 && !secret.is_empty());
+    let mask = mask.map(Mask::new);
+    let recorder_bytes = snapshot.limits.recorder_bytes;
     let mut relay = Relay {
         core,
+        snapshot,
         session,
         plan,
         reply,
@@ -151,6 +148,7 @@ pub(super) fn relay<D: Downstream, R: Reply>(
         limits: snapshot.limits,
         framing: Framing::Chunked,
         out,
+        ring: (is_stream && recorder_bytes > 0).then(|| Ring::new(recorder_bytes, core.now())),
         is_quiet: false,
         ends_well: false,
         note,
@@ -161,6 +159,15 @@ pub(super) fn relay<D: Downstream, R: Reply>(
     }
     relay.ends_well = matches!(result, Ok(()) | Err(Ended::Refused(_)));
     result
+}
+
+/// The secret that the upstream was shown; empty: none.
+fn presented<'r, R: Reply>(reply: &'r Answer<'_, R>, note: &'r Note) -> &'r str {
+    let Some(credential) = reply.credential() else { return "" };
+    match (&credential.account, &note.token) {
+        (Some(_), Some(token)) => token.expose(),
+        _ => credential.api_key.expose(),
+    }
 }
 
 /// How the bytes of this reply pass, by its status and type, whether some may change, whether they
@@ -253,7 +260,7 @@ impl<D: Downstream, R: Reply> Relay<'_, D, R> {
         }
         self.holds = false;
         self.note.waited += self.core.now().saturating_duration_since(begun);
-        ended.map_err(Broken::refused)
+        ended.map_err(|broken| self.refuse(broken))
     }
 
     /// How much of the reply may be held.
@@ -296,7 +303,7 @@ impl<D: Downstream, R: Reply> Relay<'_, D, R> {
         let mut ended = ended;
         if !ended && self.reply.is_ready() {
             // The first bytes are here already: they leave with the head.
-            ended = self.gather().map_err(Broken::refused)?;
+            ended = self.gather().map_err(|broken| self.refuse(broken))?;
         }
         let start = self.frame_out(ended);
         bytes.extend_from_slice(&self.out[start..]);
@@ -542,6 +549,9 @@ impl<D: Downstream, R: Reply> Relay<'_, D, R> {
         if let Some(trace) = &mut self.note.trace {
             trace.reply_body(piece);
         }
+        if let Some(ring) = &mut self.ring {
+            ring.add(piece, self.core.now());
+        }
         let from = self.out.len();
         let ended = piece.is_empty();
         if ended {
@@ -592,13 +602,27 @@ impl<D: Downstream, R: Reply> Relay<'_, D, R> {
         start
     }
 
+    /// The end before the commit.
+    fn refuse(&mut self, broken: Broken) -> Ended {
+        let refusal = broken.refusal();
+        if let Some(refusal) = &refusal {
+            self.record(&refusal.message);
+        }
+        refusal.map_or(Ended::Gone, Ended::Refused)
+    }
+
+    /// What came last is kept.
+    fn record(&mut self, why: &str) {
+        let Some(ring) = self.ring.take() else { return };
+        let ended = (why, self.core.now(), self.core.clock.unix_ms());
+        let secret = presented(&self.reply, self.note);
+        ring.keep(&self.core.recordings, self.note, self.snapshot, secret, ended);
+    }
+
     /// The end that nobody can take for a proper one.
     fn break_off(&mut self, broken: Broken) -> Ended {
-        let refusal = match broken {
-            Broken::Upstream(Failure { cause: Cause::DownstreamGone, .. }) => return Ended::Gone,
-            Broken::Upstream(failure) => Refusal::from(failure),
-            Broken::EventTooLong => StreamError::EventTooLong.into(),
-        };
+        let Some(refusal) = broken.refusal() else { return Ended::Gone };
+        self.record(&refusal.message);
         self.session.close_after();
         if self.rewriter.is_stream() {
             // Behind the events that came whole with the break: what a stream leaves in `out` is
@@ -620,12 +644,12 @@ enum Broken {
 }
 
 impl Broken {
-    /// As told before the commit.
-    fn refused(self) -> Ended {
+    /// What the downstream is told; `None`: it has left.
+    fn refusal(self) -> Option<Refusal> {
         match self {
-            Broken::Upstream(Failure { cause: Cause::DownstreamGone, .. }) => Ended::Gone,
-            Broken::Upstream(failure) => Ended::Refused(Refusal::from(failure)),
-            Broken::EventTooLong => Ended::Refused(StreamError::EventTooLong.into()),
+            Broken::Upstream(Failure { cause: Cause::DownstreamGone, .. }) => None,
+            Broken::Upstream(failure) => Some(Refusal::from(failure)),
+            Broken::EventTooLong => Some(StreamError::EventTooLong.into()),
         }
     }
 }

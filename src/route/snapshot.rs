@@ -323,6 +323,8 @@ pub struct Limits {
     pub in_flight_max: usize,
     /// Credentials and targets that one request is sent to.
     pub attempts_max: usize,
+    /// So much of each stream is remembered, and kept when it ends badly; 0: nothing.
+    pub recorder_bytes: usize,
 }
 
 /// What is logged of an exchange.
