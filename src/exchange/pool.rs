@@ -58,13 +58,13 @@ pub struct Seen {
 }
 
 /// The name under which the health of a credential is kept: nothing of the secret can be read
-/// from it.
+/// from it. With another key or another address it is another one, of which nothing is known.
 fn identity(provider: &Provider, credential: Option<&Credential>) -> String {
     let account = credential.and_then(|credential| credential.account.as_ref());
     let id = account.map(|account| account.id.to_text());
     let key = credential.map_or("", |credential| credential.api_key.expose());
     let key = id.as_deref().unwrap_or(key);
-    Digest::of(format!("{}\0{key}", provider.name).as_bytes()).to_text()
+    Digest::of(format!("{}\0{}\0{key}", provider.name, provider.base_url).as_bytes()).to_text()
 }
 
 impl Default for Pool {
@@ -79,8 +79,7 @@ impl Default for Pool {
 }
 
 impl Pool {
-    /// Gives the snapshot's providers, credentials and aliases their places. What was disabled gets
-    /// another try.
+    /// Gives the snapshot's providers, credentials and aliases their places.
     pub(super) fn adopt(&self, snapshot: &mut Snapshot) {
         for (name, alias) in snapshot.aliases_mut().filter(|(_, alias)| !alias.targets.is_empty()) {
             alias.place = self.place(format!("alias {name}"));
@@ -89,18 +88,7 @@ impl Pool {
             provider.place = self.place(identity(provider, None));
             for at in 0..provider.credentials.len() {
                 let identity = identity(provider, Some(&provider.credentials[at]));
-                let place = self.place(identity);
-                provider.credentials[at].place = place;
-                if let Some(status) = self.at(place)
-                    && status.is_troubled.load(Ordering::Relaxed)
-                {
-                    let mut health = status.health.lock();
-                    health.enable();
-                    status.is_troubled.store(!health.is_sound(), Ordering::Relaxed);
-                    let circuits = health.circuits().to_vec();
-                    drop(health);
-                    self.keep(provider, Some(&provider.credentials[at]), circuits);
-                }
+                provider.credentials[at].place = self.place(identity);
             }
         }
     }
@@ -420,7 +408,7 @@ impl Seat<'_> {
                 log::warn!(
                     target: "gproxy::credential",
                     "credential {number} of {provider} is disabled{of}{model}: the upstream does \
-                     not accept it; a success, a reload or a reset brings it back"
+                     not accept it; another key or address, or a reset, brings it back"
                 );
             }
             Change::Cools(why) => {

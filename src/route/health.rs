@@ -221,11 +221,6 @@ impl Health {
         Some(if is_disabled { Change::Disabled } else { Change::Cools(why) })
     }
 
-    /// Puts back what a reload makes worth another try.
-    pub fn enable(&mut self) {
-        self.open.retain(|circuit| circuit.why != Why::Denied);
-    }
-
     /// When the model may be called again, however little is known of it; disabled ones last.
     pub fn returns_at(&self, model: &str) -> i64 {
         let open = self.open.iter().filter(|circuit| concerns(circuit, model));
