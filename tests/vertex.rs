@@ -252,6 +252,28 @@ fn a_crowd_without_a_token_asks_for_one() {
 }
 
 #[test]
+fn a_caller_who_leaves_while_another_asks_for_the_token_is_noticed() {
+    let fixture = start(3_600, answer);
+    fixture.tokens.holds.store(true, Ordering::SeqCst);
+    let target = "/v1beta/models/vertex-main/gemini-1.5-flash:generateContent";
+    let call = request("POST", target, &[("x-goog-api-key", ADMIN_KEY)], GEMINI.as_bytes());
+    let mut first = fixture.gateway.connect();
+    first.send(&call);
+    fixture.endpoint.wait_for_requests(1);
+    let mut second = fixture.gateway.connect();
+    second.send(&call);
+    let metric = |name: &str| fixture.gateway.metrics()[name];
+    // The question is a request too.
+    wait_for("both", || (metric("gproxy_requests_in_flight") >= 3.0).then_some(()));
+    second.reset();
+    wait_for("its end", || (metric("gproxy_downstreams_gone_total") >= 1.0).then_some(()));
+    // The first one still waits, and is served.
+    fixture.tokens.holds.store(false, Ordering::SeqCst);
+    assert_eq!(first.reply().expect("an answer").status, 200);
+    assert_eq!((fixture.asked(), fixture.vertex.count()), (1, 1));
+}
+
+#[test]
 fn an_expired_token_is_not_used_again() {
     let fixture = start(1, answer);
     assert_eq!(fixture.gemini().status, 200);

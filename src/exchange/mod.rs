@@ -109,8 +109,8 @@ pub enum Stop {
 pub trait Upstream {
     /// What a call yields.
     type Reply: Reply;
-    /// Waits a little, for room that others will make.
-    fn pause(&mut self, pause: Duration);
+    /// Waits a little, for what others will bring. Whether the downstream is still there.
+    fn pause(&mut self, pause: Duration) -> bool;
     /// Has work done that would block a worker, and waits until it is. See [`office::ask`].
     fn consult(&mut self, desk: Desk, work: Work) -> Result<(), Unanswered>;
     /// A place on disk for bytes that memory should not hold. It is empty, and goes when dropped.

@@ -145,7 +145,9 @@ fn wait_for_slot<U: Upstream>(ledger: &Ledger, up: &mut U, serve_unbilled: bool)
         if serve_unbilled && !ledger.is_healthy() {
             return None;
         }
-        up.pause(SLOT_PAUSE);
+        if !up.pause(SLOT_PAUSE) {
+            break;
+        }
     }
     ledger.slot()
 }

@@ -184,7 +184,8 @@ pub(super) fn get<U: Upstream>(
                 return Err(missing(Cause::ShuttingDown));
             }
             Look::Wait if now >= until => return Err(missing(Cause::TimedOut)),
-            Look::Wait => up.pause(PAUSE),
+            Look::Wait if up.pause(PAUSE) => {}
+            Look::Wait => return Err(missing(Cause::DownstreamGone)),
         }
     }
 }

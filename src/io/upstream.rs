@@ -119,11 +119,12 @@ impl Caller {
 impl Upstream for Caller {
     type Reply = Answer;
 
-    fn pause(&mut self, pause: Duration) {
+    fn pause(&mut self, pause: Duration) -> bool {
         // Without a timer the caller's patience ends sooner.
         if let Ok(mut timer) = Timer::new(self.worker) {
             let _ = timer.sleep(pause);
         }
+        self.downstream.as_deref().is_none_or(|downstream| !worker::has_left(downstream))
     }
 
     fn consult(&mut self, desk: Desk, work: Work) -> Result<(), Unanswered> {

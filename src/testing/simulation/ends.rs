@@ -402,8 +402,9 @@ pub(super) struct SimUpstream {
 impl Upstream for SimUpstream {
     type Reply = SimReply;
 
-    fn pause(&mut self, pause: Duration) {
+    fn pause(&mut self, pause: Duration) -> bool {
         self.clock.advance_ms(pause.as_millis() as u64);
+        !self.wire.borrow().gone
     }
 
     fn consult(&mut self, _desk: Desk, work: Work) -> Result<(), Unanswered> {
