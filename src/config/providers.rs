@@ -186,6 +186,7 @@ fn blank(
         forward_headers: Vec::new(),
         timeouts: defaults.timeouts,
         keepalive_ms: limits::KEEPALIVE_MS,
+        early_headers_ms: 0,
         proxy: defaults.proxy.clone(),
         passthrough: false,
         drain: None,
@@ -336,6 +337,7 @@ fn read_settings(
     }
     let every = settings.number_or(report, "keepalive_ms", 0..=86_400_000, limits::KEEPALIVE_MS);
     provider.keepalive_ms = every;
+    provider.early_headers_ms = settings.number_or(report, "early_headers_ms", 0..=86_400_000, 0);
     provider.include_usage = settings.flag(report, "include_usage", true);
     provider.passthrough = settings.flag(report, "passthrough", false);
     let lists = choice(settings, report, "models", &["static", "upstream", "both"]);

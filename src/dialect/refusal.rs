@@ -331,6 +331,23 @@ impl Refusal {
         Refusal::new(Code::UpstreamBroken, message)
     }
 
+    /// What an upstream answered to a request whose stream had begun before.
+    pub fn answered(status: u16, said: Option<&str>) -> Refusal {
+        let code = match status {
+            429 => Code::RateLimited,
+            503 | 529 => Code::Overloaded,
+            400..=499 => Code::BadRequest,
+            _ => Code::UpstreamBroken,
+        };
+        let message = match said {
+            _ if status < 400 => "the upstream answered with something else than a stream".into(),
+            Some(said) => format!("the upstream answered {status}: {said}"),
+            None => format!("the upstream answered {status}"),
+        };
+        let status = if status < 400 { code.status() } else { status };
+        Refusal { status, fault: Fault::Upstream, ..Refusal::new(code, message) }
+    }
+
     /// Something of ours broke. The same request would most likely break it again.
     pub fn internal() -> Refusal {
         Refusal {

@@ -3,6 +3,11 @@
 //! Vendors spell both differently; everything that is not understood is left out, never guessed
 //! long. Times are milliseconds from now.
 
+use crate::wire::json::{self, Step};
+
+/// What is longer is no sentence.
+const SAID_BYTES_MAX: usize = 1_000;
+
 /// How much of a credential a refusal covers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scope {
@@ -57,6 +62,17 @@ pub fn read<'a>(
         () => Scope::Model,
     };
     Trouble { scope, wait_ms }
+}
+
+/// The sentence in an error reply, in whichever shape of the vendors it is.
+pub fn said(body: &[u8]) -> Option<String> {
+    const PATHS: [&[Step]; 2] =
+        [&[Step::Key("error"), Step::Key("message")], &[Step::Key("message")]];
+    let found = json::values(&PATHS, body).ok()?;
+    let literal = found.into_iter().flatten().next()?;
+    let mut said = json::unescape(&body[literal])?;
+    said.truncate(said.floor_char_boundary(SAID_BYTES_MAX));
+    Some(said).filter(|said| !said.is_empty())
 }
 
 /// Waits, as the headers name them.

@@ -6,7 +6,7 @@ use super::answer::Answer;
 use super::note::Note;
 use super::pool::{self, Search, Seat};
 use super::upload::{self, Upload};
-use super::{Call, Core, Ended, Reply, Source, Upstream, tokens};
+use super::{Call, Core, Ended, Reply, Source, Upstream, Waiting, tokens};
 use crate::dialect::ask::{self, Ask, AskError};
 use crate::dialect::endpoint::{Endpoint, ModelPlace};
 use crate::dialect::headers;
@@ -120,6 +120,11 @@ impl<'a> Plan<'a> {
             ModelPlace::Resource => format!("models/{model_asked}"),
             _ => model_asked.to_owned(),
         })
+    }
+
+    /// Its answer is to come as server-sent events.
+    pub(super) fn is_event_stream(&self) -> bool {
+        self.stream && (self.alt_sse || self.endpoint.tail != "streamGenerateContent")
     }
 
     /// The method of the call.
@@ -250,24 +255,30 @@ pub(super) struct Sending<'b> {
     pub(super) body: &'b [u8],
     /// A body that is not held: what was read of it is gone.
     pub(super) source: Option<&'b dyn Source>,
+    /// Who is told while an upstream is silent.
+    pub(super) waiting: Option<&'b dyn Waiting>,
     /// Credentials and targets that it may be sent to.
     pub(super) attempts_max: usize,
     /// Nobody else can be asked, so that a credential that rests is called all the same.
     pub(super) is_last_resort: bool,
 }
 
+impl<'b> Sending<'b> {
+    /// A body that is held, for one provider.
+    pub(super) fn held(snapshot: &Snapshot, body: &'b [u8]) -> Sending<'b> {
+        let attempts_max = snapshot.limits.attempts_max;
+        Sending { body, source: None, waiting: None, attempts_max, is_last_resort: true }
+    }
+}
+
 /// Asks the plan's provider, and nobody else.
 pub(super) fn ask<'a, U: Upstream>(
     core: &'a Core,
-    snapshot: &Snapshot,
     up: &mut U,
     plan: &'a Plan<'a>,
-    body: &[u8],
-    source: Option<&dyn Source>,
+    sending: Sending<'_>,
     note: &mut Note,
 ) -> Result<Answer<'a, U::Reply>, Ended> {
-    let attempts_max = snapshot.limits.attempts_max;
-    let sending = Sending { body, source, attempts_max, is_last_resort: true };
     let mut tries = Tries::new();
     match attempt(core, up, plan, sending, &mut tries, note)? {
         Some(answer) => Ok(answer),
@@ -452,6 +463,7 @@ fn call<U: Upstream>(
         alt_sse: plan.alt_sse,
         wants_usage: plan.wants_usage,
         upgrade: plan.upgrade,
+        waiting: sending.waiting,
     });
     if let Some(trace) = &mut note.trace {
         match &result {

@@ -8,7 +8,7 @@ use super::attempt::{self, Plan, Sending, Tries};
 use super::incoming::Load;
 use super::note::Note;
 use super::session::{Body, Session};
-use super::{Core, Downstream, Ended, Upstream, relay, settlement};
+use super::{Core, Downstream, Early, Ended, Upstream, Waiting, relay, settlement};
 use crate::dialect::ask::Ask;
 use crate::dialect::path::Route;
 use crate::metrics::Gauge;
@@ -56,9 +56,17 @@ pub(super) fn answer<D: Downstream, U: Upstream>(
     }
     settlement::admit(core, snapshot, up, &plans, note)?;
     let mut tries = Tries::new();
-    let answer = first_served(core, snapshot, up, &plans, ask, &body.bytes, &mut tries, note)?;
+    let early = Early::of(core, session, &plans, note);
+    let sending = Sending {
+        waiting: early.as_ref().map(|early| early as &dyn Waiting),
+        ..Sending::held(snapshot, &body.bytes)
+    };
+    let answer = first_served(core, up, &plans, ask, sending, &mut tries, note);
+    if let Some(early) = early {
+        early.end(note);
+    }
     drop(body);
-    let answer = match answer {
+    let answer = match answer? {
         Some(answer) => answer,
         None => tries.finish()?,
     };
@@ -69,28 +77,25 @@ pub(super) fn answer<D: Downstream, U: Upstream>(
 }
 
 /// Asks in turn; where all rest, the first of them once more, whatever is known of it.
-#[allow(clippy::too_many_arguments)]
 fn first_served<'a, U: Upstream>(
     core: &'a Core,
-    snapshot: &Snapshot,
     up: &mut U,
     plans: &'a [Plan<'a>],
     ask: &Ask,
-    body: &[u8],
+    sending: Sending<'_>,
     tries: &mut Tries<'a, U::Reply>,
     note: &mut Note,
 ) -> Result<Option<super::answer::Answer<'a, U::Reply>>, Ended> {
-    let attempts_max = snapshot.limits.attempts_max;
-    let _copy = core.metrics.clone().hold(Gauge::HeldBytes, body.len() as i64);
+    let _copy = core.metrics.clone().hold(Gauge::HeldBytes, sending.body.len() as i64);
     for is_last_resort in [false, true] {
         for plan in plans {
             if is_last_resort && note.attempts > 0 {
                 return Ok(None);
             }
-            let mut rewritten = body.to_vec();
+            let mut rewritten = sending.body.to_vec();
             plan.rewrite(ask, &mut rewritten)?;
             name(note, plan);
-            let sending = Sending { body: &rewritten, source: None, attempts_max, is_last_resort };
+            let sending = Sending { body: &rewritten, is_last_resort, ..sending };
             let answer = attempt::attempt(core, up, plan, sending, tries, note)?;
             if answer.is_some() {
                 return Ok(answer);

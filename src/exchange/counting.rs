@@ -1,6 +1,6 @@
 //! Calls that count tokens: always answered, by the upstream when it can, else here.
 
-use super::attempt::{self, Plan};
+use super::attempt::{self, Plan, Sending};
 use super::note::Note;
 use super::relay;
 use super::session::Session;
@@ -25,7 +25,7 @@ pub(super) fn answer<D: Downstream, U: Upstream>(
     note: &mut Note,
 ) -> Result<(), Ended> {
     if !plan.provider.is_echo() {
-        match attempt::ask(core, snapshot, up, plan, body, None, note) {
+        match attempt::ask(core, up, plan, Sending::held(snapshot, body), note) {
             Ok(reply) if counts(reply.status()) => {
                 return relay::relay(core, snapshot, session, head, plan, reply, note);
             }

@@ -13,6 +13,7 @@ mod api;
 mod attempt;
 mod cascade;
 mod counting;
+mod early;
 mod errand;
 mod incoming;
 mod lists;
@@ -59,6 +60,8 @@ use crate::wire::websocket::{self, HandshakeError};
 
 pub use api::{Api, ApiRequest};
 pub use attempt::UpHeaders;
+use early::Early;
+pub use early::Waiting;
 pub use errand::Errand;
 use incoming::{Incoming, Load};
 pub use incoming::{Source, SourceBroken, Spool};
@@ -221,6 +224,8 @@ pub struct Call<'a> {
     pub wants_usage: bool,
     /// A WebSocket is wanted, with these subprotocols.
     pub upgrade: Option<&'a str>,
+    /// Who is told while the reply's first byte is awaited.
+    pub waiting: Option<&'a dyn Waiting>,
 }
 
 /// What all exchanges share.
@@ -562,19 +567,28 @@ fn carry<D: Downstream, U: Upstream>(
     note: &mut Note,
 ) -> Result<(), Ended> {
     settlement::admit(core, snapshot, up, std::slice::from_ref(plan), note)?;
-    let (held, incoming) = match load {
-        Load::Held(body) => (Some(body), None),
+    let (held, incoming, early) = match load {
+        Load::Held(body) => {
+            (Some(body), None, Early::of(core, session, std::slice::from_ref(plan), note))
+        }
         Load::Coming { begun, length, form } => {
-            (None, Some(Incoming::new(core, session, begun, length, form)))
+            (None, Some(Incoming::new(core, session, begun, length, form)), None)
         }
     };
     let bytes = held.as_ref().map_or(&[][..], |body| &body.bytes);
     if plan.endpoint.counts_tokens {
         return counting::answer(core, snapshot, session, up, head, plan, bytes, note);
     }
-    let source = incoming.as_ref().map(|incoming| incoming as &dyn Source);
-    let result = attempt::ask(core, snapshot, up, plan, bytes, source, note);
+    let sending = attempt::Sending {
+        source: incoming.as_ref().map(|incoming| incoming as &dyn Source),
+        waiting: early.as_ref().map(|early| early as &dyn Waiting),
+        ..attempt::Sending::held(snapshot, bytes)
+    };
+    let result = attempt::ask(core, up, plan, sending, note);
     drop(held);
+    if let Some(early) = early {
+        early.end(note);
+    }
     if let Some(incoming) = incoming {
         let (bytes, broken) = incoming.outcome();
         note.bytes_in = bytes;

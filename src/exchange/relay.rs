@@ -18,7 +18,7 @@ use super::{Core, Downstream, Ended, Reply};
 use crate::dialect::refusal::Refusal;
 use crate::dialect::rewrite::{Change, Rewriter, StreamError};
 use crate::dialect::usage::Tap;
-use crate::dialect::{Dialect, finish, headers, ratelimit};
+use crate::dialect::{Dialect, finish, headers, ratelimit, trouble};
 use crate::failure::{Cause, Failure};
 use crate::limits;
 use crate::metrics::{Count, Gauge, Held};
@@ -229,6 +229,12 @@ impl Kind {
 
 impl<D: Downstream, R: Reply> Relay<'_, D, R> {
     fn run(&mut self, head: &Head) -> Result<(), Ended> {
+        if self.session.is_early() {
+            return match self.rewriter.is_stream() {
+                true => self.pass_on(),
+                false => Err(self.explain()),
+            };
+        }
         if header::is_bodiless(head.method(), self.reply.status()) {
             self.framing = Framing::Bodiless;
             return self.commit(head, true).map(drop);
@@ -239,6 +245,16 @@ impl<D: Downstream, R: Reply> Relay<'_, D, R> {
             return Ok(());
         }
         self.pass_on()
+    }
+
+    /// The stream has begun, and this reply is none: what it says instead.
+    fn explain(&mut self) -> Ended {
+        let mut ended = Ok(false);
+        while matches!(ended, Ok(false)) && self.out.len() < limits::ERROR_HELD_BYTES_MAX {
+            ended = self.read();
+        }
+        let said = trouble::said(&self.out[CHUNK_LINE_MAX..]);
+        Ended::Refused(Refusal::answered(self.reply.status(), said.as_deref()))
     }
 
     /// Reads the reply as long as it is small and something in it changes, or its cost is to be
@@ -353,8 +369,7 @@ impl<D: Downstream, R: Reply> Relay<'_, D, R> {
             self.write_receipt(out);
         }
         if self.rewriter.is_stream() {
-            header::field("cache-control", b"no-cache, no-transform", out);
-            header::field("x-accel-buffering", b"no", out);
+            header::stream_fields(out);
         }
         match (self.framing, self.reply.length()) {
             (Framing::Sized(length), _) => header::field_number("content-length", length, out),

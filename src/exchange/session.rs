@@ -10,6 +10,7 @@ use super::note::Note;
 use super::{Core, Downstream, Ended, Next, Stop};
 use crate::admin::Page;
 use crate::dialect::Family;
+use crate::dialect::endpoint::Endpoint;
 use crate::dialect::ratelimit;
 use crate::dialect::refusal::Refusal;
 use crate::limits;
@@ -17,7 +18,7 @@ use crate::metrics::{Count, Gauge, Held};
 use crate::route::snapshot::Limits;
 use crate::wire::body::Decoder;
 use crate::wire::head::{self, Framing, Head};
-use crate::wire::{WireError, header};
+use crate::wire::{WireError, body, header};
 
 /// Room for bytes of the downstream; it grows by as much while a head does not fit.
 const READ_BYTES: usize = limits::RELAY_BYTES;
@@ -43,6 +44,8 @@ pub struct Session<D: Downstream> {
     http11: bool,
     keep: bool,
     committed: bool,
+    // A stream's head went down before its upstream spoke.
+    early: Option<&'static Endpoint>,
     family: Family,
 }
 
@@ -88,6 +91,7 @@ impl<D: Downstream> Session<D> {
             http11: true,
             keep: true,
             committed: false,
+            early: None,
             family: Family::Openai,
         }
     }
@@ -97,6 +101,7 @@ impl<D: Downstream> Session<D> {
     pub fn read_head(&mut self, core: &Core, limits: &Limits) -> Arrival {
         self.body = None;
         self.committed = false;
+        self.early = None;
         let begun = core.now();
         let mut deadline = None;
         let mut searched = 0;
@@ -344,6 +349,30 @@ impl<D: Downstream> Session<D> {
         })
     }
 
+    /// The head of a stream that begins before its upstream speaks.
+    pub(super) fn write_early_head(&self, core: &Core, note: &Note, out: &mut Vec<u8>) {
+        header::status_line(200, out);
+        self.own_fields(core, note, out);
+        header::field(self.family.request_id_field(), note.id.as_str().as_bytes(), out);
+        if let Some(standing) = &note.standing {
+            ratelimit::write(standing, self.family, core.clock.unix_ms(), out);
+        }
+        header::field("content-type", b"text/event-stream", out);
+        header::stream_fields(out);
+        header::field("transfer-encoding", b"chunked", out);
+        out.extend_from_slice(b"\r\n");
+    }
+
+    /// From now on whatever comes is an event of this endpoint's stream.
+    pub(super) fn begin_early(&mut self, endpoint: &'static Endpoint) {
+        self.early = Some(endpoint);
+    }
+
+    /// A stream's head went down before its upstream spoke.
+    pub(super) fn is_early(&self) -> bool {
+        self.early.is_some()
+    }
+
     /// Sends one of our own pages.
     pub fn send_page(
         &mut self,
@@ -431,6 +460,11 @@ impl<D: Downstream> Session<D> {
                 note.end = if note.quota_ended { "quota" } else { "ok" };
                 self.next(core)
             }
+            Err(Ended::Refused(refusal)) if self.early.is_some() => {
+                core.metrics.count(Count::Refused);
+                note.end = "refused";
+                self.refuse_late(&refusal, note)
+            }
             Err(Ended::Refused(refusal)) => {
                 assert!(!self.committed, "a refusal comes before the commit");
                 core.metrics.count(Count::Refused);
@@ -494,6 +528,23 @@ impl<D: Downstream> Session<D> {
             return Next::Close;
         }
         self.next(core)
+    }
+
+    /// In a stream that has begun a refusal is its last event, and a cut.
+    fn refuse_late(&mut self, refusal: &Refusal, note: &mut Note) -> Next {
+        let event = self.early.map(|endpoint| refusal.event(endpoint)).unwrap_or_default();
+        if let Some(trace) = &mut note.trace {
+            trace.response_body(&event);
+        }
+        note.bytes_out += event.len() as u64;
+        let mut out = Vec::with_capacity(32 + event.len());
+        body::chunk_open(event.len(), &mut out);
+        out.extend_from_slice(&event);
+        out.extend_from_slice(body::CHUNK_CLOSE);
+        if self.send(&out).is_err() {
+            note.end = "gone";
+        }
+        Next::Close
     }
 
     /// Whether an unread body stands between this answer and the next request, and is too long or

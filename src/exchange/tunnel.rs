@@ -8,7 +8,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::attempt::{self, Plan};
+use super::attempt::{self, Plan, Sending};
 use super::note::Note;
 use super::session::Session;
 use super::{Core, Downstream, Ended, Pipe, Reply, Stop, Upstream, nameless, relay, settlement};
@@ -81,7 +81,8 @@ impl Hands<'_> {
         let protocols = self.offered.join(", ");
         let plan = self.plan(&target, &protocols, note)?;
         settlement::admit(self.core, self.snapshot, up, std::slice::from_ref(&plan), note)?;
-        let mut reply = attempt::ask(self.core, self.snapshot, up, &plan, &[], None, note)?;
+        let sending = Sending::held(self.snapshot, &[]);
+        let mut reply = attempt::ask(self.core, up, &plan, sending, note)?;
         if reply.status() != 101 {
             return relay::relay(self.core, self.snapshot, session, self.head, &plan, reply, note);
         }
@@ -123,7 +124,8 @@ impl Hands<'_> {
         let protocols = self.offered.join(", ");
         let plan = self.plan(&target, &protocols, tunnel.note)?;
         settlement::admit(self.core, self.snapshot, up, std::slice::from_ref(&plan), tunnel.note)?;
-        let answer = attempt::ask(self.core, self.snapshot, up, &plan, &[], None, tunnel.note)?;
+        let sending = Sending::held(self.snapshot, &[]);
+        let answer = attempt::ask(self.core, up, &plan, sending, tunnel.note)?;
         let status = answer.status();
         match answer.into_live().filter(|_| status == 101) {
             Some(reply) => {

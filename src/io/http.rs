@@ -7,7 +7,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::exchange::{Call, Source};
+use crate::exchange::{Call, Source, Waiting};
 use crate::failure::{Cause, Failure, Phase};
 use crate::io::transport::{Error, Pooled};
 use crate::io::watch::{End, Watch};
@@ -58,7 +58,7 @@ pub fn call(
     });
     drop(head);
     let reply = match sent {
-        Ok(()) => read_head(&mut connection, &watch)?,
+        Ok(()) => await_head(&mut connection, &watch, call.waiting)?,
         Err(unsent) => {
             let failure = watch.failure(Cause::Disconnected);
             // The upstream may have closed since it had answered before it read everything.
@@ -159,6 +159,28 @@ pub fn request_head(call: &Call<'_>, address: &Address<'_>, out: &mut Vec<u8>) -
     }
     out.extend_from_slice(b"\r\n");
     legal
+}
+
+/// Reads the head; who waits for it is told, now and then, that it has not come.
+fn await_head(
+    connection: &mut Pooled,
+    watch: &Watch,
+    waiting: Option<&dyn Waiting>,
+) -> Result<ReplyHead, Failure> {
+    let Some(waiting) = waiting else { return read_head(connection, watch) };
+    loop {
+        watch.keep_alive(waiting.patience());
+        let read = read_head(connection, watch);
+        watch.keep_alive(Duration::ZERO);
+        match read {
+            Err(Failure { cause: Cause::Quiet, .. }) => {}
+            read => return read,
+        }
+        if !watch.is_orphaned() && waiting.tell().is_err() {
+            watch.died(Cause::DownstreamGone);
+            return Err(watch.failure(Cause::DownstreamGone));
+        }
+    }
 }
 
 fn read_head(connection: &mut Pooled, watch: &Watch) -> Result<ReplyHead, Failure> {

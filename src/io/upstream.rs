@@ -160,6 +160,7 @@ impl Upstream for Caller {
             alt_sse: false,
             wants_usage: false,
             upgrade: None,
+            waiting: None,
         };
         let (head, mut incoming) = http::call(connection, &address, &call, watch.clone())?;
         let mut body = Vec::new();
@@ -363,9 +364,25 @@ impl Echoed {
             downstream: caller.downstream.clone(),
             worker: caller.worker,
         };
-        echoed.sleep(Duration::from_millis(settings.delay_ms), Phase::AwaitHead)?;
+        echoed.delay(Duration::from_millis(settings.delay_ms), call)?;
         let body = Body::Echo(echoed);
         Ok(Answer { status: reply.status, fields, length, body, _guard: guard })
+    }
+
+    /// The silence before the head.
+    fn delay(&mut self, delay: Duration, call: &Call<'_>) -> Result<(), Failure> {
+        let mut left = delay;
+        while let Some(waiting) = call.waiting {
+            let patience = waiting.patience();
+            if patience.is_zero() || patience >= left {
+                break;
+            }
+            self.sleep(patience, Phase::AwaitHead)?;
+            left -= patience;
+            let gone = Failure { cause: Cause::DownstreamGone, ..echo_failure(Phase::AwaitHead) };
+            waiting.tell().map_err(|_| gone)?;
+        }
+        self.sleep(left, Phase::AwaitHead)
     }
 
     fn is_ready(&self) -> bool {

@@ -206,7 +206,8 @@ impl Watch {
         Ok(slice.min(Duration::from_millis(limits::HANG_UP_POLL_MS)))
     }
 
-    /// From now on silence of that length ends a wait with [`Cause::Quiet`], again and again.
+    /// From now on silence of that length ends a wait with [`Cause::Quiet`], again and again; zero:
+    /// none does.
     pub fn keep_alive(&self, every: Duration) {
         self.quiet_ms.store(every.as_millis() as u64, Ordering::Relaxed);
     }
@@ -217,6 +218,10 @@ impl Watch {
             return Ok(());
         }
         let mut state = self.state.lock();
+        // What is half written must be written.
+        if state.phase < Phase::AwaitHead {
+            return Ok(());
+        }
         let since = state.phase_begun.max(state.told_at).unwrap_or(now);
         if now.saturating_duration_since(since) < Duration::from_millis(quiet_ms) {
             return Ok(());

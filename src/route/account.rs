@@ -4,14 +4,12 @@
 //! The private key is read once and never leaves the key pair; nothing here prints anything.
 //! <https://developers.google.com/identity/protocols/oauth2/service-account#httprest>
 
-use std::ops::Range;
-
 use ring::rand::SystemRandom;
 use ring::signature::{RSA_PKCS1_SHA256, RsaKeyPair};
 
 use crate::limits;
 use crate::secret::{Digest, Secret};
-use crate::wire::json::{Event, JsonError, Kind, Scanner, Step, Watch, escape, unescape};
+use crate::wire::json::{Step, escape, unescape, values};
 
 /// Where Google gives tokens when the file does not say.
 const TOKEN_URI: &str = "https://oauth2.googleapis.com/token";
@@ -122,31 +120,6 @@ pub fn refusal_word(body: &[u8]) -> String {
         (word.len() <= 64 && word.bytes().all(is_plain)).then_some(word)
     });
     word.unwrap_or_else(|| "without a word".to_owned())
-}
-
-/// Where the values of the paths stand: of each the first.
-fn values<const N: usize>(
-    paths: &[&[Step]; N],
-    body: &[u8],
-) -> Result<[Option<Range<usize>>; N], JsonError> {
-    let mut found: [Option<Range<usize>>; N] = [const { None }; N];
-    let mut at = [None; N];
-    let mut on = |event| match event {
-        Event::Begins { path, kind, at: begins, .. } => {
-            let is_plain = matches!(kind, Kind::String | Kind::Number);
-            at[path] = Some(begins as usize).filter(|_| is_plain && found[path].is_none());
-        }
-        Event::Ends { path, end } => {
-            if let Some(begins) = at[path].take() {
-                found[path] = Some(begins..end as usize);
-            }
-        }
-        Event::Repeats { .. } | Event::Misspelt { .. } => {}
-    };
-    let mut scanner = Scanner::new(Watch::of(paths));
-    scanner.feed(body, &mut on)?;
-    scanner.finish(&mut on)?;
-    Ok(found)
 }
 
 /// The bytes between `BEGIN PRIVATE KEY` and `END PRIVATE KEY`.

@@ -130,6 +130,8 @@ pub struct Provider {
     pub timeouts: Timeouts,
     /// A silent stream is kept alive towards the downstream at this interval; 0: it is not.
     pub keepalive_ms: u64,
+    /// A stream's head goes down after so long a silence of its upstream; 0: with its first byte.
+    pub early_headers_ms: u64,
     /// URL of the proxy to go through, the global one already considered.
     pub proxy: Option<String>,
     /// Requests that we do not know go up as they are.

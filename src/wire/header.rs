@@ -183,6 +183,12 @@ pub fn is_bodiless(method: &str, status: u16) -> bool {
     method == "HEAD" || status < 200 || status == 204 || status == 304
 }
 
+/// Writes the fields that keep whatever is on the way from gathering a stream, or packing it.
+pub fn stream_fields(out: &mut Vec<u8>) {
+    field("cache-control", b"no-cache, no-transform", out);
+    field("x-accel-buffering", b"no", out);
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

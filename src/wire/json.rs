@@ -16,7 +16,10 @@ mod text;
 #[cfg(test)]
 mod tests;
 
+use std::ops::Range;
+
 use crate::limits::JSON_DEPTH_MAX;
+
 pub use text::{escape, unescape};
 
 /// Paths of one [`Watch`].
@@ -687,4 +690,29 @@ fn plain_bytes(input: &[u8]) -> usize {
             near.len() + memchr::memchr2(b'"', b'\\', far).unwrap_or(far.len())
         }
     }
+}
+
+/// Where the texts and numbers at the paths stand in a small document: of each the first.
+pub fn values<const N: usize>(
+    paths: &[&[Step]; N],
+    body: &[u8],
+) -> Result<[Option<Range<usize>>; N], JsonError> {
+    let mut found: [Option<Range<usize>>; N] = [const { None }; N];
+    let mut at = [None; N];
+    let mut on = |event| match event {
+        Event::Begins { path, kind, at: begins, .. } => {
+            let is_plain = matches!(kind, Kind::String | Kind::Number);
+            at[path] = Some(begins as usize).filter(|_| is_plain && found[path].is_none());
+        }
+        Event::Ends { path, end } => {
+            if let Some(begins) = at[path].take() {
+                found[path] = Some(begins..end as usize);
+            }
+        }
+        Event::Repeats { .. } | Event::Misspelt { .. } => {}
+    };
+    let mut scanner = Scanner::new(Watch::of(paths));
+    scanner.feed(body, &mut on)?;
+    scanner.finish(&mut on)?;
+    Ok(found)
 }

@@ -342,6 +342,8 @@ pub(super) struct Script {
     pub(super) end: End,
     /// Bytes of one read, at most.
     pub(super) piece_max: usize,
+    /// How long the head is awaited.
+    pub(super) silent_ms: u64,
     /// The gateway waits for the first piece.
     pub(super) waits_first: bool,
     /// Of so many further pieces, one makes the gateway wait; 0: none does.
@@ -371,6 +373,7 @@ impl Script {
             body: body.to_vec(),
             end: End::Proper,
             piece_max: usize::MAX,
+            silent_ms: 0,
             waits_first: false,
             waits_one_in: 0,
             wait_ms: 0,
@@ -437,9 +440,17 @@ impl Upstream for SimUpstream {
         let outcome = (self.author)(&seen, &self.core);
         self.seen.borrow_mut().push(seen);
         self.clock.advance_ms(self.prng.below(3) as u64);
+        if let Outcome::Answer(script) = &outcome {
+            let left = self.wait(script.silent_ms, call)?;
+            self.clock.advance_ms(left);
+        }
         match outcome {
             Outcome::Panic => resume_unwind(Box::new(Injected)),
-            Outcome::Fail(failure) => Err(self.met(failure)),
+            Outcome::Fail(failure) => {
+                let after_ms = self.wait(failure.after_ms, call)?;
+                meet(Failure { after_ms, ..failure }, &self.wire, &self.clock);
+                Err(failure)
+            }
             Outcome::Answer(script) => Ok(SimReply {
                 is_ready: !script.waits_first,
                 script,
@@ -475,8 +486,22 @@ impl Spool for SimSpool {
 }
 
 impl SimUpstream {
-    fn met(&self, failure: Failure) -> Failure {
-        meet(failure, &self.wire, &self.clock)
+    /// Lets a silence pass as far as who waits is to be told of it; what is left of it.
+    fn wait(&self, silent_ms: u64, call: &Call<'_>) -> Result<u64, Failure> {
+        let mut left = silent_ms;
+        while let Some(waiting) = call.waiting {
+            let patience = waiting.patience().as_millis() as u64;
+            if patience == 0 || patience >= left {
+                break;
+            }
+            self.clock.advance_ms(patience);
+            left -= patience;
+            let (phase, sent) = (Phase::AwaitHead, Sent::Part);
+            let cause = Cause::DownstreamGone;
+            let gone = Failure { phase, sent, cause, reused: false, after_ms: silent_ms - left };
+            waiting.tell().map_err(|_| gone)?;
+        }
+        Ok(left)
     }
 }
 

@@ -163,3 +163,111 @@ fn a_silent_stream_shows_signs_of_life_between_events_in_its_dialect() {
         }
     }
 }
+
+/// A stream of that call, from two credentials, whose head may go down after ten seconds.
+fn early(path: &str, body: &str, outcomes: Vec<Outcome>) -> Connection {
+    let config = CONFIG.replace("attempts_max = 1", "attempts_max = 4").replacen(
+        "keepalive_ms = 0",
+        "keepalive_ms = 15000, early_headers_ms = 10000",
+        1,
+    );
+    let wire = Wire::new(super::connection::post(path, body).as_bytes(), 1);
+    let mut connection = Connection::new(&config, wire, 1, in_turn(outcomes));
+    connection.run();
+    connection.check_balance();
+    connection
+}
+
+const PING: &str = "event: ping\ndata: {\"type\": \"ping\"}\n\n";
+const LIFE: &str = ": keep-alive\n\n";
+const STREAM: &str = "{\"model\":\"alpha/m\",\"stream\":true}";
+/// Each dialect's stream: path, body, sign of life, and the beginning of its error event.
+const STREAMS: [(&str, &str, &str, &str); 4] = [
+    ("/v1/chat/completions", STREAM, LIFE, "data: {\"error\":{\"message\":"),
+    ("/v1/responses", STREAM, LIFE, "event: error\ndata: {\"type\":\"error\","),
+    ("/v1/messages", STREAM, PING, "event: error\ndata: {\"type\":\"error\",\"error\":"),
+    (
+        "/v1beta/models/alpha/m:streamGenerateContent?alt=sse",
+        "{}",
+        "",
+        "data: {\"error\":{\"code\":429,",
+    ),
+];
+
+fn silent(silent_ms: u64, outcome: Outcome) -> Outcome {
+    match outcome {
+        Outcome::Answer(script) => Outcome::Answer(Script { silent_ms, ..script }),
+        other => other,
+    }
+}
+
+fn stream() -> Outcome {
+    Outcome::Answer(Script::new(200, "text/event-stream", b"data: {}\n\n"))
+}
+
+#[test]
+fn a_stream_begins_before_its_upstream_where_that_is_allowed() {
+    for (path, body, sign, _) in STREAMS {
+        // At 10, 25 and 40 seconds.
+        let outcomes = vec![silent(45_000, stream())];
+        let mut connection = early(path, body, outcomes);
+        let response = connection.answers().remove(0);
+        assert_eq!((response.status, response.is_whole), (200, true), "{path}");
+        assert_eq!(response.field("content-type"), Some("text/event-stream"));
+        assert_eq!(response.field("x-accel-buffering"), Some("no"));
+        let text = String::from_utf8_lossy(&response.body).into_owned();
+        assert_eq!(text, format!("{}data: {{}}\n\n", sign.repeat(3)), "{path}");
+        assert_eq!(connection.step(), Step::Park, "the connection lives on");
+        // A shorter silence changes nothing.
+        let connection = early(path, body, vec![silent(9_000, stream())]);
+        assert_eq!(connection.answers()[0].body, b"data: {}\n\n");
+    }
+}
+
+#[test]
+fn the_next_credential_is_asked_behind_a_head_that_went_down_early() {
+    for (path, body, sign, _) in STREAMS {
+        let outcomes = vec![silent(12_000, refused(429, "5")), silent(20_000, stream())];
+        let connection = early(path, body, outcomes);
+        let response = connection.answers().remove(0);
+        assert_eq!((response.status, response.is_whole), (200, true), "{path}");
+        let text = String::from_utf8_lossy(&response.body).into_owned();
+        // At 10 and 25 seconds: what was tried does not show.
+        assert_eq!(text, format!("{}data: {{}}\n\n", sign.repeat(2)), "{path}");
+        assert_eq!(connection.seen.borrow().len(), 2);
+        assert!(connection.seen.borrow()[1].out_before > 0, "the head was down before");
+    }
+}
+
+#[test]
+fn what_goes_wrong_behind_an_early_head_is_told_in_the_stream() {
+    for (path, body, sign, event) in STREAMS {
+        let outcomes = vec![silent(12_000, refused(429, "5")), refused(429, "5")];
+        let connection = early(path, body, outcomes);
+        let response = connection.answers().remove(0);
+        assert_eq!((response.status, response.is_whole), (200, false), "{path}");
+        let text = String::from_utf8_lossy(&response.body).into_owned();
+        let rest = text.strip_prefix(sign).unwrap_or_else(|| panic!("{text}"));
+        assert!(rest.starts_with(event), "{rest}");
+        assert!(rest.contains("the upstream answered 429: no"), "{rest}");
+    }
+    let (path, body, ..) = STREAMS[0];
+    let connection = early(path, body, vec![silent(12_000, ok())]);
+    let response = connection.answers().remove(0);
+    assert!(!response.is_whole && connection.text().contains("something else than a stream"));
+}
+
+#[test]
+fn a_caller_who_leaves_while_a_head_is_early_is_noticed() {
+    let (path, body, ..) = STREAMS[0];
+    let config =
+        CONFIG.replacen("keepalive_ms = 0", "keepalive_ms = 15000, early_headers_ms = 1", 1);
+    let mut wire = Wire::new(super::connection::post(path, body).as_bytes(), 1);
+    wire.write_stop = Some((0, crate::exchange::Stop::Gone));
+    let author = in_turn(vec![silent(60_000, stream())]);
+    let mut connection = Connection::new(&config, wire, 1, author);
+    assert_eq!(connection.step(), Step::Close);
+    connection.check_balance();
+    assert_eq!(connection.core.metrics.counted(crate::metrics::Count::DownstreamsGone), 1);
+    assert!(connection.clock.now_ms() < 1_000, "at once");
+}

@@ -276,6 +276,7 @@ fn reply(number: usize, called: &Called, credential: &str, prng: &mut Prng) -> (
         end,
         body: up,
         piece_max: *prng.pick(&[1, 3, 16, 200, usize::MAX]).max(&(draft_len(&draft) / 2_000)),
+        silent_ms: 0,
         waits_first: prng.one_in(2),
         waits_one_in,
         wait_ms: *prng.pick(&[0, 1, 100, 100_000]),
