@@ -1,9 +1,8 @@
 //! Every fault of an upstream, in every dialect, whole and streamed, before and after the first
 //! byte: what the client gets, what the pool learns, and what the books hold.
 //!
-//! Each row of the table is one fault. A pool of two credentials meets it with the first; a second
-//! call shows whether that credential was given a rest, and the metrics and the rows of the books
-//! are read at the end.
+//! Each row of the table is one fault. A pool of two credentials meets it with the first; the
+//! metrics show whether that credential was given a rest, and the books of each gateway balance.
 
 mod support;
 
@@ -24,66 +23,67 @@ struct Case {
     stream: bool,
     /// What the dialect's error looks like in a stream.
     event: &'static str,
+    /// The vendor's answer says what was used.
+    tells_usage: bool,
 }
 
-const CASES: [Case; 8] = [
+const CASES: [Case; 13] = [
+    whole("chat", "/v1/chat/completions", r#"{"model":"p/m","messages":[]}"#),
+    stream(
+        "chat stream",
+        "/v1/chat/completions",
+        r#"{"model":"p/m","stream":true,"messages":[]}"#,
+        "data: {\"error\":{\"message\":",
+    ),
+    whole("completions", "/v1/completions", r#"{"model":"p/m","prompt":"x"}"#),
+    stream(
+        "completions stream",
+        "/v1/completions",
+        r#"{"model":"p/m","stream":true,"prompt":"x"}"#,
+        "data: {\"error\":{\"message\":",
+    ),
+    whole("responses", "/v1/responses", r#"{"model":"p/m","input":"x"}"#),
+    stream(
+        "responses stream",
+        "/v1/responses",
+        r#"{"model":"p/m","stream":true,"input":"x"}"#,
+        "event: error\ndata: {\"type\":\"error\",\"code\":",
+    ),
+    whole("messages", "/v1/messages", r#"{"model":"p/m","max_tokens":9,"messages":[]}"#),
+    stream(
+        "messages stream",
+        "/v1/messages",
+        r#"{"model":"p/m","max_tokens":9,"stream":true,"messages":[]}"#,
+        "event: error\ndata: {\"type\":\"error\",\"error\":",
+    ),
+    whole("gemini", "/v1beta/models/p/m:generateContent", "{}"),
+    stream(
+        "gemini stream",
+        "/v1beta/models/p/m:streamGenerateContent?alt=sse",
+        "{}",
+        "data: {\"error\":{\"code\":",
+    ),
+    // Gemini's other form of a stream, one JSON array: nothing in it could be an error.
+    whole("gemini array", "/v1beta/models/p/m:streamGenerateContent", "{}"),
+    whole("embeddings", "/v1/embeddings", r#"{"model":"p/m","input":"x"}"#),
     Case {
-        name: "chat",
-        target: "/v1/chat/completions",
-        body: r#"{"model":"p/m","messages":[]}"#,
-        stream: false,
-        event: "",
-    },
-    Case {
-        name: "chat stream",
-        target: "/v1/chat/completions",
-        body: r#"{"model":"p/m","stream":true,"messages":[]}"#,
-        stream: true,
-        event: "data: {\"error\":{\"message\":",
-    },
-    Case {
-        name: "responses",
-        target: "/v1/responses",
-        body: r#"{"model":"p/m","input":"x"}"#,
-        stream: false,
-        event: "",
-    },
-    Case {
-        name: "responses stream",
-        target: "/v1/responses",
-        body: r#"{"model":"p/m","stream":true,"input":"x"}"#,
-        stream: true,
-        event: "event: error\ndata: {\"type\":\"error\",\"code\":",
-    },
-    Case {
-        name: "messages",
-        target: "/v1/messages",
-        body: r#"{"model":"p/m","max_tokens":9,"messages":[]}"#,
-        stream: false,
-        event: "",
-    },
-    Case {
-        name: "messages stream",
-        target: "/v1/messages",
-        body: r#"{"model":"p/m","max_tokens":9,"stream":true,"messages":[]}"#,
-        stream: true,
-        event: "event: error\ndata: {\"type\":\"error\",\"error\":",
-    },
-    Case {
-        name: "gemini",
-        target: "/v1beta/models/p/m:generateContent",
-        body: "{}",
-        stream: false,
-        event: "",
-    },
-    Case {
-        name: "gemini stream",
-        target: "/v1beta/models/p/m:streamGenerateContent?alt=sse",
-        body: "{}",
-        stream: true,
-        event: "data: {\"error\":{\"code\":",
+        tells_usage: false,
+        ..whole("gemini embeddings", "/v1beta/models/p/m:embedContent", "{}")
     },
 ];
+
+const fn whole(name: &'static str, target: &'static str, body: &'static str) -> Case {
+    Case { name, target, body, stream: false, event: "", tells_usage: true }
+}
+
+const fn stream(
+    name: &'static str,
+    target: &'static str,
+    body: &'static str,
+    event: &'static str,
+) -> Case {
+    Case { name, target, body, stream: true, event, tells_usage: true }
+}
 
 /// What an upstream does.
 #[derive(Clone, Copy)]
@@ -96,8 +96,12 @@ enum Fault {
     Garbage(&'static str),
     /// Refuses with this status.
     Status(u16),
+    /// Refuses with this status, and breaks off or falls silent within its answer.
+    BrokenStatus { status: u16, silent: bool },
     /// Sends the beginning of a sound answer, and closes or resets.
     EndsWithin { reset: bool },
+    /// Announces more bytes than it sends, and closes.
+    Short,
     /// Sends the beginning of a sound answer, and nothing more.
     SilentWithin,
     /// Sends the beginning, and then a chunk that is none.
@@ -144,14 +148,34 @@ const ROWS: &[Row] = &[
     ),
     row(Fault::Status(400), "400", Client::Theirs(400), false, 1, "ok"),
     row(Fault::Status(404), "404", Client::Theirs(404), false, 1, "ok"),
+    row(Fault::Status(422), "422", Client::Theirs(422), false, 1, "ok"),
+    row(Fault::Status(501), "501", Client::Theirs(501), false, 1, "ok"),
     row(Fault::Status(401), "401", Client::Served, true, 2, "ok"),
+    row(Fault::Status(402), "402", Client::Served, true, 2, "ok"),
     row(Fault::Status(403), "403", Client::Served, true, 2, "ok"),
     row(Fault::Status(429), "429", Client::Served, true, 2, "ok"),
     row(Fault::Status(500), "500", Client::Served, true, 2, "ok"),
     row(Fault::Status(503), "503", Client::Served, true, 2, "ok"),
     row(Fault::Status(529), "529", Client::Served, true, 2, "ok"),
+    row(
+        Fault::BrokenStatus { status: 500, silent: false },
+        "500 cut",
+        Client::Ours(502),
+        true,
+        1,
+        "refused",
+    ),
+    row(
+        Fault::BrokenStatus { status: 429, silent: true },
+        "429 silent",
+        Client::Ours(504),
+        true,
+        1,
+        "refused",
+    ),
     row(Fault::EndsWithin { reset: false }, "closes within", Client::Cut, false, 1, "cut"),
     row(Fault::EndsWithin { reset: true }, "resets within", Client::Cut, false, 1, "cut"),
+    row(Fault::Short, "short", Client::Cut, false, 1, "cut"),
     row(Fault::SilentWithin, "silent within", Client::Cut, false, 1, "cut"),
     row(Fault::GarbageWithin, "garbage within", Client::Cut, false, 1, "cut"),
 ];
@@ -191,6 +215,23 @@ fn commit(fault: Fault, conn: &mut Conn, stream: bool) {
         }
         Fault::Status(status) => {
             conn.whole(status, r#"{"error":{"message":"no","type":"x"}}"#);
+        }
+        Fault::BrokenStatus { status, silent } => {
+            conn.raw(format!("HTTP/1.1 {status} No\r\ncontent-length: 100\r\n\r\n{{\"error\":"));
+            match silent {
+                true => drop(conn.wait_closed()),
+                false => conn.cut(),
+            }
+        }
+        Fault::Short => {
+            let kind = if stream { "text/event-stream" } else { "application/json" };
+            let begun = match stream {
+                true => "data: {\"begun\":1}\n\ndata: {\"ha".to_owned(),
+                false => format!("{{\"text\":\"{}", "x".repeat(100_000)),
+            };
+            let head = format!("content-type: {kind}\r\ncontent-length: 200000\r\n\r\n");
+            conn.raw(format!("HTTP/1.1 200 OK\r\n{head}{begun}"));
+            conn.cut();
         }
         Fault::EndsWithin { reset } => {
             beginning(conn, stream);
@@ -275,9 +316,14 @@ fn check_client(row: &Row, case: &Case, reply: &Reply) {
 fn books(folder: &Path, text: &str) -> Vec<Value> {
     let file = folder.join("config.toml");
     std::fs::write(&file, text).expect("the folder is ours");
-    let mut command = Command::new(env!("CARGO_BIN_EXE_gproxy"));
-    let output = command.args(["usage", "--json", "--config"]).arg(&file).output();
-    let output = output.expect("cargo built the binary for this test");
+    let told = |arguments: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_gproxy"));
+        let output = command.args(arguments).arg("--config").arg(&file).output();
+        output.expect("cargo built the binary for this test")
+    };
+    let audit = told(&["audit"]);
+    assert!(audit.status.success(), "the books balance: {audit:?}");
+    let output = told(&["usage", "--json"]);
     let text = String::from_utf8(output.stdout).expect("JSON is UTF-8");
     text.lines().map(|line| serde_json::from_str(line).expect("a row is JSON")).collect()
 }
@@ -317,7 +363,8 @@ fn check(row: &Row, case: &Case) {
     assert_eq!(found, expected, "{what}: {:?}", rows[0]);
     let source = rows[0]["usage_source"].as_str().unwrap_or_default();
     match row.client {
-        Client::Served => assert_eq!(source, "upstream", "{what}"),
+        Client::Served if case.tells_usage => assert_eq!(source, "upstream", "{what}"),
+        Client::Served => assert_ne!(source, "upstream", "{what}"),
         // An answer that broke off counts what went by of it, whatever that is.
         Client::Cut => assert!(["estimated", "partial", "none"].contains(&source), "{what}"),
         Client::Ours(_) | Client::Theirs(_) => assert_eq!(source, "none", "{what}"),
