@@ -163,6 +163,10 @@ pub const API_BODY_BYTES_MAX: u64 = 1024 * 1024;
 pub const API_ITEMS_MAX: usize = 1_000;
 /// Rows that may be made through the administration interface; one more is 409.
 pub const API_ROWS_MAX: usize = 100_000;
+/// Refused requests that are kept for those who ask why; the oldest makes room.
+pub const REFUSALS_KEPT_MAX: usize = 1_000;
+/// Characters of a refusal's sentence that are kept with it.
+pub const REFUSAL_CHARS_MAX: usize = 1_000;
 /// Open sessions; the one that ends first makes room.
 pub const SESSIONS_MAX: usize = 1_024;
 /// Addresses whose wrong passwords are counted; the one with the fewest makes room.

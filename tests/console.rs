@@ -5,7 +5,8 @@ mod support;
 
 use std::io::Write;
 
-use support::{Config, Gateway, Reply, request};
+use serde_json::{Value, json};
+use support::{ADMIN_KEY, ALICE_KEY, Config, Gateway, Reply, request};
 
 fn get(gateway: &Gateway, path: &str, headers: &[(&str, &str)]) -> Reply {
     gateway.connect().ask(&request("GET", path, headers, b""))
@@ -55,4 +56,37 @@ fn a_file_goes_packed_to_who_takes_that_and_not_again_to_who_has_it() {
         let known = client.ask(&request("GET", "/console/style.css", &headers, b""));
         assert_eq!((known.status, known.body.len()), (304, 0));
     }
+}
+
+fn refusals(gateway: &Gateway, key: &str, path: &str) -> Vec<Value> {
+    let key = format!("Bearer {key}");
+    let reply = get(gateway, path, &[("authorization", &key)]);
+    assert_eq!(reply.status, 200, "{}", reply.text());
+    reply.json()["items"].as_array().expect("a list").clone()
+}
+
+#[test]
+fn a_refused_call_is_found_with_its_reason_by_its_user_and_by_administrators_only() {
+    let gateway = Gateway::start(&Config::to_url("http://127.0.0.1:9").text());
+    let key = format!("Bearer {ALICE_KEY}");
+    let headers = [("authorization", key.as_str()), ("content-type", "application/json")];
+    let model = "<img src=x onerror=alert(1)>";
+    let body = json!({ "model": model, "messages": [] }).to_string();
+    let call = request("POST", "/v1/chat/completions", &headers, body.as_bytes());
+    let told = gateway.connect().ask(&call);
+    assert_eq!(told.status, 400);
+
+    for (key, path) in [(ALICE_KEY, "/user/api/refusals"), (ADMIN_KEY, "/admin/api/refusals")] {
+        let found = refusals(&gateway, key, path);
+        assert_eq!(found.len(), 1, "{found:?}");
+        assert_eq!(found[0]["user"], "alice");
+        assert_eq!(found[0]["model"], model);
+        assert_eq!(found[0]["message"], told.error_message());
+        let id = found[0]["request_id"].as_str().expect("an id");
+        assert_eq!(told.header("x-request-id"), Some(id));
+        assert_eq!(refusals(&gateway, key, &format!("{path}?request_id={id}")).len(), 1);
+        assert_eq!(refusals(&gateway, key, &format!("{path}?request_id=0")).len(), 0);
+    }
+    assert_eq!(refusals(&gateway, ADMIN_KEY, "/user/api/refusals").len(), 0);
+    assert_eq!(refusals(&gateway, ADMIN_KEY, "/admin/api/refusals?user_name=bob").len(), 0);
 }

@@ -13,6 +13,7 @@ mod openapi;
 mod own;
 mod prices;
 mod recordings;
+mod refusals;
 mod route;
 mod seal;
 mod session;

@@ -4,7 +4,7 @@ use serde_json::{Map, Value, json};
 
 use super::answer::{Answer, Fault};
 use super::kind::{KINDS, Kind};
-use super::{Call, entities, openapi, own, prices, recordings, standing, usage};
+use super::{Call, entities, openapi, own, prices, recordings, refusals, standing, usage};
 use crate::exchange::ApiRequest;
 
 /// Who may call.
@@ -72,6 +72,7 @@ pub(super) fn all() -> Vec<Route> {
     all.extend(usage::routes());
     all.extend(prices::routes());
     all.extend(recordings::routes());
+    all.extend(refusals::routes());
     all.push(Route::new(
         "GET",
         "/admin/api/openapi.json",

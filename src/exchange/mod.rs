@@ -23,6 +23,7 @@ pub mod office;
 mod packed;
 mod pool;
 mod recorder;
+mod refusals;
 mod relay;
 mod session;
 mod settlement;
@@ -71,6 +72,7 @@ pub use note::{Note, RequestId};
 pub use office::{Desk, Unanswered, Work, through};
 pub use pool::{Pool, Seen};
 pub use recorder::{Recording, Recordings};
+pub use refusals::{Refusals, Refused};
 use session::Body;
 pub use session::{Arrival, Session, turned_away};
 pub use settlement::Books;
@@ -248,6 +250,8 @@ pub struct Core {
     id_prefix: u64,
     tokens: Tokens,
     lists: Lists,
+    /// What was refused lately.
+    pub refusals: Refusals,
 }
 
 impl Core {
@@ -270,6 +274,7 @@ impl Core {
             id_prefix,
             tokens: Tokens::default(),
             lists: Lists::default(),
+            refusals: Refusals::default(),
         }
     }
 

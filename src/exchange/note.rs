@@ -156,6 +156,16 @@ impl Note {
 }
 
 impl Note {
+    /// The user's name, once known.
+    pub(super) fn user_name(&self) -> Option<&str> {
+        self.user.map(|user| self.snapshot.users[user].name.as_str())
+    }
+
+    /// The provider's name; empty: not known yet.
+    pub(super) fn provider_name(&self) -> &str {
+        self.provider.map_or("", |at| &self.snapshot.providers[at].name)
+    }
+
     /// All of it, in milliseconds.
     pub(super) fn total_ms(&self) -> i64 {
         self.ended_at.saturating_duration_since(self.begun).as_millis() as i64
@@ -205,8 +215,7 @@ impl Drop for Note {
         {
             slot.record(row);
         }
-        let user = self.user.map_or("", |user| &self.snapshot.users[user].name);
-        let provider = self.provider.map_or("", |at| &self.snapshot.providers[at].name);
+        let (user, provider) = (self.user_name().unwrap_or_default(), self.provider_name());
         let (total_ms, first_ms) = (self.total_ms(), self.first_byte_ms());
         log::info!(
             target: "gproxy::request",

@@ -469,6 +469,7 @@ impl<D: Downstream> Session<D> {
                 assert!(!self.committed, "a refusal comes before the commit");
                 core.metrics.count(Count::Refused);
                 note.end = "refused";
+                core.refusals.keep(note, &refusal, core.unix_ms());
                 self.refuse(core, head, family, &refusal, note)
             }
             Err(Ended::Cut) => {
