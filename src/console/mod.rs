@@ -52,6 +52,9 @@ const FILES: &[(&str, &str, &[u8])] = &files! {
     "/form.js": "form.js",
     "/format.js": "format.js",
     "/pages/overview.js": "pages/overview.js",
+    "/pages/playground.js": "pages/playground.js",
+    "/pages/request.js": "pages/request.js",
+    "/pages/requests.js": "pages/requests.js",
     "/parts.js": "parts.js",
     "/table.js": "table.js",
 };

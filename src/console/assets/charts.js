@@ -6,6 +6,7 @@ import { count } from "./format.js";
 /** How many series have a colour of their own; the rest is one, the last. */
 const SERIES_MAX = 6;
 const HEIGHT = 230;
+const MARK_WIDTH = 60;
 const EDGE = { top: 10, right: 20, bottom: 24, left: 58 };
 
 /**
@@ -23,7 +24,7 @@ const EDGE = { top: 10, right: 20, bottom: 24, left: 58 };
  * @param {Series[]} is.series The weightiest first, as [weightiest] gives them.
  * @param {function(number): string} is.format Of values.
  * @param {function(number): string} is.when Of places in time.
- * @param {function(number): string} [is.mark] The same, shorter, below the axis.
+ * @param {function(number): string} [is.mark] The same, shorter, below the axis; empty: no mark.
  * @returns {HTMLElement}
  */
 export function chart(is) {
@@ -110,17 +111,22 @@ function lines({ series }, x, y, step) {
     const path = points.map((point, place) => {
       return point && `${place && points[place - 1] ? "L" : "M"}${point.join(" ")}`;
     });
-    const dots = points.filter(Boolean).map(([cx, cy]) => svg("circle", { cx, cy, r: 2.5 }));
+    const isAlone = (place) => points[place] && !points[place - 1] && !points[place + 1];
+    const dots = points.filter((_, place) => isAlone(place))
+      .map(([cx, cy]) => svg("circle", { cx, cy, r: 2.5 }));
     return svg("g", { class: `series-${number} line` },
       svg("path", { d: path.filter(Boolean).join("") }), dots);
   });
 }
 
 function timesBelow({ at, when, mark }, width, x, step) {
-  const every = Math.max(1, Math.ceil(at.length / Math.max(2, Math.floor(width / 60))));
-  return at.map((ms, place) => place % every === 0 && svg("text", {
-    x: x(place) + step / 2, y: HEIGHT - 6, "text-anchor": "middle",
-  }, (mark ?? when)(ms)));
+  const marks = at.map((ms, place) => [place, (mark ?? when)(ms)]).filter(([, text]) => text);
+  const room = Math.max(1, Math.floor(width / MARK_WIDTH));
+  const every = Math.ceil(marks.length / room);
+  return marks.filter((_, number) => number % every === 0).map(([place, text]) => {
+    const at = { x: x(place) + step / 2, y: HEIGHT - 6, "text-anchor": "middle" };
+    return svg("text", at, text);
+  });
 }
 
 function probed({ series, format, when }, at, place) {
@@ -164,4 +170,21 @@ function asTable({ label, at, series, format, when }) {
   };
   return h("details", { ontoggle: make },
     h("summary", null, `As a table of ${count(at.length)} rows`));
+}
+
+/**
+ * Times that follow each other, each as a bar.
+ * @param {Array<[string, number, number]>} parts Name, when it began, how long it took.
+ * @param {number} whole How long all of it took.
+ * @param {function(number): string} format
+ */
+export function waterfall(parts, whole, format) {
+  return h("ol", { class: "waterfall" }, parts.map(([name, begun, took], at) => h("li", null,
+    h("span", null, name), h("span", { class: "number" }, format(took)),
+    svg("svg", { viewBox: "0 0 1000 10", preserveAspectRatio: "none", "aria-hidden": "true" },
+      svg("rect", { class: "whole", width: 1000, height: 10 }),
+      svg("rect", {
+        class: `series-${at % SERIES_MAX}`, x: (begun / (whole || 1)) * 1000, height: 10,
+        width: Math.max((took / (whole || 1)) * 1000, 2),
+      })))));
 }

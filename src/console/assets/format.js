@@ -39,11 +39,13 @@ export const day = (ms) => DAY.format(ms);
 /** 25 Nov, 13:00 */
 export const hour = (ms) => HOUR.format(ms);
 
+const isMidnight = (ms) => new Date(ms).getHours() === 0;
+
 /** 13:00, or 25 Nov at midnight: below an axis of hours. */
-export function hourMark(ms) {
-  const isMidnight = new Date(ms).getHours() === 0;
-  return isMidnight ? DAY.format(ms) : MINUTE.format(ms);
-}
+export const hourMark = (ms) => (isMidnight(ms) ? DAY.format(ms) : MINUTE.format(ms));
+
+/** 25 Nov at midnight, otherwise nothing: below an axis of hours of many days. */
+export const midnightMark = (ms) => (isMidnight(ms) ? DAY.format(ms) : "");
 
 /** 820 ms, 1.2 s, 3 min 5 s, 2 h 10 min, 4 d */
 export function duration(ms) {

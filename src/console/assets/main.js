@@ -15,11 +15,13 @@
 import { onSignedOut, signIn, signOut, whoIsHere } from "./api.js";
 import { h, replace } from "./dom.js";
 import { form } from "./form.js";
-import { button, liveRegion, say, to, trouble } from "./parts.js";
+import { button, liveRegion, panel, say, to, trouble } from "./parts.js";
 
 /** Name, title, group in the menu; `who`: for `admin` or `user` only. The first is the start. */
 const PAGES = [
   { name: "overview", title: "Overview", group: "Traffic" },
+  { name: "requests", title: "Requests", group: "Traffic" },
+  { name: "playground", title: "Playground", group: "Traffic" },
 ];
 
 const THEME = "gproxy-theme";
@@ -92,7 +94,7 @@ function askWho() {
   };
   const password = () => choose(byPassword, key, "Use a key in place of a password");
   const key = () => choose(byKey, password, "Use a password");
-  replace(app, h("main", { class: "sign-in" }, h("h1", null, "GPROXY"), body));
+  replace(app, h("main", { class: "sign-in" }, h("h1", null, "GPROXY"), panel(null, body)));
   password();
 }
 

@@ -3,26 +3,29 @@
 import { every, get } from "../api.js";
 import { chart, share, weightiest } from "../charts.js";
 import { h, replace } from "../dom.js";
-import { clock, count, day, duration, hour, hourMark, percent, short, usd } from "../format.js";
+import {
+  clock, count, day, duration, hour, hourMark, midnightMark, percent, short, usd,
+} from "../format.js";
 import { button, nothing, pageHead, panel, statusBadge, to } from "../parts.js";
 import { table } from "../table.js";
 
 const HOUR_MS = 3_600_000;
 const DAY_MS = 24 * HOUR_MS;
+const TOP_ROWS = 7;
 const TAIL_ROWS = 12;
 const TAIL_S = 3;
 
-/** Times to choose from: name, length, and by what it is cut. */
+/** Times to choose from: name, length, by what it is cut, and how that is marked. */
 const SPANS = {
-  "24h": ["24 hours", 24 * HOUR_MS, "hour"],
-  "7d": ["7 days", 7 * DAY_MS, "hour"],
-  "30d": ["30 days", 30 * DAY_MS, "day"],
-  "90d": ["90 days", 90 * DAY_MS, "day"],
+  "24h": ["24 hours", 24 * HOUR_MS, "hour", hourMark],
+  "7d": ["7 days", 7 * DAY_MS, "hour", midnightMark],
+  "30d": ["30 days", 30 * DAY_MS, "day", day],
+  "90d": ["90 days", 90 * DAY_MS, "day", day],
 };
 
 /** By what it is stacked: the interface's word, and people's. */
 const GROUPS = {
-  user: "User", provider: "Provider", model_served: "Model", model: "Model or alias as asked",
+  user: "User", provider: "Provider", model_served: "Model", model: "Name asked for",
 };
 
 const tokensOf = (sum) => sum.input_tokens + sum.cache_read_input_tokens + sum.output_tokens +
@@ -145,7 +148,7 @@ function history({ at, cut, step, parts }, wanted) {
     series: measure.isMean ? weightiest(all).slice(0, 6) : weightiest(all),
     format: measure.format,
     when: cut === "hour" ? hour : day,
-    mark: cut === "hour" ? hourMark : day,
+    mark: SPANS[wanted.span][3],
   }));
 }
 
@@ -172,8 +175,8 @@ function spenders({ groups }, { by }) {
     },
     { title: "Tokens", number: true, value: tokensOf, cell: (sum) => short(tokensOf(sum)) },
   ];
-  const items = groups.toSorted((one, other) => cost(other) - cost(one)).slice(0, 50);
-  return panel(title, table({ caption: title, columns, items, empty: "Nobody." }));
+  const items = groups.toSorted((one, other) => cost(other) - cost(one));
+  return panel(title, table({ caption: title, columns, load: some(items), empty: "Nobody." }));
 }
 
 function failures({ causes }) {
@@ -181,7 +184,7 @@ function failures({ causes }) {
   const key = (sum) => `${sum.provider} ${sum.model}`;
   for (const sum of causes) totals.set(key(sum), (totals.get(key(sum)) ?? 0) + sum.requests);
   const items = causes.filter((sum) => sum.failed > 0)
-    .toSorted((one, other) => other.failed - one.failed).slice(0, 50);
+    .toSorted((one, other) => other.failed - one.failed);
   const rate = (sum) => sum.failed / totals.get(key(sum));
   const link = (sum) => to("requests", {
     provider_name: sum.provider, model: sum.model, status_min: sum.status, status_max: sum.status,
@@ -203,7 +206,17 @@ function failures({ causes }) {
     },
   ];
   const title = "What fails";
-  return panel(title, table({ caption: title, columns, items, empty: "Nothing." }));
+  return panel(title, table({ caption: title, columns, load: some(items), empty: "Nothing." }));
+}
+
+/** Of many rows the first ones, and the next ones when asked for more. */
+function some(items) {
+  return async (from) => {
+    const next = (from ?? 0) + TOP_ROWS;
+    return {
+      items: items.slice(from ?? 0, next), next_cursor: next < items.length ? next : null,
+    };
+  };
 }
 
 /** The newest rows, asked for again and again. */
