@@ -1,0 +1,58 @@
+"""Every page: pictures of it to be looked at, and what axe says of it."""
+
+import re
+
+import pytest
+from conftest import HERE
+
+SHOTS = HERE / ".shots"
+AXE = HERE / "node_modules" / "axe-core" / "axe.min.js"
+SIZES = {"desktop": (1280, 900), "phone": (360, 780)}
+
+# Name, address, heading.
+PAGES = [
+    ("overview", "overview?span=30d&by=user&measure=cost", "Overview"),
+    ("latency", "overview?span=7d&by=provider&measure=first_byte", "Overview"),
+    ("requests", "requests?status_min=400&status_max=999", "Requests"),
+    ("request", "requests/{request}", "Request"),
+    ("playground", "playground", "Playground"),
+]
+
+
+@pytest.fixture(scope="module")
+def request_id(gateway):
+    query = "provider_name=anthropic-main&status_max=200&outcome=ok"
+    return gateway.newest_row(query)["request_id"]
+
+
+def audit(page):
+    """What axe finds that is serious."""
+    page.evaluate(AXE.read_text())
+    found = page.evaluate("axe.run(document, { resultTypes: ['violations'] })")
+    return [
+        f"{one['id']}: {node['target']}: {node['failureSummary']}"
+        for one in found["violations"] if one["impact"] in ("serious", "critical")
+        for node in one["nodes"]
+    ]
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("size", SIZES)
+def test_every_page_fits_and_axe_finds_nothing_serious(gateway, visit, request_id, size, scheme):
+    SHOTS.mkdir(exist_ok=True)
+    width, height = SIZES[size]
+    visitor = visit(color_scheme=scheme)
+    page = visitor.page
+    page.set_viewport_size({"width": width, "height": height})
+    page.goto(gateway.console)
+    page.get_by_label("User name").wait_for()
+    found = {"sign-in": audit(page)}
+    page.screenshot(path=SHOTS / f"sign-in-{size}-{scheme}.png")
+    visitor.sign_in()
+    for name, address, heading in PAGES:
+        visitor.open(address.format(request=request_id), re.compile(f"^{heading}"))
+        page.mouse.move(0, 0)
+        found[name] = audit(page)
+        page.screenshot(path=SHOTS / f"{name}-{size}-{scheme}.png")
+        assert page.evaluate("document.documentElement.scrollWidth") <= width, name
+    assert {name: said for name, said in found.items() if said} == {}
