@@ -160,7 +160,6 @@ impl From<HandshakeError> for Refusal {
             }
             HandshakeError::Version => "the only version of WebSocket is 13",
             HandshakeError::Key => "`sec-websocket-key` is missing or malformed",
-            HandshakeError::NotServed => "this provider has no WebSockets",
         };
         Refusal::new(Code::BadRequest, message)
     }

@@ -6,6 +6,7 @@
 
 mod anthropic;
 mod gemini;
+mod live;
 mod media;
 mod openai;
 mod read;
@@ -15,6 +16,7 @@ use super::endpoint::{Endpoint, ModelPlace};
 use super::refusal::{Code, Refusal};
 use crate::limits::EVENT_BYTES_MAX;
 use crate::wire::json::escape;
+pub use live::Session;
 use read::Reading;
 
 /// Settings of a provider on the channel `echo`.
@@ -116,7 +118,19 @@ struct Reply {
 impl Reply {
     fn new(endpoint: &Endpoint, model: &str, body: &[u8], settings: &EchoSettings) -> Reply {
         let mut reading = read::read(endpoint, body);
-        let text = match (settings.reply_bytes, reading.text.take()) {
+        let text = reading.text.take();
+        Reply::saying(model, body, text, reading, settings)
+    }
+
+    /// A reply that echoes this text, if the settings want none of another size.
+    fn saying(
+        model: &str,
+        body: &[u8],
+        text: Option<String>,
+        reading: Reading,
+        settings: &EchoSettings,
+    ) -> Reply {
+        let text = match (settings.reply_bytes, text) {
             (Some(size), _) => filler(size.min(EVENT_BYTES_MAX)),
             (None, Some(mut text)) => {
                 text.truncate(text.floor_char_boundary(ECHO_BYTES_MAX));

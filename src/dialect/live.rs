@@ -1,11 +1,11 @@
 //! Sessions over WebSocket: what a dialled path means, and what the events in it name and tell.
 //!
-//! A session serves one model. Every event that goes up is read, since any of them may name a
-//! model: one that names another is refused, or it would reach a model that nobody permitted.
+//! Every event that goes up is read, since any of them may name a model, which has to be permitted:
+//! what nobody here has seen would reach a model that nobody permitted.
 //!
 //! Facts: the official clients' sources. Realtime names its model in the query, Responses in each
-//! `response.create`, Gemini in `setup`. Usage comes once for each answer, so here, unlike in a
-//! stream of events, it is summed; Gemini repeats it within an answer, where the last word counts.
+//! `response.create`, Gemini in `setup`. Usage comes once for each answer; Gemini repeats it within
+//! an answer, and behind its end, where the last word counts.
 
 #[cfg(test)]
 mod tests;
@@ -33,13 +33,16 @@ pub struct Live {
     pub endpoint: Endpoint,
     /// The query names the model; else the first event does.
     pub in_query: bool,
+    /// Each answer may be another model's; they come one after the other.
+    pub many_models: bool,
     /// Where an event that goes up names the model.
     up_model: Path,
     /// Where an event that comes down does; empty when none does.
     down_model: Path,
 }
 
-type Path = &'static [Step];
+/// Where something stands in an event.
+pub(super) type Path = &'static [Step];
 
 const fn key(name: &'static str) -> Step {
     Step::Key(name)
@@ -54,7 +57,7 @@ const fn live(
     down_model: Path,
 ) -> Live {
     let endpoint = Endpoint { model: ModelPlace::Event, ..nameless(name, dialect, tail) };
-    Live { endpoint, in_query, up_model, down_model }
+    Live { endpoint, in_query, many_models: false, up_model, down_model }
 }
 
 static REALTIME: Live = live(
@@ -65,14 +68,17 @@ static REALTIME: Live = live(
     &[key("session"), key("model")],
     &[key("session"), key("model")],
 );
-static RESPONSES: Live = live(
-    "responses.socket",
-    Dialect::OpenaiResponses,
-    "responses",
-    false,
-    &[key("model")],
-    &[key("response"), key("model")],
-);
+static RESPONSES: Live = Live {
+    many_models: true,
+    ..live(
+        "responses.socket",
+        Dialect::OpenaiResponses,
+        "responses",
+        false,
+        &[key("model")],
+        &[key("response"), key("model")],
+    )
+};
 static GEMINI: Live = live(
     "BidiGenerateContent",
     Dialect::Gemini,
@@ -83,6 +89,15 @@ static GEMINI: Live = live(
 );
 
 const TYPE: Path = &[key("type")];
+const STATUS: Path = &[key("status")];
+const SETUP: Path = &[key("setup")];
+/// Where a Realtime session names who writes down what the caller says: before 2025-08, and since.
+const TRANSCRIBER: Path = &[key("session"), key("input_audio_transcription"), key("model")];
+const NEW_TRANSCRIBER: Path =
+    &[key("session"), key("audio"), key("input"), key("transcription"), key("model")];
+const TRANSCRIBED: &str = "conversation.item.input_audio_transcription.completed";
+/// Where that one's usage stands.
+const OWN_USAGE: Path = &[key("usage")];
 const USAGE: Path = &[key("response"), key("usage")];
 const TIER: Path = &[key("response"), key("service_tier")];
 const GEMINI_PATHS: [Path; 4] = [
@@ -104,6 +119,8 @@ pub struct Call<'t> {
     pub live: &'static Live,
     /// The version as sent, else the usual one.
     pub version: &'static str,
+    // Gemini: `models/{model}` in the place of the service's name.
+    path_model: Option<String>,
     query: &'t str,
 }
 
@@ -116,18 +133,38 @@ pub fn parse<'t>(
     path::check(path)?;
     let Ok((scope, below)) = scope_of(path, is_provider) else { return Ok(None) };
     let found = match path::segment(below) {
-        Some(("ws", service)) => service_of(service),
+        Some(("ws", service)) => service_of(service).map(|(live, version)| (live, version, None)),
         _ => {
             let (version, below) = path::skip_versions(below)?;
-            let live = match below.trim_matches('/') {
-                "realtime" => Some(&REALTIME),
-                "responses" => Some(&RESPONSES),
-                _ => None,
-            };
-            live.map(|live| (live, version.unwrap_or("v1")))
+            match below.trim_matches('/') {
+                "realtime" => Some((&REALTIME, version.unwrap_or("v1"), None)),
+                "responses" => Some((&RESPONSES, version.unwrap_or("v1"), None)),
+                _ => model_of(version, below)?,
+            }
         }
     };
-    Ok(found.map(|(live, version)| Call { scope, live, version, query }))
+    Ok(found.map(|(live, version, path_model)| Call { scope, live, version, path_model, query }))
+}
+
+type Found<'t> = (&'static Live, &'static str, Option<String>);
+
+/// Gemini's session by the path of a model, with its verb or, in a version of Google's, without.
+fn model_of<'t>(
+    version: Option<&'static str>,
+    below: &'t str,
+) -> Result<Option<Found<'t>>, PathError> {
+    let Some(("models", id)) = path::segment(below) else { return Ok(None) };
+    let id = path::decode_id(id)?.into_owned();
+    let verb = GEMINI.endpoint.tail;
+    let (id, has_verb) = match id.rsplit_once(':') {
+        Some((id, last)) if last.eq_ignore_ascii_case(verb) => (id.to_owned(), true),
+        _ => (id, false),
+    };
+    let is_googles = version.is_some_and(|version| version != "v1");
+    if id.is_empty() || !(has_verb || is_googles) {
+        return Ok(None);
+    }
+    Ok(Some((&GEMINI, version.unwrap_or("v1beta"), Some(path::normal_name(id)))))
 }
 
 /// Google's service, by its name in either of its two APIs.
@@ -142,8 +179,16 @@ fn service_of(path: &str) -> Option<(&'static Live, &'static str)> {
 }
 
 impl Call<'_> {
-    /// The model that the query names, if it is the place for one.
+    /// The model is named, if at all, before there is an event.
+    pub fn is_named_before(&self) -> bool {
+        self.live.in_query || self.path_model.is_some()
+    }
+
+    /// The model that the query names, or the path.
     pub fn model(&self) -> Result<Option<String>, AskError> {
+        if let Some(name) = &self.path_model {
+            return Ok(Some(ask::plain_name(name.as_bytes())?));
+        }
         if !self.live.in_query {
             return Ok(None);
         }
@@ -186,11 +231,11 @@ pub fn protocols_up<'o>(offered: impl Iterator<Item = &'o [u8]>) -> Vec<&'o str>
 }
 
 /// What is found in one event: the first value of each path.
-type Found = [Option<(Kind, Range<usize>)>; PATHS_MAX];
+pub(super) type Values = [Option<(Kind, Range<usize>)>; PATHS_MAX];
 
 /// Reads an event. `odd` is told of keys that stand there twice or are misspelt.
-fn read(watch: Watch, event: &[u8], mut odd: impl FnMut(Event)) -> Result<Found, JsonError> {
-    let mut found: Found = [const { None }; PATHS_MAX];
+fn read(watch: Watch, event: &[u8], mut odd: impl FnMut(Event)) -> Result<Values, JsonError> {
+    let mut found: Values = [const { None }; PATHS_MAX];
     let mut scanner = Scanner::new(watch);
     let mut on = |news| match news {
         Event::Begins { path, kind, at, .. } => {
@@ -208,35 +253,91 @@ fn read(watch: Watch, event: &[u8], mut odd: impl FnMut(Event)) -> Result<Found,
     Ok(found)
 }
 
-/// The name that an event which goes up gives the model, and where; `None` when it gives none.
-fn named(live: &Live, event: &[u8]) -> Result<Option<(String, Range<usize>)>, AskError> {
-    let mut error = None;
-    let watch = Watch::of(&[&[], live.up_model]).in_any_case();
-    let [root, model, ..] = read(watch, event, |odd| {
-        error.get_or_insert(match odd {
-            Event::Misspelt { .. } => AskError::KeyMisspelt,
-            _ => AskError::ModelTwice,
-        });
-    })?;
-    if root.is_none_or(|(kind, _)| kind != Kind::Object) {
-        return Err(AskError::NotAnObject);
-    }
-    if let Some(error) = error {
-        return Err(error);
-    }
-    match model {
-        Some((Kind::String, span)) => {
-            let name = ask::model_name(&event[span.clone()])?;
-            Ok(Some((bare(live, name), span)))
+/// The values at these paths, the last of each; none of an event that is no JSON.
+pub(super) fn values(paths: &[Path], event: &[u8]) -> Values {
+    read(Watch::of(paths), event, |_| ()).unwrap_or_default()
+}
+
+/// What an event that goes up says, as far as it matters here.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Wish {
+    /// The model that it names.
+    pub model: Option<String>,
+    /// It asks for an answer.
+    pub asks: bool,
+    /// Who is to write down what the caller says.
+    pub transcriber: Option<String>,
+    // Where the name stands, or where one can be put: behind the bracket of an object that has
+    // other members or none.
+    at: Range<usize>,
+    room: Option<bool>,
+}
+
+impl Wish {
+    /// Reads a whole event.
+    pub fn read(live: &Live, event: &[u8]) -> Result<Wish, AskError> {
+        let paths = [&[], live.up_model, TYPE, SETUP, TRANSCRIBER, NEW_TRANSCRIBER];
+        let mut error = None;
+        let [root, model, kind, setup, old, new, ..] =
+            read(Watch::of(&paths).in_any_case(), event, |odd| {
+                error.get_or_insert(match odd {
+                    Event::Misspelt { .. } => AskError::KeyMisspelt,
+                    _ => AskError::ModelTwice,
+                });
+            })?;
+        if root.is_none_or(|(kind, _)| kind != Kind::Object) {
+            return Err(AskError::NotAnObject);
         }
-        None | Some((Kind::Null, _)) => Ok(None),
-        Some(_) => Err(AskError::ModelNotText),
+        if let Some(error) = error {
+            return Err(error);
+        }
+        let name = |value: Option<(Kind, Range<usize>)>| match value {
+            Some((Kind::String, span)) => Ok(Some((ask::model_name(&event[span.clone()])?, span))),
+            None | Some((Kind::Null, _)) => Ok(None),
+            Some(_) => Err(AskError::ModelNotText),
+        };
+        let mut wish = Wish {
+            asks: string(event, kind) == "response.create",
+            transcriber: name(new)?.or(name(old)?).map(|(name, _)| name),
+            ..Wish::default()
+        };
+        if let Some((name, span)) = name(model.clone())? {
+            wish.asks |= live.many_models;
+            wish.model = Some(bare(live, name));
+            wish.at = span;
+        } else if let (Some((Kind::Object, span)), None) = (setup, model)
+            && live.up_model.starts_with(SETUP)
+        {
+            let inside = span.start + 1;
+            wish.at = inside..inside;
+            wish.room = Some(event[inside..span.end].trim_ascii_start().starts_with(b"}"));
+        }
+        Ok(wish)
     }
+
+    /// Names the model in the event that was read, as the upstream knows it.
+    pub fn write(&self, names: &Names, event: &mut Vec<u8>) {
+        match self.room {
+            _ if self.model.is_some() => drop(event.splice(self.at.clone(), names.up.clone())),
+            Some(is_empty) if !names.served.is_empty() => {
+                let comma: &[u8] = if is_empty { b"" } else { b"," };
+                let member = [b"\"model\":", &names.up[..], comma].concat();
+                event.splice(self.at.clone(), member);
+            }
+            _ => {}
+        }
+    }
+}
+
+/// The text of a value; empty where it is none.
+pub(super) fn string(event: &[u8], value: Option<(Kind, Range<usize>)>) -> String {
+    let literal = value.map_or(&[][..], |(_, span)| &event[span]);
+    serde_json::from_slice(literal).unwrap_or_default()
 }
 
 /// The model that a first event names.
 pub fn first(live: &Live, event: &[u8]) -> Result<String, AskError> {
-    named(live, event)?.map(|(name, _)| name).ok_or(AskError::ModelMissing)
+    Wish::read(live, event)?.model.ok_or(AskError::ModelMissing)
 }
 
 /// A name as it is looked up.
@@ -247,109 +348,139 @@ fn bare(live: &Live, name: String) -> String {
     }
 }
 
-/// What happens to the events of one session.
-pub struct Events {
-    live: &'static Live,
-    asked: String,
-    served: String,
-    // As literals: the model's name for the upstream, and, where it was renamed, for the caller.
+/// One model of a session, by all its names.
+#[derive(Clone, Debug)]
+pub struct Names {
+    /// As it was asked for.
+    pub asked: String,
+    /// As the upstream knows it.
+    pub served: String,
+    /// The caller sees the name that he sent.
+    pub renamed: bool,
+    // As literals: for the upstream, and, where events name it, for the caller.
     up: Vec<u8>,
     down: Option<Vec<u8>>,
-    sum: Told,
-    turn: Told,
-    turn_over: bool,
 }
 
-impl Events {
-    /// The events of a session that asked for one model and is served by another. `in_event`: how
-    /// the upstream wants that one named; `renamed`: the caller sees the name that he sent.
-    pub fn new(
-        live: &'static Live,
-        asked: &str,
-        served: &str,
-        in_event: &str,
-        renamed: bool,
-    ) -> Events {
+impl Names {
+    /// The names of one model. `in_event`: how the upstream wants it named there.
+    pub fn new(live: &Live, asked: &str, served: &str, in_event: &str, renamed: bool) -> Names {
         let literal = |name: &str| {
             let mut literal = Vec::new();
             escape(name, &mut literal);
             literal
         };
-        Events {
-            live,
+        Names {
             asked: asked.to_owned(),
             served: served.to_owned(),
+            renamed,
             up: literal(in_event),
             down: (renamed && !live.down_model.is_empty()).then(|| literal(asked)),
-            sum: Told::default(),
-            turn: Told::default(),
-            turn_over: true,
         }
     }
 
-    /// Rewrites an event that goes up.
-    pub fn up(&self, event: &mut Vec<u8>) -> Result<(), AskError> {
-        let Some((name, span)) = named(self.live, event)? else { return Ok(()) };
-        if name != self.asked && name != self.served {
-            return Err(AskError::OtherModel);
-        }
-        event.splice(span, self.up.iter().copied());
-        Ok(())
+    /// The name is one of them.
+    pub fn has(&self, name: &str) -> bool {
+        name == self.asked || name == self.served
+    }
+}
+
+/// What an event that comes down tells.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct News {
+    /// An answer begins.
+    pub begins: bool,
+    /// What the last answer has used so far, or in all.
+    pub told: Option<Told>,
+    /// An answer ends.
+    pub ends: bool,
+    /// What was asked for last is refused, with this status.
+    pub failed: Option<u16>,
+    /// Who writes down what the caller says.
+    pub transcriber: Option<String>,
+    /// What was used to write some of it down.
+    pub transcribed: Option<Told>,
+}
+
+/// Reads the events of a session that come down.
+#[derive(Debug)]
+pub struct Listener {
+    live: &'static Live,
+    has_begun: bool,
+    turn_over: bool,
+}
+
+impl Listener {
+    /// One that has heard nothing yet.
+    pub fn new(live: &'static Live) -> Listener {
+        Listener { live, has_begun: false, turn_over: true }
     }
 
-    /// Rewrites an event that comes down, and takes in what it tells. What is no JSON passes.
-    pub fn down(&mut self, event: &mut Vec<u8>) {
+    /// The end of an answer is known when the next begins: its usage may come behind it.
+    pub fn ends_with_the_next(&self) -> bool {
+        self.live.endpoint.dialect == Dialect::Gemini
+    }
+
+    /// Reads an event, and names its model as the caller knows it. What is no JSON passes.
+    pub fn hear(&mut self, event: &mut Vec<u8>, names: &Names) -> News {
         match self.live.endpoint.dialect {
             Dialect::Gemini => self.gemini(event),
-            _ => self.openai(event),
+            _ => self.openai(event, names),
         }
+        .unwrap_or_default()
     }
 
-    fn openai(&mut self, event: &mut Vec<u8>) {
-        let paths = [TYPE, USAGE, TIER, self.live.down_model];
-        let Ok([kind, usage, tier, model, ..]) = read(Watch::of(&paths), event, |_| ()) else {
-            return;
-        };
-        let text = |value: Option<(Kind, Range<usize>)>| {
-            let literal = value.map_or(&[][..], |(_, span)| &event[span]);
-            serde_json::from_slice::<String>(literal).unwrap_or_default()
-        };
-        let ends =
-            ["response.done", "response.completed", "response.incomplete", "response.failed"];
-        if ends.contains(&text(kind).as_str())
-            && let Some(value) = object(event, usage)
-        {
+    fn openai(&self, event: &mut Vec<u8>, names: &Names) -> Option<News> {
+        let model = self.live.down_model;
+        let paths = [TYPE, USAGE, TIER, model, STATUS, TRANSCRIBER, NEW_TRANSCRIBER, OWN_USAGE];
+        let [kind, usage, tier, model, status, old, new, own] =
+            read(Watch::of(&paths), event, |_| ()).ok()?;
+        let told = |usage| {
             let mut told = Told::default();
-            told.add(self.live.endpoint.dialect, &value);
-            told.served(&text(tier));
-            self.sum.plus(&told);
+            told.add(self.live.endpoint.dialect, &object(event, usage)?);
+            told.served(&string(event, tier.clone()));
+            Some(told)
+        };
+        let mut news = News::default();
+        match string(event, kind).as_str() {
+            "response.created" => news.begins = true,
+            "response.done" | "response.completed" | "response.incomplete" | "response.failed" => {
+                news.ends = true;
+                news.told = told(usage);
+            }
+            "error" => {
+                let literal = status.map_or(&[][..], |(_, span)| &event[span]);
+                news.failed = Some(serde_json::from_slice(literal).unwrap_or(400));
+            }
+            "session.created" | "session.updated" => {
+                news.transcriber = Some(string(event, new.or(old)));
+            }
+            TRANSCRIBED => news.transcribed = told(own),
+            _ => {}
         }
-        if let (Some(name), Some((Kind::String, span))) = (&self.down, model) {
+        if let (Some(name), Some((Kind::String, span))) = (&names.down, model) {
             event.splice(span, name.iter().copied());
         }
+        Some(news)
     }
 
-    fn gemini(&mut self, event: &[u8]) {
-        let Ok([usage, content, complete, tool, ..]) =
-            read(Watch::of(&GEMINI_PATHS), event, |_| ())
-        else {
-            return;
-        };
-        if self.turn_over && (content.is_some() || tool.is_some()) {
-            self.turn_over = false;
-            self.sum.plus(&std::mem::take(&mut self.turn));
+    fn gemini(&mut self, event: &[u8]) -> Option<News> {
+        let [usage, content, complete, tool, ..] =
+            read(Watch::of(&GEMINI_PATHS), event, |_| ()).ok()?;
+        let mut news = News::default();
+        let usage = object(event, usage);
+        let speaks = content.is_some() || tool.is_some();
+        if self.turn_over && (speaks || usage.is_some() && !self.has_begun) {
+            (self.turn_over, self.has_begun) = (false, true);
+            news.begins = true;
         }
-        if let Some(value) = object(event, usage) {
-            self.turn.add(Dialect::Gemini, &value);
-        }
+        news.told = usage.map(|value| {
+            let mut told = Told::default();
+            told.add(Dialect::Gemini, &value);
+            told
+        });
         self.turn_over |= complete.is_some_and(|(kind, _)| kind == Kind::True);
-    }
-
-    /// What the session has used so far.
-    pub fn told(&self) -> Told {
-        let mut told = self.sum;
-        told.plus(&self.turn);
-        told
+        Some(news)
     }
 }
 
@@ -359,10 +490,15 @@ fn object(event: &[u8], value: Option<(Kind, Range<usize>)>) -> Option<Value> {
     if bytes.len() > USAGE_BYTES_MAX { None } else { serde_json::from_slice(bytes).ok() }
 }
 
-/// What tells a caller of a refusal once a session has begun; Gemini has only the close for it.
+/// Whether there are events that tell a caller of a refusal; Gemini has only the close for it.
+pub fn has_events(live: &Live) -> bool {
+    live.endpoint.dialect != Dialect::Gemini
+}
+
+/// What tells a caller of a refusal once a session has begun.
 pub fn error_event(live: &Live, refusal: &Refusal, request_id: &str) -> Option<Vec<u8>> {
     let family = live.endpoint.dialect.family();
-    if live.endpoint.dialect == Dialect::Gemini {
+    if !has_events(live) {
         return None;
     }
     let mut event = format!("{{\"type\":\"error\",\"status\":{},", refusal.status).into_bytes();

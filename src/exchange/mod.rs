@@ -30,6 +30,7 @@ mod settlement;
 mod tokens;
 mod trace;
 mod tunnel;
+mod turns;
 mod upload;
 
 use std::borrow::Cow;
@@ -484,14 +485,14 @@ fn answer<D: Downstream, U: Upstream>(
     if core.metrics.level(Gauge::RequestsInFlight) > snapshot.limits.in_flight_max as i64 {
         return Err(Refusal::overloaded().into());
     }
-    if let Some(page) = admin::models(snapshot, &|| core.live(), user, session.family(), head) {
-        return session.send_page(core, head, page?, note);
-    }
     let is_provider = |name: &str| snapshot.provider_named(name).is_some();
     if websocket::is_asked(head)
         && let Some(call) = live::parse(head.target(), &is_provider)?
     {
         return tunnel::answer(core, snapshot, session, up, head, note, &call);
+    }
+    if let Some(page) = admin::models(snapshot, &|| core.live(), user, session.family(), head) {
+        return session.send_page(core, head, page?, note);
     }
     let route = match path::parse(head.method(), head.target(), &is_provider) {
         Ok(route) => route,

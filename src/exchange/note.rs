@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::Core;
-use super::settlement::{Seen, Settlement};
+use super::settlement::{Part, Seen, Settlement};
 use super::tokens::Token;
 use super::trace::Trace;
 use crate::dialect::ratelimit::Standing;
@@ -210,8 +210,14 @@ impl Drop for Note {
             self.metrics.observe(Timing::FirstByte, first_ms);
         }
         let settlement = self.settlement.take();
+        let part = Part {
+            model_asked: &self.model_asked,
+            model_served: &self.model_served,
+            seen: self.seen(),
+            end: self.end,
+        };
         if let Some((slot, row)) =
-            settlement.and_then(|settlement| settlement.settle(self, &self.snapshot))
+            settlement.and_then(|settlement| settlement.settle(self, &self.snapshot, &part))
         {
             slot.record(row);
         }

@@ -443,7 +443,7 @@ impl<D: Downstream, R: Reply> Relay<'_, D, R> {
         let seen = self.seen(false);
         let Some(settlement) = &mut self.note.settlement else { return false };
         let cost = settlement.cost_so_far(&seen);
-        !settlement.covers(user, cost, &*self.core.clock)
+        settlement.covers(user, cost, &*self.core.clock).is_err()
     }
 
     /// Ends the stream as its vendor ends one that is long enough.

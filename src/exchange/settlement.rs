@@ -18,7 +18,9 @@ use crate::ledger::accounts::{Accounts, Denied, Taken};
 use crate::ledger::{Kind, Ledger, Row, Slot};
 use crate::metrics::{Count, Metrics, Sum};
 use crate::money;
+use crate::route::plan::Target;
 use crate::route::price::{Applied, Mode, PriceRow};
+use crate::route::quota::Spent;
 use crate::route::snapshot::{Logging, Model, Snapshot, User};
 
 /// A prompt of so many tokens is reserved where the model's limit is not known.
@@ -62,6 +64,42 @@ pub(super) fn admit<U: Upstream>(
     plans: &[Plan<'_>],
     note: &mut Note,
 ) -> Result<(), Refusal> {
+    let slot = |ledger: &_, serve_unbilled| wait_for_slot(ledger, up, serve_unbilled);
+    take(core, snapshot, plans, note, slot)
+}
+
+/// The same for what comes next within a session, which does not stand still for it.
+pub(super) fn admit_next(
+    core: &Core,
+    snapshot: &Snapshot,
+    plan: &Plan<'_>,
+    note: &mut Note,
+) -> Result<(), Refusal> {
+    take(core, snapshot, std::slice::from_ref(plan), note, |ledger, _| ledger.slot())
+}
+
+/// What happened already and has to be paid, whoever may.
+pub(super) fn ungated(
+    core: &Core,
+    snapshot: &Snapshot,
+    plan: &Plan<'_>,
+    note: &Note,
+) -> Option<Settlement> {
+    let books = core.books.as_ref()?;
+    note.user?;
+    let ledger = books.ledger.as_ref().filter(|_| snapshot.logging.enable_usage);
+    let slot = ledger.and_then(|ledger| ledger.slot());
+    let unbilled = slot.is_none() && ledger.is_some();
+    Some(Settlement::of(books, plan, slot, unbilled, Taken::default(), core.clock.unix_ms()))
+}
+
+fn take(
+    core: &Core,
+    snapshot: &Snapshot,
+    plans: &[Plan<'_>],
+    note: &mut Note,
+    find_slot: impl FnOnce(&Ledger, bool) -> Option<Slot>,
+) -> Result<(), Refusal> {
     let Some(plan) = plans.first() else { return Ok(()) };
     let Some(books) = &core.books else { return Ok(()) };
     let Some(user) = note.user.map(|at| &snapshot.users[at]) else { return Ok(()) };
@@ -72,7 +110,6 @@ pub(super) fn admit<U: Upstream>(
     }
     let target = plan.target;
     let name = target.permission_name;
-    let price = price_of(plan);
     // Nobody asks where nothing is limited.
     let (cost, tokens) = match user.quotas.is_empty() && user.rate_limits.is_empty() {
         true => (0, 0),
@@ -90,22 +127,13 @@ pub(super) fn admit<U: Upstream>(
             return Err(Refusal::from(limited));
         }
     };
-    let slot = ledger.and_then(|ledger| wait_for_slot(ledger, up, serve_unbilled));
+    let slot = ledger.and_then(|ledger| find_slot(ledger, serve_unbilled));
     let unbilled = slot.is_none() && ledger.is_some();
     if unbilled && !serve_unbilled {
         books.accounts.settle(&user.name, &taken, 0, 0, at_ms);
         return Err(Refusal::overloaded());
     }
-    note.settlement = Some(Settlement {
-        books: books.clone(),
-        slot,
-        unbilled,
-        taken,
-        at_ms,
-        price: price.cloned(),
-        endpoint: plan.endpoint,
-        limit_name_at: target.model_asked.len().saturating_sub(name.len()),
-    });
+    note.settlement = Some(Settlement::of(books, plan, slot, unbilled, taken, at_ms));
     Ok(())
 }
 
@@ -187,6 +215,27 @@ pub(super) fn tells_usage(endpoint: &Endpoint) -> bool {
 }
 
 impl Settlement {
+    fn of(
+        books: &Arc<Books>,
+        plan: &Plan<'_>,
+        slot: Option<Slot>,
+        unbilled: bool,
+        taken: Taken,
+        at_ms: i64,
+    ) -> Settlement {
+        let Target { model_asked, permission_name, .. } = *plan.target;
+        Settlement {
+            books: books.clone(),
+            slot,
+            unbilled,
+            taken,
+            at_ms,
+            price: price_of(plan).cloned(),
+            endpoint: plan.endpoint,
+            limit_name_at: model_asked.len().saturating_sub(permission_name.len()),
+        }
+    }
+
     /// What a reply has cost that is still under way, as far as can be told.
     pub(super) fn cost_so_far(&self, seen: &Seen) -> i64 {
         let Some(price) = &self.price else { return 0 };
@@ -196,9 +245,17 @@ impl Settlement {
 
     /// Whether the reply may cost so much: what was held for it, or more that the user's quotas
     /// still have room for.
-    pub(super) fn covers(&mut self, user: &User, cost: i64, clock: &dyn Clock) -> bool {
+    pub(super) fn covers(
+        &mut self,
+        user: &User,
+        cost: i64,
+        clock: &dyn Clock,
+    ) -> Result<(), Spent> {
         let taken = &mut self.taken;
-        cost <= taken.cost || self.books.accounts.extend(user, taken, cost, clock.unix_ms())
+        if cost <= taken.cost {
+            return Ok(());
+        }
+        self.books.accounts.extend(user, taken, cost, clock.unix_ms())
     }
 
     /// What a call has used and costs when it ends like this.
@@ -216,10 +273,16 @@ impl Settlement {
         Bill { usage, source, applied, cost }
     }
 
-    /// Settles with what the note knows at the end. The row is the caller's to record.
-    pub(super) fn settle(self, note: &Note, snapshot: &Snapshot) -> Option<(Slot, Row)> {
+    /// Settles with what was seen of it in all. The row is the caller's to record.
+    pub(super) fn settle(
+        self,
+        note: &Note,
+        snapshot: &Snapshot,
+        part: &Part<'_>,
+    ) -> Option<(Slot, Row)> {
+        let Part { model_asked, model_served, ref seen, end } = *part;
         let user = note.user.map_or("", |at| &snapshot.users[at].name);
-        let Bill { usage, source, applied, cost } = self.bill(&note.seen());
+        let Bill { usage, source, applied, cost } = self.bill(seen);
         self.books.accounts.settle(user, &self.taken, cost, usage.tokens(), self.at_ms);
         if self.unbilled {
             note.metrics().count(Count::UsageUnbilled);
@@ -238,14 +301,14 @@ impl Settlement {
             provider,
             operation: self.endpoint.name,
             protocol: self.endpoint.dialect.name(),
-            model: &*note.model_asked,
+            model: model_asked,
             limit_name_at: self.limit_name_at,
-            model_served: &*note.model_served,
+            model_served,
             usage_source: source.name(),
-            service_tier: note.told.tier.name(),
+            service_tier: seen.told.tier.name(),
             price: applied,
-            status: note.status,
-            outcome: note.end,
+            status: seen.status,
+            outcome: end,
         });
         let row = Row {
             process: note.id.process,
@@ -273,6 +336,14 @@ fn count_up(metrics: &Metrics, usage: &Usage, cost: i64) {
     metrics.sum(Sum::CacheWrite, written);
     metrics.sum(Sum::Output, usage.output_tokens);
     metrics.sum(Sum::Cost, u64::try_from(cost).unwrap_or(0));
+}
+
+/// What a row says of its own: all of an exchange, or one answer of a session.
+pub(super) struct Part<'a> {
+    pub(super) model_asked: &'a str,
+    pub(super) model_served: &'a str,
+    pub(super) seen: Seen,
+    pub(super) end: &'static str,
 }
 
 /// What was seen of a call that its bill depends on.

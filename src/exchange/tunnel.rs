@@ -2,7 +2,8 @@
 //!
 //! A session is an exchange like the others. Where the query names the model, every gate stands
 //! before the handshake; where the first event does, we shake hands ourselves, read it, and tell of
-//! a refusal within the session. One coroutine serves both ends. It reads from one only when all
+//! a refusal within the session. What is answered in it is counted by `turns.rs`. One coroutine
+//! serves both ends. It reads from one only when all
 //! that it owes the other has been taken, so that a slow reader slows the writer down; of each
 //! direction at most one message is held.
 
@@ -11,19 +12,21 @@ use std::time::{Duration, Instant};
 use super::attempt::{self, Plan, Sending};
 use super::note::Note;
 use super::session::Session;
+use super::turns::Turns;
 use super::{Core, Downstream, Ended, Pipe, Reply, Stop, Upstream, nameless, relay, settlement};
 use crate::dialect::ask::AskError;
 use crate::dialect::headers;
-use crate::dialect::live::{self, Call, Events, Live};
+use crate::dialect::live::{self, Call, Live};
 use crate::dialect::refusal::Refusal;
 use crate::failure::{Cause, Failure, Phase, Sent};
 use crate::limits;
-use crate::metrics::{Gauge, Held};
+use crate::metrics::{Count, Gauge, Held};
+use crate::route::channel::Destination;
 use crate::route::plan::{Need, Target};
 use crate::route::snapshot::Snapshot;
 use crate::wire::head::Head;
 use crate::wire::header;
-use crate::wire::websocket::{self, FrameError, HandshakeError, Kind, Reader, Unit};
+use crate::wire::websocket::{self, FrameError, Kind, Reader, Unit};
 
 /// How often a silent session looks whether the process is draining.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -51,7 +54,7 @@ pub(super) fn answer<D: Downstream, U: Upstream>(
     }
     let offered = live::protocols_up(head.headers.all("sec-websocket-protocol"));
     let hands = Hands { core, snapshot, head, call, key, offered };
-    if call.live.in_query {
+    if call.is_named_before() {
         return hands.by_query(session, up, note);
     }
     hands.greet(session, None::<&U::Reply>, note)?;
@@ -59,17 +62,17 @@ pub(super) fn answer<D: Downstream, U: Upstream>(
 }
 
 /// What both kinds of handshakes need.
-struct Hands<'a> {
-    core: &'a Core,
-    snapshot: &'a Snapshot,
+pub(super) struct Hands<'a> {
+    pub(super) core: &'a Core,
+    pub(super) snapshot: &'a Snapshot,
+    pub(super) call: &'a Call<'a>,
     head: &'a Head,
-    call: &'a Call<'a>,
     key: &'a [u8],
     offered: Vec<&'a str>,
 }
 
 impl Hands<'_> {
-    /// The query names the model, or nothing does.
+    /// The query or the path names the model, or nothing does.
     fn by_query<D: Downstream, U: Upstream>(
         &self,
         session: &mut Session<D>,
@@ -88,7 +91,7 @@ impl Hands<'_> {
         }
         self.greet(session, Some(&reply), note)?;
         let mut tunnel = Tunnel::new(self.core, self.snapshot, session, self.call.live, note);
-        tunnel.events = Some(self.events(&plan));
+        tunnel.turns = Some(Turns::of(self, &plan, tunnel.note));
         let result = tunnel.run(&mut reply);
         tunnel.end(result)
     }
@@ -113,9 +116,9 @@ impl Hands<'_> {
         tunnel.end(result)
     }
 
-    fn dial<D: Downstream, U: Upstream>(
-        &self,
-        tunnel: &mut Tunnel<'_, D>,
+    fn dial<'h, D: Downstream, U: Upstream>(
+        &'h self,
+        tunnel: &mut Tunnel<'h, D>,
         up: &mut U,
         first: &Unit,
     ) -> Result<U::Reply, Ended> {
@@ -129,15 +132,20 @@ impl Hands<'_> {
         let status = answer.status();
         match answer.into_live().filter(|_| status == 101) {
             Some(reply) => {
-                tunnel.events = Some(self.events(&plan));
+                tunnel.turns = Some(Turns::of(self, &plan, tunnel.note));
                 Ok(reply)
             }
             None => Err(Refusal::not_opened(status).into()),
         }
     }
 
+    /// The provider that the path names.
+    pub(super) fn scope(&self) -> Option<usize> {
+        self.call.scope.as_deref().and_then(|name| self.snapshot.provider_named(name))
+    }
+
     fn target<'t>(&'t self, asked: &'t str, note: &mut Note) -> Result<Target<'t>, Refusal> {
-        let scope = self.call.scope.as_deref().and_then(|name| self.snapshot.provider_named(name));
+        let scope = self.scope();
         if !asked.is_empty() {
             return super::target(self.snapshot, scope, asked, note);
         }
@@ -145,31 +153,39 @@ impl Hands<'_> {
         nameless::target(self.snapshot, scope, self.head, note, dialect, Need::Every)
     }
 
-    fn plan<'t>(
+    /// The way to a model, once the last gates are passed.
+    pub(super) fn plan<'t>(
         &'t self,
         target: &'t Target<'t>,
         protocols: &'t str,
         note: &Note,
-    ) -> Result<Plan<'t>, Ended> {
-        let live: &'static Live = self.call.live;
-        let endpoint = &live.endpoint;
+    ) -> Result<Plan<'t>, Refusal> {
         let user = note.user.unwrap_or_default();
-        let destination = super::admit(self.snapshot, user, target, endpoint)?;
-        let provider = &self.snapshot.providers[target.provider];
-        if provider.is_echo() {
-            return Err(HandshakeError::NotServed.into());
-        }
-        let model = target.model_served;
-        let model = (self.call.live.in_query && !model.is_empty()).then_some(model);
-        let url = destination.live_url(endpoint, self.call.version, model, &self.call.rest());
-        let plain = Plan::plain(provider, destination, self.head, endpoint, target, url);
-        Ok(plain.upgraded(protocols))
+        let destination = super::admit(self.snapshot, user, target, &self.call.live.endpoint)?;
+        Ok(self.plan_to(destination, target, protocols))
     }
 
-    fn events(&self, plan: &Plan<'_>) -> Events {
-        let Target { model_asked, model_served, renamed, .. } = *plan.target;
-        let in_event = plan.full_name();
-        Events::new(self.call.live, model_asked, model_served, &in_event, renamed)
+    /// The same without gates; `None`: the provider does not speak this.
+    pub(super) fn ungated<'t>(&'t self, target: &'t Target<'t>) -> Option<Plan<'t>> {
+        let provider = &self.snapshot.providers[target.provider];
+        let destination = provider.destination(self.call.live.endpoint.dialect)?;
+        Some(self.plan_to(destination, target, ""))
+    }
+
+    fn plan_to<'t>(
+        &'t self,
+        destination: &'t Destination,
+        target: &'t Target<'t>,
+        protocols: &'t str,
+    ) -> Plan<'t> {
+        let live: &'static Live = self.call.live;
+        let endpoint = &live.endpoint;
+        let provider = &self.snapshot.providers[target.provider];
+        let model = target.model_served;
+        let model = (live.in_query && !model.is_empty()).then_some(model);
+        let url = destination.live_url(endpoint, self.call.version, model, &self.call.rest());
+        let plain = Plan::plain(provider, destination, self.head, endpoint, target, url);
+        plain.upgraded(protocols)
     }
 
     /// Sends our half of the handshake with the caller: from here on this is a session.
@@ -255,7 +271,7 @@ struct Tunnel<'a, D: Downstream> {
     session: &'a mut Session<D>,
     note: &'a mut Note,
     live: &'static Live,
-    events: Option<Events>,
+    turns: Option<Turns<'a>>,
     down: Side,
     up: Side,
     input: Vec<u8>,
@@ -269,13 +285,15 @@ struct Tunnel<'a, D: Downstream> {
     broke: bool,
     // Nothing more can be written to the upstream.
     is_lost: bool,
+    // How it ended, in a word.
+    outcome: &'static str,
 }
 
-/// However the session ends, by a panic too, the note learns what it used.
+/// However the session ends, by a panic too, what is open in it is settled.
 impl<D: Downstream> Drop for Tunnel<'_, D> {
     fn drop(&mut self) {
-        if let Some(events) = &self.events {
-            self.note.told = events.told();
+        if let Some(turns) = &mut self.turns {
+            turns.leave(self.note, self.outcome);
         }
     }
 }
@@ -294,7 +312,7 @@ impl<'a, D: Downstream> Tunnel<'a, D> {
             session,
             note,
             live,
-            events: None,
+            turns: None,
             down: Side::new(true, event_bytes_max),
             up: Side::new(false, event_bytes_max),
             input: vec![0; limits::RELAY_BYTES],
@@ -304,6 +322,7 @@ impl<'a, D: Downstream> Tunnel<'a, D> {
             answered: false,
             broke: false,
             is_lost: false,
+            outcome: "panic",
         }
     }
 
@@ -370,18 +389,22 @@ impl<'a, D: Downstream> Tunnel<'a, D> {
         }
     }
 
-    /// Whether there is an event that can say it.
-    fn put_error(&mut self, refusal: &Refusal) -> bool {
+    /// Says it in an event, where the dialect has one for it.
+    fn put_error(&mut self, refusal: &Refusal) {
         let event = live::error_event(self.live, refusal, self.note.id.as_str());
         if let Some(event) = &event {
             self.note.bytes_out += event.len() as u64;
             self.down.put(Kind::Text, event, None);
         }
-        event.is_some()
     }
 
     /// Lets our last words arrive.
-    fn end(self, result: Result<(), Ended>) -> Result<(), Ended> {
+    fn end(mut self, result: Result<(), Ended>) -> Result<(), Ended> {
+        self.outcome = match &result {
+            Ok(()) => "ok",
+            Err(Ended::Gone) => "gone",
+            Err(_) => "cut",
+        };
         if let Err(Ended::Cut | Ended::Told) = result {
             self.session.linger(self.core);
         }
@@ -516,7 +539,7 @@ impl<'a, D: Downstream> Tunnel<'a, D> {
             match self.up.reader.feed(rest) {
                 Ok((used, Some(unit))) => {
                     rest = &rest[used..];
-                    self.pass_down(unit);
+                    self.pass_down(pipe, unit);
                 }
                 Ok((_, None)) => return,
                 Err(error) => return self.misspoke(pipe, error, false),
@@ -529,12 +552,12 @@ impl<'a, D: Downstream> Tunnel<'a, D> {
         match unit.kind {
             Kind::Text | Kind::Binary => {
                 self.note.bytes_in += unit.payload.len() as u64;
-                let result = match &self.events {
-                    Some(events) => events.up(&mut unit.payload),
-                    None => Err(AskError::ModelMissing),
+                let result = match &mut self.turns {
+                    Some(turns) => turns.up(self.note, &mut unit.payload),
+                    None => Err(AskError::ModelMissing.into()),
                 };
-                if let Err(error) = result {
-                    return self.not_sent(pipe, error);
+                if let Err(refusal) = result {
+                    return self.not_sent(pipe, &refusal);
                 }
             }
             Kind::Close => {
@@ -546,25 +569,42 @@ impl<'a, D: Downstream> Tunnel<'a, D> {
         self.up.put(unit.kind, &unit.payload, Some(pipe.mask()));
     }
 
-    /// An event that must not go up: its caller is told, and may go on where it can be told.
-    fn not_sent(&mut self, pipe: &mut dyn Pipe, error: AskError) {
-        let refusal = Refusal::from(error);
+    /// An event that must not go up: its caller is told, and may go on where it can be told, unless
+    /// he has spent what he had.
+    fn not_sent(&mut self, pipe: &mut dyn Pipe, refusal: &Refusal) {
+        if live::has_events(self.live) && refusal.status != 402 {
+            self.put_error(refusal);
+        } else {
+            self.end_by(pipe, refusal);
+        }
         self.answered = true;
-        if !self.put_error(&refusal) {
-            let payload = websocket::close(REFUSED, &refusal.message);
-            self.down.put(Kind::Close, &payload, None);
-            self.close(pipe, REFUSED, GOING_AWAY);
+    }
+
+    /// The session cannot go on: in the dialect's words, if it has some, and in the close.
+    fn end_by(&mut self, pipe: &mut dyn Pipe, refusal: &Refusal) {
+        self.put_error(refusal);
+        let code = if refusal.status < 500 { REFUSED } else { TRY_LATER };
+        self.down.put(Kind::Close, &websocket::close(code, &refusal.message), None);
+        self.close(pipe, code, GOING_AWAY);
+        if refusal.status == 402 {
+            self.note.quota_ended = true;
+            self.core.metrics.count(Count::StreamsEnded);
         }
     }
 
     /// One whole message or control frame of the upstream's.
-    fn pass_down(&mut self, mut unit: Unit) {
+    fn pass_down(&mut self, pipe: &mut dyn Pipe, mut unit: Unit) {
         match unit.kind {
             Kind::Text | Kind::Binary => {
-                if let Some(events) = &mut self.events {
-                    events.down(&mut unit.payload);
-                }
+                let refused = match &mut self.turns {
+                    Some(turns) => turns.down(self.note, &mut unit.payload).err(),
+                    None => None,
+                };
                 self.note.bytes_out += unit.payload.len() as u64;
+                if let Some(refusal) = refused {
+                    self.down.put(unit.kind, &unit.payload, None);
+                    return self.end_by(pipe, &refusal);
+                }
             }
             Kind::Close => {
                 self.up.has_closed = true;

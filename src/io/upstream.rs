@@ -1,6 +1,7 @@
 //! One attempt at an upstream: a connection, kept or new, the request, the reply's head and pieces.
 
 mod dial;
+mod echoed;
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -8,10 +9,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub(super) use dial::{Hasty, now};
+use echoed::Echoed;
 
 use parking_lot::Mutex;
 
-use crate::dialect::echo;
 use crate::dialect::resource::PASSTHROUGH;
 use crate::exchange::{
     Call, Desk, Fetch, Fetched, Pipe, Reply, Spool, Unanswered, UpHeaders, Upstream, Work,
@@ -176,7 +177,7 @@ impl Upstream for Caller {
     fn call(&mut self, call: &Call<'_>) -> Result<Answer, Failure> {
         let guard = self.metrics.clone().hold(Gauge::UpstreamInFlight, 1);
         if call.provider.is_echo() {
-            return Echoed::begin(self, call, guard);
+            return echoed::answer(self, call, guard);
         }
         if let Some(protocols) = call.upgrade {
             return dial::dial(self, call, protocols, guard);
@@ -233,6 +234,7 @@ pub struct Answer {
 }
 
 enum Fields {
+    None,
     /// Of the built-in channel.
     ContentType(&'static str),
     Spans(Headers),
@@ -274,6 +276,7 @@ impl Reply for Answer {
 
     fn headers(&self) -> impl Iterator<Item = (&str, &[u8])> {
         let (own, spans) = match &self.fields {
+            Fields::None => (None, None),
             Fields::ContentType(value) => (Some(("content-type", value.as_bytes())), None),
             Fields::Spans(spans) => (None, Some(spans)),
         };
@@ -325,105 +328,4 @@ impl Reply for Answer {
             Body::Http(..) | Body::Echo(_) | Body::Whole { .. } => None,
         }
     }
-}
-
-/// A reply of the built-in channel, with its pauses.
-struct Echoed {
-    pieces: Vec<Vec<u8>>,
-    next: usize,
-    pause: Duration,
-    timer: Option<Timer>,
-    downstream: Option<Arc<OwnedFd>>,
-    worker: usize,
-}
-
-impl Echoed {
-    fn begin(caller: &Caller, call: &Call<'_>, guard: Held) -> Result<Answer, Failure> {
-        let settings = &call.provider.echo;
-        let mut scrap = [0; 4096];
-        while call.source.is_some_and(|source| source.read(&mut scrap).is_ok_and(|got| got > 0)) {}
-        let reply = echo::answer(
-            call.endpoint,
-            call.model_served,
-            call.body,
-            call.stream,
-            call.alt_sse,
-            call.wants_usage,
-            settings,
-        );
-        let fields = Fields::ContentType(reply.content_type);
-        let length = match reply.pieces.as_slice() {
-            [only] => Some(only.len() as u64),
-            _ => None,
-        };
-        let mut echoed = Echoed {
-            pieces: reply.pieces,
-            next: 0,
-            pause: Duration::from_millis(settings.event_delay_ms),
-            timer: None,
-            downstream: caller.downstream.clone(),
-            worker: caller.worker,
-        };
-        echoed.delay(Duration::from_millis(settings.delay_ms), call)?;
-        let body = Body::Echo(echoed);
-        Ok(Answer { status: reply.status, fields, length, body, _guard: guard })
-    }
-
-    /// The silence before the head.
-    fn delay(&mut self, delay: Duration, call: &Call<'_>) -> Result<(), Failure> {
-        let mut left = delay;
-        while let Some(waiting) = call.waiting {
-            let patience = waiting.patience();
-            if patience.is_zero() || patience >= left {
-                break;
-            }
-            self.sleep(patience, Phase::AwaitHead)?;
-            left -= patience;
-            let gone = Failure { cause: Cause::DownstreamGone, ..echo_failure(Phase::AwaitHead) };
-            waiting.tell().map_err(|_| gone)?;
-        }
-        self.sleep(left, Phase::AwaitHead)
-    }
-
-    fn is_ready(&self) -> bool {
-        self.next == 0 || self.pause.is_zero()
-    }
-
-    fn piece(&mut self) -> Result<&[u8], Failure> {
-        if self.next == self.pieces.len() {
-            return Ok(&[]);
-        }
-        if self.next > 0 && !self.pause.is_zero() {
-            self.sleep(self.pause, Phase::Relay)?;
-        }
-        self.next += 1;
-        Ok(&self.pieces[self.next - 1])
-    }
-
-    /// Pauses in slices, so that a downstream that leaves is noticed.
-    fn sleep(&mut self, pause: Duration, phase: Phase) -> Result<(), Failure> {
-        let mut left = pause;
-        while !left.is_zero() {
-            let slice = left.min(Duration::from_millis(limits::HANG_UP_POLL_MS));
-            if self.timer.is_none() {
-                self.timer = Some(Timer::new(self.worker).map_err(|_| echo_failure(phase))?);
-            }
-            if let Some(timer) = &mut self.timer {
-                timer.sleep(slice).map_err(|_| echo_failure(phase))?;
-            }
-            left -= slice;
-            if self.downstream.as_deref().is_some_and(worker::has_left) {
-                return Err(Failure { cause: Cause::DownstreamGone, ..echo_failure(phase) });
-            }
-            if worker::is_cut() {
-                return Err(Failure { cause: Cause::ShuttingDown, ..echo_failure(phase) });
-            }
-        }
-        Ok(())
-    }
-}
-
-fn echo_failure(phase: Phase) -> Failure {
-    let cause = Cause::Unreachable;
-    Failure { phase, sent: Sent::Nothing, cause, reused: false, after_ms: 0 }
 }

@@ -372,13 +372,13 @@ impl Read for Moved {
 }
 
 impl Both {
-    /// Watches both from now on. They tell of each change once, so whoever waits first reads and
-    /// writes until nothing more can be.
-    pub fn of(worker: usize, one: &OwnedFd, other: &OwnedFd) -> io::Result<Both> {
+    /// Watches both from now on, or the only one that there is. They tell of each change once, so
+    /// whoever waits first reads and writes until nothing more can be.
+    pub fn of(worker: usize, ends: &[&OwnedFd]) -> io::Result<Both> {
         let epoll = into_class(epoll::create(epoll::CreateFlags::CLOEXEC)?, worker)?;
         let flags = EventFlags::IN | EventFlags::OUT | EventFlags::RDHUP | EventFlags::ET;
-        for (number, fd) in [(0, one), (1, other)] {
-            epoll::add(&epoll, fd, epoll::EventData::new_u64(number), flags)?;
+        for (number, fd) in ends.iter().enumerate() {
+            epoll::add(&epoll, fd, epoll::EventData::new_u64(number as u64), flags)?;
         }
         let epoll = Arc::new(epoll);
         let io = CoIo::new(Moved(epoll.clone())).map_err(io::Error::from)?;

@@ -139,19 +139,24 @@ impl Accounts {
     }
 
     /// Holds more for a request under way that turns out to cost `cost`, and some in advance.
-    /// False: a quota of the user's has no room for it.
-    pub fn extend(&self, user: &User, taken: &mut Taken, cost: i64, now_ms: i64) -> bool {
+    /// An error: a quota of the user's has no room for it.
+    pub fn extend(
+        &self,
+        user: &User,
+        taken: &mut Taken,
+        cost: i64,
+        now_ms: i64,
+    ) -> Result<(), Spent> {
         let mut all = self.all.lock();
-        let Some(account) = all.get_mut(&user.name) else { return true };
+        let Some(account) = all.get_mut(&user.name) else { return Ok(()) };
         let day = now_ms.div_euclid(DAY_MS);
-        for wanted in [cost.saturating_add(cost / STEP), cost] {
+        let mut reserve = |wanted: i64| {
             let more = wanted.saturating_sub(taken.cost).max(0);
-            if account.spending.reserve(&user.quotas, more, day).is_ok() {
-                taken.cost += more;
-                return true;
-            }
-        }
-        false
+            account.spending.reserve(&user.quotas, more, day)?;
+            taken.cost += more;
+            Ok(())
+        };
+        reserve(cost.saturating_add(cost / STEP)).or_else(|_: Spent| reserve(cost))
     }
 
     /// Puts what a request cost and used in the place of what was taken for it.
@@ -276,15 +281,15 @@ mod tests {
         let (accounts, user) = (Accounts::default(), user(Vec::new(), quotas));
         let admit = |cost| accounts.admit(&user, "m", cost, 0, EDGE_MS).expect("room").0;
         let (mut one, other) = (admit(100), admit(400));
-        assert!(accounts.extend(&user, &mut one, 400, EDGE_MS));
+        assert!(accounts.extend(&user, &mut one, 400, EDGE_MS).is_ok());
         assert_eq!(one.cost, 450, "some in advance");
-        assert!(accounts.extend(&user, &mut one, 600, EDGE_MS));
+        assert!(accounts.extend(&user, &mut one, 600, EDGE_MS).is_ok());
         assert_eq!(one.cost, 600, "what is left, to the last of it");
-        assert!(!accounts.extend(&user, &mut one, 601, EDGE_MS));
+        assert!(accounts.extend(&user, &mut one, 601, EDGE_MS).is_err());
         assert_eq!(one.cost, 600);
         // What another request gives back is there again.
         accounts.settle("alice", &other, 10, 0, EDGE_MS);
-        assert!(accounts.extend(&user, &mut one, 601, EDGE_MS));
+        assert!(accounts.extend(&user, &mut one, 601, EDGE_MS).is_ok());
         accounts.settle("alice", &one, 601, 0, EDGE_MS);
         assert!(accounts.admit(&user, "m", 389, 0, EDGE_MS).is_ok());
     }

@@ -73,7 +73,7 @@ fn shake(
         return Err(Cause::Malformed);
     }
     let downstream = caller.downstream.as_ref().ok_or(Cause::DownstreamGone)?;
-    let both = Both::of(caller.worker, downstream, &wire.sock.shared());
+    let both = Both::of(caller.worker, &[downstream, &wire.sock.shared()]);
     let both = both.map_err(|_| Cause::Unreachable)?;
     let pipe = Open { wire, rest, taken: 0, both };
     Ok((head, Body::Pipe(Box::new(pipe))))
@@ -138,7 +138,7 @@ fn request(address: &Address<'_>, call: &Call<'_>, protocols: &str, key: &str) -
     Some(out)
 }
 
-fn fill(random: &mut [u8]) {
+pub(super) fn fill(random: &mut [u8]) {
     let filled = ring::rand::SystemRandom::new().fill(random);
     filled.expect("the system gives random bytes, or TLS could not work either");
 }
@@ -347,12 +347,7 @@ impl Pipe for Open {
     }
 
     fn wait(&mut self, until: Instant) {
-        while let Some(slice) = worker::slice_until(until, Instant::now()) {
-            match self.both.wait(slice) {
-                Err(error) if error.kind() == io::ErrorKind::TimedOut => {}
-                _ => return,
-            }
-        }
+        wait(&mut self.both, until);
     }
 
     fn give_way(&mut self) {
@@ -364,6 +359,16 @@ impl Pipe for Open {
         let mut mask = [0; 4];
         fill(&mut mask);
         mask
+    }
+}
+
+/// Waits until one of them has moved.
+pub(super) fn wait(both: &mut Both, until: Instant) {
+    while let Some(slice) = worker::slice_until(until, Instant::now()) {
+        match both.wait(slice) {
+            Err(error) if error.kind() == io::ErrorKind::TimedOut => {}
+            _ => return,
+        }
     }
 }
 
