@@ -136,6 +136,15 @@ class Gateway:
         return self.call("POST", "/v1/chat/completions", body, key, headers)
 
 
+def make_user(gateway, name, quota):
+    """A user with a password, a permission, a limit and a quota; his key."""
+    gateway.make("users", name=name, password=PASSWORD)
+    gateway.make("permissions", user_name=name, model_pattern="*")
+    gateway.make("rate_limits", user_name=name, model_pattern="*", rpm=1000)
+    gateway.make("quotas", user_name=name, quota=quota)
+    return gateway.make("user_keys", user_name=name)["api_key"]
+
+
 @pytest.fixture(scope="session")
 def gateway(tmp_path_factory):
     gateway = Gateway(tmp_path_factory.mktemp("gateway"))

@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from conftest import HERE
+from conftest import HERE, make_user
 
 SHOTS = HERE / ".shots"
 AXE = HERE / "node_modules" / "axe-core" / "axe.min.js"
@@ -16,11 +16,25 @@ PAGES = [
     ("requests", "requests?status_min=400&status_max=999", "Requests"),
     ("request", "requests/{request}", "Request"),
     ("playground", "playground", "Playground"),
+    ("users", "users", "Users"),
+    ("user", "users/hal", "User hal"),
+    ("permissions", "permissions", "Permissions"),
+    ("limits", "limits", "Rate limits"),
+    ("quotas", "quotas", "Quotas"),
+    ("providers", "providers", "Providers"),
+    ("models", "models", "Models"),
+    ("settings", "settings", "Settings"),
+    ("me", "me", "Yours"),
 ]
 
 
 @pytest.fixture(scope="module")
 def request_id(gateway):
+    """The id of a request; there are also users with quotas, spent to different parts."""
+    for name, quota in [("hal", "1"), ("ida", "0.5"), ("jan", "10")]:
+        key = make_user(gateway, name, quota)
+        gateway.chat(key, "openai-main/paid")
+        gateway.newest_row(f"user_name={name}")
     query = "provider_name=anthropic-main&status_max=200&outcome=ok"
     return gateway.newest_row(query)["request_id"]
 

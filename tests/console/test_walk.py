@@ -2,17 +2,8 @@
 
 import re
 
-from conftest import ADMIN_KEY, PASSWORD
+from conftest import ADMIN_KEY, PASSWORD, make_user
 from playwright.sync_api import expect
-
-
-def make_user(gateway, name, quota):
-    """A user with a password, a permission, a limit and a quota; his key."""
-    gateway.make("users", name=name, password=PASSWORD)
-    gateway.make("permissions", user_name=name, model_pattern="*")
-    gateway.make("rate_limits", user_name=name, model_pattern="*", rpm=1000)
-    gateway.make("quotas", user_name=name, quota=quota)
-    return gateway.make("user_keys", user_name=name)["api_key"]
 
 
 def test_a_wrong_key_is_told_and_a_right_one_opens_the_console(gateway, visit):
@@ -43,14 +34,54 @@ def test_signing_out_everywhere_ends_the_other_browsers_session(gateway, visit):
     expect(other.page.get_by_label("User name")).to_be_visible()
 
 
-def test_a_request_is_seen_with_its_cost_and_a_spent_quota_with_its_reason(gateway, visit):
-    key = make_user(gateway, "erin", "0.50")
-    assert gateway.chat(key, "openai-main/paid")[0] == 200
-    assert gateway.chat(key, "openai-main/paid")[0] == 402
-    gateway.newest_row("user_name=erin")
+def make(page, one, **fields):
+    """Makes a row through its dialog."""
+    page.get_by_role("button", name=f"New {one}", exact=True).click()
+    dialog = page.get_by_role("dialog")
+    for label, value in fields.items():
+        dialog.get_by_label(label.replace("_", " ")).fill(value)
+    dialog.get_by_role("button", name="Make it").click()
+    return dialog
+
+
+def make_erin(page):
+    """A user with a permission, a limit, a quota and a key, all by hand; his key."""
+    make(page, "user", Name="erin", Password="short")
+    expect(page.get_by_role("dialog").locator(".mistake:visible")).to_have_count(1)
+    page.get_by_role("dialog").get_by_label("Password").fill(PASSWORD)
+    page.get_by_role("dialog").get_by_role("button", name="Make it").click()
+    page.get_by_role("heading", name="User erin").wait_for()
+    for one, fields in [
+        ("permission", {"Models": "*"}), ("rate limit", {"Requests_in_a_minute": "1000"}),
+        ("quota", {"USD": "0.50"}),
+    ]:
+        expect(make(page, one, **fields)).to_have_count(0)
+    make(page, "key", Label="laptop")
+    key = page.get_by_label("The new key").inner_text().strip()
+    assert key.startswith("sk-gp-")
+    for way in ["OpenAI, Python", "Anthropic, JavaScript", "Claude Code", "Open WebUI"]:
+        page.get_by_role("tab", name=way).click()
+        expect(page.get_by_label(way, exact=True).and_(page.locator("pre"))).to_contain_text(key)
+    page.get_by_role("button", name="Close").click()
+    assert key not in page.content()
+    return key
+
+
+def test_a_user_made_by_hand_calls_spends_his_quota_is_topped_up_and_calls_again(gateway, visit):
     visitor = visit()
     visitor.sign_in()
     page = visitor.page
+    visitor.open("users", "Users")
+    key = make_erin(page)
+    visitor.open("permissions", "Permissions")
+    page.get_by_label("User", exact=False).first.fill("erin")
+    page.get_by_label("Model", exact=False).first.fill("openai-main/paid")
+    page.get_by_role("button", name="Ask").click()
+    expect(page.locator("main")).to_contain_text("By the rule")
+
+    assert gateway.chat(key, "openai-main/paid")[0] == 200
+    assert gateway.chat(key, "openai-main/paid")[0] == 402
+    gateway.newest_row("user_name=erin")
     visitor.open("requests?user_name=erin", "Requests")
     rows = page.locator("tbody tr")
     expect(rows).to_have_count(2)
@@ -67,7 +98,13 @@ def test_a_request_is_seen_with_its_cost_and_a_spent_quota_with_its_reason(gatew
     expect(curl).to_contain_text("$GPROXY_KEY")
     assert key not in page.content()
 
-    gateway.make("quotas/erin:total/top_ups", amount="1")
+    visitor.open("quotas", "Quotas")
+    row = page.get_by_role("row").filter(has_text="erin")
+    expect(row).to_contain_text("$0.40 of $0.50")
+    row.get_by_role("button", name="Top up").click()
+    page.get_by_role("dialog").get_by_label("USD").fill("1")
+    page.get_by_role("dialog").get_by_role("button", name="Top up").click()
+    expect(page.get_by_role("row").filter(has_text="erin")).to_contain_text("of $1.50")
     assert gateway.chat(key, "openai-main/topped-up")[0] == 200
     gateway.newest_row("user_name=erin&model=openai-main/topped-up")
     visitor.open("requests?user_name=erin&status_max=399", "Requests")
@@ -147,9 +184,13 @@ def test_a_user_sees_his_own_and_reaches_nothing_of_others_by_any_url(gateway, v
     visitor.sign_in(name="frank")
     page = visitor.page
     expect(page.locator("nav")).not_to_contain_text("Users")
+    visitor.open("me", "Yours, frank")
+    expect(page.locator("main")).to_contain_text("of $9.00")
+    expect(make(page, "key", Label="of frank's own").get_by_label("The new key")).to_be_visible()
+    page.get_by_role("button", name="Close").click()
     for address in [
         "overview", "overview?by=user", "requests", "requests?user_name=grace",
-        f"requests/{row['request_id']}", "playground", "users/grace", "settings",
+        f"requests/{row['request_id']}", "playground", "users/grace", "settings", "quotas",
     ]:
         page.goto(f"{gateway.console}#/{address}")
         page.reload()

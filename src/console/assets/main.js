@@ -22,6 +22,14 @@ const PAGES = [
   { name: "overview", title: "Overview", group: "Traffic" },
   { name: "requests", title: "Requests", group: "Traffic" },
   { name: "playground", title: "Playground", group: "Traffic" },
+  { name: "users", title: "Users", group: "Access", who: "admin" },
+  { name: "permissions", title: "Permissions", group: "Access", who: "admin" },
+  { name: "limits", title: "Rate limits", group: "Access", who: "admin" },
+  { name: "quotas", title: "Quotas", group: "Access", who: "admin" },
+  { name: "providers", title: "Providers", group: "Gateway", who: "admin" },
+  { name: "models", title: "Models", group: "Gateway", who: "admin" },
+  { name: "settings", title: "Settings", group: "Gateway", who: "admin" },
+  { name: "me", title: "Yours", group: "Mine" },
 ];
 
 const THEME = "gproxy-theme";

@@ -3,6 +3,7 @@
 import { h, replace } from "./dom.js";
 import { query } from "./api.js";
 
+const TOASTS_MAX = 2;
 const live = h("div", { class: "toasts", role: "status", "aria-live": "polite" });
 
 /** The place where [say] speaks; the shell puts it in the document once. */
@@ -12,7 +13,8 @@ export const liveRegion = () => live;
 export function say(text, kind) {
   const toast = h("p", { class: `toast ${kind ?? ""}` }, text);
   live.append(toast);
-  setTimeout(() => toast.remove(), 6_000);
+  if (live.children.length > TOASTS_MAX) live.firstChild.remove();
+  setTimeout(() => toast.remove(), 5_000);
 }
 
 /** The address of a page: `to("requests", { status_min: 400 })`, `to("requests", {}, id)`. */

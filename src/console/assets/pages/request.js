@@ -1,6 +1,6 @@
 // One request: what was decided, how long it took, what it used and cost, and what was kept of it.
 
-import { get } from "../api.js";
+import { get, path } from "../api.js";
 import { waterfall } from "../charts.js";
 import { h } from "../dom.js";
 import { bytes, count, duration, time, usd } from "../format.js";
@@ -40,7 +40,9 @@ export async function showRequest(context, id) {
   const { area, signal } = context;
   const isAdmin = area === "/admin/api";
   const list = (what) => get(`${area}/${what}`, { request_id: id }, signal);
-  const [rows, refusals] = await Promise.all([list("usage"), list("refusals")]);
+  const [rows, refusals, recording] = await Promise.all([
+    list("usage"), list("refusals"), isAdmin ? recordingOf(id, signal) : null,
+  ]);
   const [row, refused] = [rows.items[0], refusals.items[0]];
   const known = row ?? refused;
   const back = h("a", { href: to("requests") }, "All requests");
@@ -57,8 +59,16 @@ export async function showRequest(context, id) {
       isAdmin && panel("Who may, and who serves", await decision(known, signal))),
     row && panel("Timings", timings(row)),
     row && panel("Tokens and cost", bill(row)),
+    recording && panel("The last bytes of its stream", recorded(recording)),
     panel("Again, with curl", copyable(curl(known), "A command that calls again")),
   ];
+}
+
+/** The recording of a stream that broke off; `null`: there is none. */
+async function recordingOf(id, signal) {
+  const { items } = await get("/admin/api/recordings", {}, signal);
+  const isThere = items.some((item) => item.request_id === id);
+  return isThere ? get(path("/admin/api/recordings", id), {}, signal) : null;
 }
 
 function whatHappened(known, refused) {
@@ -144,6 +154,16 @@ export function bill(row) {
       ["Counted by", row.usage_source],
       ["Served as", row.service_tier],
     ]),
+  ];
+}
+
+function recorded({ why, truncated, total_ms: total, pieces }) {
+  return [
+    facts([["It ended", why], ["After", duration(total)]]),
+    truncated && h("p", { class: "faint" }, "More came before."),
+    h("ol", { class: "pieces" }, pieces.map((piece) => h("li", null,
+      h("span", { class: "faint" }, `${duration(piece.at_ms)}, ${bytes(piece.bytes)}`),
+      h("pre", { class: "raw" }, piece.text)))),
   ];
 }
 

@@ -74,7 +74,9 @@ function merge({ items, next_cursor: next }, refused) {
   const here = refused.filter((item) => item.at >= oldest);
   refused.splice(0, here.length);
   const others = here.filter((item) => !known.has(item.request_id));
-  return [...items, ...others].sort((one, other) => other.at - one.at);
+  return [...items, ...others].sort((one, other) => {
+    return other.at - one.at || (other.request_id < one.request_id ? -1 : 1);
+  });
 }
 
 function columns(area) {
