@@ -115,6 +115,9 @@ impl From<AskError> for Refusal {
             AskError::BodyModelMismatch => "the body names another model than the path",
             AskError::OtherModel => "this connection serves another model; open one for each",
             AskError::TooManyModels => "the body names too many models",
+            AskError::OtherProvider => {
+                "the models of a batch are served by one provider; make a batch for each"
+            }
         };
         Refusal::new(Code::BadRequest, message)
     }

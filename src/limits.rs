@@ -29,6 +29,8 @@ pub const JSON_DEPTH_MAX: usize = 128;
 pub const MODEL_BYTES_MAX: usize = 256;
 /// Names of the model in one request body (`batchEmbedContents`); more is 400. Gemini takes 100.
 pub const BODY_MODELS_MAX: usize = 1_024;
+/// Different names of models in one batch; more is 400.
+pub const BATCH_MODELS_MAX: usize = 256;
 /// An upstream's response head; longer is 502.
 pub const UPSTREAM_HEAD_BYTES_MAX: usize = 16 * 1024;
 /// A reply up to this size keeps an exact `content-length` although its model name was restored.

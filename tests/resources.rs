@@ -451,6 +451,17 @@ fn the_bytes_of_a_resumable_upload_come_to_the_gateway_and_go_to_their_session()
         assert_eq!(seen.header("x-goog-api-key"), Some(UPSTREAM_KEY));
         assert!(!String::from_utf8_lossy(&seen.head).contains(ADMIN_KEY));
     }
+    // An address counts as long as its user's key: in the next process too.
+    let reply = ask(&gateway, "POST", "/vertex-main/upload/v1beta/files", &start, b"{}");
+    let url = reply.header("x-goog-upload-url").expect("an address");
+    let ours = url.strip_prefix("http://gateway.test").expect("at this host");
+    let step = [("x-goog-upload-command", "upload, finalize"), ("x-goog-upload-offset", "0")];
+    let config = Config::to(&upstream).tail(FILES).text();
+    for (text, status) in [(config.clone(), 200), (config.replace(ADMIN_KEY, "sk-another-1"), 401)]
+    {
+        let next = Gateway::start(&text);
+        assert_eq!(next.connect().ask(&request("POST", ours, &step, b"x")).status, status);
+    }
     // What leads to another host does not come down: its key would go there.
     let body = b"{\"file\":{\"displayName\":\"elsewhere\"}}";
     let reply = ask(&gateway, "POST", "/vertex-main/upload/v1beta/files", &start, body);

@@ -54,8 +54,10 @@ pub enum AskError {
     BodyModelMismatch,
     /// An event names another model than its session.
     OtherModel,
-    /// The body names more than [`BODY_MODELS_MAX`] models.
+    /// The body names more models than are followed.
     TooManyModels,
+    /// The models of a batch are served by several providers.
+    OtherProvider,
 }
 
 impl From<JsonError> for AskError {
@@ -115,7 +117,13 @@ const OUTPUT_PATHS: [&[Step]; 3] = [
     &[Step::Key("max_completion_tokens")],
     &[Step::Key("max_output_tokens")],
 ];
-const GEMINI_OUTPUT_PATH: &[Step] = &[Step::Key("generationConfig"), Step::Key("maxOutputTokens")];
+/// Google's servers read every name in both ways.
+const GEMINI_OUTPUT_PATHS: [&[Step]; 4] = [
+    &[Step::Key("generationConfig"), Step::Key("maxOutputTokens")],
+    &[Step::Key("generation_config"), Step::Key("max_output_tokens")],
+    &[Step::Key("generationConfig"), Step::Key("max_output_tokens")],
+    &[Step::Key("generation_config"), Step::Key("maxOutputTokens")],
+];
 const STREAM_PATH: &[Step] = &[Step::Key("stream")];
 const OPTIONS_PATH: &[Step] = &[Step::Key("stream_options")];
 const INCLUDE_PATH: &[Step] = &[Step::Key("stream_options"), Step::Key("include_usage")];
@@ -203,19 +211,19 @@ fn scan_named_in_path(endpoint: &Endpoint, body: &[u8]) -> Result<Ask, AskError>
     let watched = MODEL + endpoint.body_models.len();
     paths[MODEL..watched].copy_from_slice(endpoint.body_models);
     // Behind the models.
-    paths[watched] = GEMINI_OUTPUT_PATH;
-    let (output, watched) = (watched, watched + 1);
+    let (output, watched) = (watched, watched + GEMINI_OUTPUT_PATHS.len());
+    paths[output..watched].copy_from_slice(&GEMINI_OUTPUT_PATHS);
     let mut output_max = None;
     let mut output_at = 0;
     let mut body_models: Vec<Value> = Vec::new();
     let mut error: Option<AskError> = None;
     each_event(&mut paths[..watched], body, |event| match event {
         Event::Begins { path: ROOT, .. } | Event::Ends { path: ROOT, .. } => {}
-        Event::Begins { path, at, .. } if path == output => output_at = at as usize,
-        Event::Ends { path, end } if path == output => {
+        Event::Begins { path, at, .. } if path >= output => output_at = at as usize,
+        Event::Ends { path, end } if path >= output => {
             output_max = output_max.max(number(&body[output_at..end as usize]));
         }
-        Event::Repeats { path } if path == output => {}
+        Event::Repeats { path } if path >= output => {}
         _ if error.is_some() => {}
         Event::Misspelt { .. } => error = Some(AskError::KeyMisspelt),
         Event::Begins { .. } if body_models.len() == BODY_MODELS_MAX => {

@@ -3,6 +3,7 @@
 //! Pure: bytes in, bytes or plain data out. Knows nothing of providers, users or sockets.
 
 pub mod ask;
+pub mod batch;
 pub mod count;
 pub mod echo;
 pub mod endpoint;

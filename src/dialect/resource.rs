@@ -27,6 +27,8 @@ pub struct Resource {
     /// What is made here works with models that nobody here sees: all methods but `GET` need the
     /// permission for every model.
     pub unseen: bool,
+    /// What is made here names models all the same: see `batch.rs`.
+    pub models: bool,
 }
 
 impl Resource {
@@ -47,7 +49,7 @@ const fn row(
     methods: &'static str,
 ) -> Resource {
     let endpoint = nameless(name, dialect, tail);
-    Resource { endpoint, methods, allow: methods, is_file: false, unseen: false }
+    Resource { endpoint, methods, allow: methods, is_file: false, unseen: false, models: false }
 }
 
 const fn file(
@@ -137,7 +139,10 @@ pub static RESOURCES: &[Resource] = &[
     unseen("threads", OPENAI, "threads/**", ALL),
     unseen("chatkit", OPENAI, "chatkit/**", ALL),
     // https://docs.anthropic.com/en/api
-    linked(unseen("messages.batches", ANTHROPIC, "messages/batches", "GET, POST")),
+    Resource {
+        models: true,
+        ..linked(unseen("messages.batches", ANTHROPIC, "messages/batches", "GET, POST"))
+    },
     linked(row("messages.batch", ANTHROPIC, "messages/batches/*", "GET, DELETE")),
     linked(row("messages.batch_cancel", ANTHROPIC, "messages/batches/*/cancel", "POST")),
     row("messages.batch_results", ANTHROPIC, "messages/batches/*/results", "GET"),

@@ -8,7 +8,7 @@ use std::fmt::Write;
 const FAMILIES: [(Family, &str); 3] =
     [(Family::Openai, "openai"), (Family::Anthropic, "anthropic"), (Family::Gemini, "gemini")];
 
-const ASK_ERRORS: [AskError; 16] = [
+const ASK_ERRORS: [AskError; 17] = [
     AskError::NotJson,
     AskError::NotAnObject,
     AskError::Truncated,
@@ -25,6 +25,7 @@ const ASK_ERRORS: [AskError; 16] = [
     AskError::BodyModelMismatch,
     AskError::OtherModel,
     AskError::TooManyModels,
+    AskError::OtherProvider,
 ];
 
 const PHASES: [Phase; 6] =

@@ -10,6 +10,7 @@ use std::ops::Range;
 use super::session::{Body, Session};
 use super::{Core, Downstream, Upstream};
 use crate::dialect::ask::{self, AskError};
+use crate::dialect::batch::Exchange;
 use crate::dialect::refusal::Refusal;
 use crate::failure::Unstored;
 use crate::limits;
@@ -45,6 +46,7 @@ pub(super) struct Begun {
     /// In memory; behind what is on disk.
     pub(super) bytes: Vec<u8>,
     spooled: Option<Spooled>,
+    exchange: Option<Box<Exchange>>,
 }
 
 /// What of it is on disk.
@@ -95,6 +97,16 @@ impl Begun {
         };
         spooled.length += self.bytes.len() as u64;
         spooled.spool.append(std::mem::take(&mut self.bytes))
+    }
+
+    /// Exchanges the names in it, which is all in memory or all on disk.
+    pub(super) fn exchange(&mut self, mut exchange: Exchange) -> Result<(), AskError> {
+        if self.spooled.is_none() {
+            let bytes = std::mem::take(&mut self.bytes);
+            return exchange.feed(&bytes, &mut self.bytes);
+        }
+        self.exchange = Some(Box::new(exchange));
+        Ok(())
     }
 
     /// Bytes in all.
@@ -171,6 +183,7 @@ struct State<'a, D: Downstream> {
     length: Option<u64>,
     begun: Vec<u8>,
     spooled: Option<Spooled>,
+    exchange: Option<Box<Exchange>>,
     taken: usize,
     // Goes on watching a form whose model was found, against a second one.
     form: Option<Scanner>,
@@ -188,7 +201,7 @@ impl<'a, D: Downstream> Incoming<'a, D> {
         form: Option<Scanner>,
     ) -> Incoming<'a, D> {
         let bytes = begun.length();
-        let Begun { bytes: begun, spooled } = begun;
+        let Begun { bytes: begun, spooled, exchange } = begun;
         let broken = None;
         Incoming(RefCell::new(State {
             core,
@@ -196,6 +209,7 @@ impl<'a, D: Downstream> Incoming<'a, D> {
             length,
             begun,
             spooled,
+            exchange,
             taken: 0,
             form,
             bytes,
@@ -235,12 +249,21 @@ impl<D: Downstream> Source for Incoming<'_, D> {
 
 impl<D: Downstream> State<'_, D> {
     fn fill(&mut self, most: usize) -> Result<(), Refusal> {
-        if let Some(spooled) = &mut self.spooled {
-            spooled.next(&mut self.begun)?;
+        while let Some(spooled) = &mut self.spooled {
+            let mut piece = Vec::new();
+            spooled.next(&mut piece)?;
+            if piece.is_empty() {
+                self.spooled = None;
+                break;
+            }
+            match &mut self.exchange {
+                Some(exchange) => exchange.feed(&piece, &mut self.begun)?,
+                None => self.begun = piece,
+            }
+            // All of a short piece may be the beginning of a name.
             if !self.begun.is_empty() {
                 return Ok(());
             }
-            self.spooled = None;
         }
         self.session.read_piece(self.core, &mut self.begun, most)?;
         self.bytes += self.begun.len() as u64;

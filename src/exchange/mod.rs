@@ -11,6 +11,7 @@ mod affinity;
 mod answer;
 mod api;
 mod attempt;
+mod batch;
 mod cascade;
 mod counting;
 mod early;

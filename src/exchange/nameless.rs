@@ -8,7 +8,7 @@ use super::incoming::{Begun, Load};
 use super::note::Note;
 use super::session::Session;
 use super::upload::Upload;
-use super::{Core, Downstream, Ended, Upstream, packed};
+use super::{Core, Downstream, Ended, Upstream, batch, packed};
 use crate::dialect::Dialect;
 use crate::dialect::ask::AskError;
 use crate::dialect::path::{PathError, Route};
@@ -47,6 +47,10 @@ pub(super) fn answer<D: Downstream, U: Upstream>(
     };
     let endpoint = &call.resource.endpoint;
     note.endpoint = endpoint.name;
+    // What comes compressed passes as it is, so nobody sees its models.
+    if call.resource.models && head.method() == "POST" && !head.headers.has("content-encoding") {
+        return batch::answer(core, snapshot, session, up, head, note, &call);
+    }
     let is_raw = std::ptr::eq(call.resource, &resource::PASSTHROUGH);
     let need = match call.resource.is_file {
         true => Need::Files,
@@ -71,9 +75,10 @@ pub(super) fn answer<D: Downstream, U: Upstream>(
     let url = url_of(&call, destination, is_raw);
     let mut plan = Plan::plain(provider, destination, head, endpoint, &target, url);
     if call.is_upload {
-        let user = &snapshot.users[note.user.unwrap_or_default()].name;
+        let user = note.user.unwrap_or_default();
         let (version, tail) = (call.version, &call.tail);
-        plan.upload = Upload::new(destination, &provider.name, version, tail, user, head);
+        let name = &provider.name;
+        plan.upload = Upload::new(destination, name, version, tail, snapshot, user, head);
     }
     let bytes_max = match call.resource.is_file {
         true => snapshot.limits.upload_bytes_max,
@@ -179,8 +184,13 @@ pub(super) fn target(
     provider(snapshot, scope, head, note, dialect, need).map(unnamed)
 }
 
+/// Whether a header names the provider.
+pub(super) fn names_provider(head: &Head) -> bool {
+    PROVIDER_FIELDS.into_iter().any(|name| head.headers.has(name))
+}
+
 /// The provider of a request that names no model.
-fn provider(
+pub(super) fn provider(
     snapshot: &Snapshot,
     scope: Option<usize>,
     head: &Head,
@@ -227,7 +237,7 @@ fn raw_dialect(snapshot: &Snapshot, scope: Option<usize>) -> Dialect {
     spoken.unwrap_or(resource::PASSTHROUGH.endpoint.dialect)
 }
 
-fn spoken(provider: &Provider, dialect: Dialect) -> Result<&Destination, RouteError> {
+pub(super) fn spoken(provider: &Provider, dialect: Dialect) -> Result<&Destination, RouteError> {
     let spoken = || RouteError::DialectNotSpoken(provider.dialects());
     provider.destination(dialect).ok_or_else(spoken)
 }
@@ -240,12 +250,12 @@ fn url_of(call: &Call<'_>, destination: &Destination, is_raw: bool) -> String {
     }
 }
 
-fn unnamed(provider: usize) -> Target<'static> {
+pub(super) fn unnamed(provider: usize) -> Target<'static> {
     Target { provider, model_asked: "", model_served: "", renamed: false, permission_name: "" }
 }
 
 /// The body is held whole, so that a stale connection costs nothing.
-fn is_small(head: &Head) -> bool {
+pub(super) fn is_small(head: &Head) -> bool {
     match head.framing {
         Framing::None => true,
         Framing::Length(length) => length <= limits::NAMELESS_HELD_BYTES_MAX,

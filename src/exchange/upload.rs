@@ -5,15 +5,15 @@
 //! and to no other: the one that we called, with the session's query.
 //!
 //! Other clients send no key with the bytes: the address itself is what lets them in. So ours says
-//! for whom it was made, and is sealed with a key that lives as long as the process.
-
-use std::sync::OnceLock;
+//! for whom it was made, and is sealed with what we know of a key of his: it counts as long as that
+//! key does, through a restart too.
 
 use ring::hmac;
 
 use crate::dialect::path::{self, UPLOAD_SESSION};
 use crate::route::channel::Destination;
 use crate::route::snapshot::Snapshot;
+use crate::secret::Digest;
 use crate::wire::head::Head;
 
 /// The header that names the address.
@@ -25,6 +25,7 @@ pub(super) struct Upload {
     origin: String,
     path: String,
     user: String,
+    key: hmac::Key,
 }
 
 /// How the caller calls us; `None` when he does not say. Who lies here deceives himself.
@@ -36,28 +37,32 @@ pub(super) fn own_origin(head: &Head) -> Option<String> {
 
 impl Upload {
     /// The address that `provider` is called at, for `user`; `None` when the caller does not say
-    /// how he calls us.
+    /// how he calls us, or has no key.
     pub(super) fn new(
         destination: &Destination,
         provider: &str,
         version: &str,
         tail: &str,
-        user: &str,
+        snapshot: &Snapshot,
+        user: usize,
         head: &Head,
     ) -> Option<Upload> {
+        // The same one each time, whatever the order.
+        let key = snapshot.keys_of(user).min_by_key(|key| key.to_text())?;
         Some(Upload {
             theirs: destination.resource_url(version, tail, true, ""),
             origin: own_origin(head)?,
             path: format!("/{provider}/upload/{version}/{tail}"),
-            user: user.to_owned(),
+            user: snapshot.users[user].name.to_string(),
+            key: sealing(key),
         })
     }
 
     /// Our address for a session of theirs; `None`: it leads elsewhere.
     pub(super) fn map(&self, url: &[u8]) -> Option<String> {
         let session = str::from_utf8(url).ok()?.strip_prefix(&self.theirs)?.strip_prefix('?')?;
-        let Upload { origin, path, user, .. } = self;
-        let seal = hmac::sign(key(), &sealed(user, path, session));
+        let Upload { origin, path, user, key, .. } = self;
+        let seal = hmac::sign(key, &sealed(user, path, session));
         let (user, seal) = (hex(user.as_bytes()), hex(seal.as_ref()));
         Some(format!("{origin}{path}?{session}&{UPLOAD_SESSION}={user}-{seal}"))
     }
@@ -70,17 +75,16 @@ pub(super) fn user_of(snapshot: &Snapshot, head: &Head) -> Option<usize> {
     let session = session.strip_suffix('&')?;
     let (user, seal) = token.strip_prefix('=')?.split_once('-')?;
     let user = String::from_utf8(unhex(user)?).ok()?;
-    hmac::verify(key(), &sealed(&user, path, session), &unhex(seal)?).ok()?;
-    snapshot.users.iter().position(|known| *known.name == *user && known.enabled)
+    let at = snapshot.users.iter().position(|known| *known.name == *user && known.enabled)?;
+    let (sealed, seal) = (sealed(&user, path, session), unhex(seal)?);
+    let fits = |key: &Digest| hmac::verify(&sealing(key), &sealed, &seal).is_ok();
+    snapshot.keys_of(at).any(fits).then_some(at)
 }
 
-fn key() -> &'static hmac::Key {
-    static KEY: OnceLock<hmac::Key> = OnceLock::new();
-    KEY.get_or_init(|| {
-        let random = ring::rand::SystemRandom::new();
-        let key = hmac::Key::generate(hmac::HMAC_SHA256, &random);
-        key.expect("the system gives random bytes, or TLS could not work either")
-    })
+/// What seals addresses for whom this key is.
+fn sealing(key: &Digest) -> hmac::Key {
+    let text = format!("gproxy upload 1\0{}", key.to_text());
+    hmac::Key::new(hmac::HMAC_SHA256, text.as_bytes())
 }
 
 fn sealed(user: &str, path: &str, session: &str) -> Vec<u8> {
@@ -108,6 +112,7 @@ mod tests {
             origin: "http://o".into(),
             path: "/p".into(),
             user: "é".into(),
+            key: sealing(&Digest::of(b"sk-1")),
         };
         let of = |url: &str| upload.map(url.as_bytes());
         let ours = of("https://g.test/upload/v1beta/files?upload_id=1").expect("an address");

@@ -552,6 +552,11 @@ impl Snapshot {
         self.keys.get(&Digest::of(key)).copied()
     }
 
+    /// The digests of the keys that let this user in.
+    pub fn keys_of(&self, user: usize) -> impl Iterator<Item = &Digest> {
+        self.keys.iter().filter(move |(_, whose)| **whose == user).map(|(key, _)| key)
+    }
+
     /// Whether the user may call the model at the provider. `name` is what was sent, without its
     /// provider prefix: an alias is permitted under its own name.
     pub fn permits(&self, user: usize, provider: usize, name: &str) -> bool {

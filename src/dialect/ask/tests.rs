@@ -348,3 +348,17 @@ fn canary_is_found() {
     fuzz_json::canary(b"{}");
     assert!(std::panic::catch_unwind(|| fuzz_json::canary(document)).is_err());
 }
+
+#[test]
+fn googles_names_count_in_both_spellings() {
+    for (config, max) in [
+        ("generationConfig", "maxOutputTokens"),
+        ("generation_config", "max_output_tokens"),
+        ("generationConfig", "max_output_tokens"),
+        ("generation_config", "maxOutputTokens"),
+    ] {
+        let body = format!(r#"{{"contents":[],"{config}":{{"{max}":77}}}}"#);
+        let endpoint = endpoint("generateContent");
+        assert_eq!(scan(endpoint, body.as_bytes()).expect("sound").output_max, Some(77), "{body}");
+    }
+}

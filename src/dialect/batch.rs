@@ -1,0 +1,228 @@
+//! The models of a batch: Anthropic's `requests[].params.model`, read and exchanged piece by piece.
+//!
+//! A batch may be too long to be held, so it is read twice: first to learn which names it holds and
+//! how often, then, once each is known to be permitted, on its way up. What is kept of it is a
+//! list of its different names.
+
+use super::ask::{self, AskError};
+use crate::limits::{BATCH_MODELS_MAX, MODEL_BYTES_MAX};
+use crate::wire::json::{Event, Kind, Scanner, Step, Watch, escape};
+
+const PATHS: &[&[Step]] =
+    &[&[], &[Step::Key("requests"), Step::Each, Step::Key("params"), Step::Key("model")]];
+const ROOT: usize = 0;
+/// One byte of a name takes at most the six of `\u0061`.
+const LITERAL_BYTES_MAX: usize = MODEL_BYTES_MAX * 6 + 2;
+
+/// Part of a batch's body.
+enum Part<'a> {
+    Name(&'a [u8]),
+    Rest(&'a [u8]),
+}
+
+/// Finds the names in a body, however it is cut.
+struct Names {
+    scanner: Scanner,
+    /// The name that is read, as far as it came.
+    held: Option<Vec<u8>>,
+}
+
+impl Names {
+    fn new() -> Names {
+        Names { scanner: Scanner::new(Watch::of(PATHS).in_any_case()), held: None }
+    }
+
+    /// Shows all of `input` in its order, but for the beginning of a name that is not whole yet.
+    fn feed(&mut self, input: &[u8], show: &mut dyn FnMut(Part<'_>)) -> Result<(), AskError> {
+        let offset = self.scanner.offset();
+        let held = &mut self.held;
+        let mut error = None;
+        // Invariant: `input[..kept]` was dealt with.
+        let mut kept = 0;
+        let result = self.scanner.feed(input, &mut |event| match event {
+            Event::Begins { path: ROOT, kind, .. } if kind != Kind::Object => {
+                error.get_or_insert(AskError::NotAnObject);
+            }
+            Event::Begins { path: ROOT, .. } | Event::Ends { path: ROOT, .. } => {}
+            Event::Begins { kind, at, .. } => {
+                if kind != Kind::String {
+                    error.get_or_insert(AskError::ModelNotText);
+                }
+                let at = (at - offset) as usize;
+                show(Part::Rest(&input[kept..at]));
+                kept = at;
+                *held = Some(Vec::new());
+            }
+            Event::Ends { end, .. } => {
+                let end = (end - offset) as usize;
+                let mut literal = held.take().unwrap_or_default();
+                literal.extend_from_slice(&input[kept..end]);
+                kept = end;
+                show(Part::Name(&literal));
+            }
+            Event::Misspelt { .. } => drop(error.get_or_insert(AskError::KeyMisspelt)),
+            Event::Repeats { .. } => drop(error.get_or_insert(AskError::ModelTwice)),
+        });
+        match held {
+            Some(literal) if literal.len() + input.len() - kept <= LITERAL_BYTES_MAX => {
+                literal.extend_from_slice(&input[kept..]);
+            }
+            Some(_) => drop(error.get_or_insert(AskError::ModelTooLong)),
+            None => show(Part::Rest(&input[kept..])),
+        }
+        match error {
+            Some(error) => Err(error),
+            None => Ok(result?),
+        }
+    }
+}
+
+/// A name as it stands in the body, and how often.
+struct Named {
+    literal: Vec<u8>,
+    name: String,
+    count: u64,
+}
+
+/// What a batch asks for.
+pub struct Batch {
+    names: Names,
+    found: Vec<Named>,
+}
+
+impl Default for Batch {
+    fn default() -> Batch {
+        Batch { names: Names::new(), found: Vec::new() }
+    }
+}
+
+impl Batch {
+    /// Reads on. An error stays one: nothing more is fed.
+    pub fn feed(&mut self, input: &[u8]) -> Result<(), AskError> {
+        let found = &mut self.found;
+        let mut result = Ok(());
+        self.names.feed(input, &mut |part| {
+            if let (Part::Name(literal), Ok(())) = (part, result) {
+                result = enter(found, literal);
+            }
+        })?;
+        result
+    }
+
+    /// The body has no more bytes.
+    pub fn finish(&mut self) -> Result<(), AskError> {
+        Ok(self.names.scanner.finish(&mut |_| {})?)
+    }
+
+    /// The names, each once for each way to write it.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.found.iter().map(|named| named.name.as_str())
+    }
+
+    /// Puts these names in the place of those, in their order; and by how much the body grows.
+    pub fn exchange<'s>(&self, served: impl Iterator<Item = &'s str>) -> (Exchange, i64) {
+        let mut growth = 0;
+        let pairs = self.found.iter().zip(served).map(|(named, served)| {
+            let mut literal = Vec::new();
+            escape(served, &mut literal);
+            growth += (literal.len() as i64 - named.literal.len() as i64) * named.count as i64;
+            (named.literal.clone(), literal)
+        });
+        let pairs = pairs.collect();
+        (Exchange { names: Names::new(), pairs }, growth)
+    }
+}
+
+fn enter(found: &mut Vec<Named>, literal: &[u8]) -> Result<(), AskError> {
+    if let Some(named) = found.iter_mut().find(|named| named.literal == literal) {
+        named.count += 1;
+        return Ok(());
+    }
+    if found.len() == BATCH_MODELS_MAX {
+        return Err(AskError::TooManyModels);
+    }
+    let name = ask::model_name(literal)?;
+    found.push(Named { literal: literal.to_vec(), name, count: 1 });
+    Ok(())
+}
+
+/// Exchanges the names of a batch that was read before.
+pub struct Exchange {
+    names: Names,
+    pairs: Vec<(Vec<u8>, Vec<u8>)>,
+}
+
+impl Exchange {
+    /// Reads all of `input`, and appends to `out` what may leave now.
+    pub fn feed(&mut self, input: &[u8], out: &mut Vec<u8>) -> Result<(), AskError> {
+        let pairs = &self.pairs;
+        self.names.feed(input, &mut |part| {
+            out.extend_from_slice(match part {
+                Part::Rest(bytes) => bytes,
+                Part::Name(literal) => {
+                    let pair = pairs.iter().find(|(asked, _)| asked == literal);
+                    pair.map_or(literal, |(_, served)| served)
+                }
+            });
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::splits;
+
+    const BODY: &str = r#"{"requests":[{"custom_id":"a","params":{"model":"fast",
+        "x":{"model":"m"}}},{"params":{"model":"p/m","messages":[]},"model":"stays"},
+        {"params":{"model":"fast"}},
+        {"params":{}}],"model":"stays","params":{"model":"stays"}}"#;
+
+    #[test]
+    fn names_are_found_and_exchanged_wherever_the_body_is_cut() {
+        let expected = BODY.replace("\"fast\"", "\"claude-1\"").replace("\"p/m\"", "\"m\"");
+        splits::each_split(BODY.as_bytes(), |pieces| {
+            let mut batch = Batch::default();
+            pieces.iter().for_each(|piece| batch.feed(piece).expect("it is sound"));
+            batch.finish().expect("it is whole");
+            assert!(batch.names().eq(["fast", "p/m"]));
+            let (mut exchange, growth) = batch.exchange(["claude-1", "m"].into_iter());
+            let mut out = Vec::new();
+            pieces.iter().for_each(|piece| exchange.feed(piece, &mut out).expect("it is sound"));
+            assert_eq!(String::from_utf8_lossy(&out), expected);
+            assert_eq!(BODY.len() as i64 + growth, expected.len() as i64);
+        });
+    }
+
+    #[track_caller]
+    fn refuses(body: &str, expected: AskError) {
+        splits::each_split(body.as_bytes(), |pieces| {
+            let mut batch = Batch::default();
+            let fed = pieces.iter().try_for_each(|piece| batch.feed(piece));
+            assert_eq!(fed.and_then(|()| batch.finish()), Err(expected), "{body}");
+        });
+    }
+
+    #[test]
+    fn what_could_be_read_in_two_ways_is_refused() {
+        refuses(r#"{"requests":[{"params":{"model":"a","model":"b"}}]}"#, AskError::ModelTwice);
+        refuses(r#"{"requests":[{"params":{"model":"a"},"params":{}}]}"#, AskError::ModelTwice);
+        refuses(r#"{"requests":[{"params":{"Model":"a"}}]}"#, AskError::KeyMisspelt);
+        refuses(r#"{"requests":[{"params":{"model":1}}]}"#, AskError::ModelNotText);
+        refuses(r#"{"requests":[{"params":{"model":""}}]}"#, AskError::ModelEmpty);
+        refuses(r#"[{"params":{"model":"a"}}]"#, AskError::NotAnObject);
+        refuses(r#"{"requests":[{"params":{"model":"a"}}]"#, AskError::Truncated);
+        refuses(r#"{"requests":[}"#, AskError::NotJson);
+        let long =
+            format!("{{\"requests\":[{{\"params\":{{\"model\":\"{}\"}}}}]}}", "a".repeat(2_000));
+        let mut batch = Batch::default();
+        assert_eq!(batch.feed(long.as_bytes()), Err(AskError::ModelTooLong));
+        let many = |count: usize| {
+            let one = |at| format!("{{\"params\":{{\"model\":\"m{at}\"}}}}");
+            let all: Vec<_> = (0..count).map(one).collect();
+            Batch::default().feed(format!("{{\"requests\":[{}]}}", all.join(",")).as_bytes())
+        };
+        assert_eq!(many(BATCH_MODELS_MAX), Ok(()));
+        assert_eq!(many(BATCH_MODELS_MAX + 1), Err(AskError::TooManyModels));
+    }
+}
