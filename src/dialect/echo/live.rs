@@ -5,6 +5,7 @@ use crate::dialect::Dialect;
 use crate::dialect::endpoint::Endpoint;
 use crate::dialect::live::{Path, string, values};
 use crate::wire::json::{Kind, Step};
+use std::ops::Range;
 
 const fn key(name: &'static str) -> Step {
     Step::Key(name)
@@ -13,14 +14,23 @@ const fn key(name: &'static str) -> Step {
 const TYPE: Path = &[key("type")];
 /// Realtime: what the caller wrote.
 const ITEM_TEXT: Path = &[key("item"), key("content"), Step::Each, key("text")];
-const TURNS: Path = &[key("clientContent"), key("turns")];
+const SETUP: Path = &[key("setup")];
+/// Google's client in Python writes the names in the other way.
+const CONTENT: [Path; 2] = [&[key("clientContent")], &[key("client_content")]];
+const INPUT: [Path; 2] = [&[key("realtimeInput")], &[key("realtime_input")]];
+/// Below [`CONTENT`].
+const TURNS: Path = &[key("turns")];
+const TURN_OVER: [Path; 2] = [&[key("turnComplete")], &[key("turn_complete")]];
 /// Below [`TURNS`].
 const TURN_TEXT: Path = &[Step::Each, key("parts"), Step::Each, key("text")];
-const TURN_OVER: Path = &[key("clientContent"), key("turnComplete")];
-const SETUP: Path = &[key("setup")];
-const INPUT_TEXT: Path = &[key("realtimeInput"), key("text")];
-const INPUT_OVER: Path = &[key("realtimeInput"), key("activityEnd")];
-const AUDIO_OVER: Path = &[key("realtimeInput"), key("audioStreamEnd")];
+/// Below [`INPUT`].
+const TEXT: Path = &[key("text")];
+const INPUT_OVER: [Path; 4] = [
+    &[key("activityEnd")],
+    &[key("activity_end")],
+    &[key("audioStreamEnd")],
+    &[key("audio_stream_end")],
+];
 
 /// One session.
 #[derive(Debug)]
@@ -170,22 +180,27 @@ impl Session {
     }
 
     fn gemini(&mut self, event: &[u8]) -> Vec<Vec<u8>> {
-        let paths = [SETUP, TURNS, TURN_OVER, INPUT_TEXT, INPUT_OVER, AUDIO_OVER];
-        let [setup, turns, over, text, activity, audio, ..] = values(&paths, event);
+        let [setup, content, other, input, another, ..] =
+            values(&[SETUP, CONTENT[0], CONTENT[1], INPUT[0], INPUT[1]], event);
         if setup.is_some() {
             return vec![br#"{"setupComplete":{}}"#.to_vec()];
         }
-        if let Some((_, span)) = turns.clone() {
-            let turns = &event[span];
+        let below =
+            |value: Option<(Kind, Range<usize>)>| value.map_or(&[][..], |(_, at)| &event[at]);
+        let (content, input) = (below(content.or(other)), below(input.or(another)));
+        let [turns, over, other, ..] = values(&[TURNS, TURN_OVER[0], TURN_OVER[1]], content);
+        if let Some((_, at)) = turns {
+            let turns = &content[at];
             let [text, ..] = values(&[TURN_TEXT], turns);
-            self.text =
-                Some(string(turns, text)).filter(|text| !text.is_empty()).or(self.text.take());
+            self.text = Some(string(turns, text)).filter(|text| !text.is_empty());
         }
+        let [one, two, three, four] = INPUT_OVER;
+        let [text, ends @ ..] = values(&[TEXT, one, two, three, four], input);
         if text.is_some() {
-            self.text = Some(string(event, text.clone()));
+            self.text = Some(string(input, text.clone()));
         }
-        let is_over = over.is_some_and(|(kind, _)| kind == Kind::True);
-        if !(is_over || text.is_some() || activity.is_some() || audio.is_some()) {
+        let is_over = over.or(other).is_some_and(|(kind, _)| kind == Kind::True);
+        if !is_over && text.is_none() && ends.iter().all(Option::is_none) {
             return Vec::new();
         }
         let reply = self.reply(event);
@@ -275,6 +290,7 @@ mod tests {
         assert!(hears(&mut session, &begun).is_empty());
         for event in [
             json!({"clientContent": {"turns": turns, "turnComplete": true}}),
+            json!({"client_content": {"turns": turns, "turn_complete": true}}),
             json!({"realtimeInput": {"text": "two"}}),
         ] {
             let events = hears(&mut session, &event);

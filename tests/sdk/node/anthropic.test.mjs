@@ -113,7 +113,10 @@ describe("anthropic", () => {
       "vertex-main/gemini-1.5-flash", "router/meta-llama/llama-3-70b:free",
       "chat-default", "claude-default", "gemini-default",
     ]);
-    for (const id of ["claude-default", `anthropic-main/${CLAUDE}`]) {
+    const alices = await collect(client("", ALICE_KEY).models.list());
+    assert.deepEqual(alices.map((model) => model.id), ["openai-main/gpt-4.1-mini"]);
+    const odd = "router/meta-llama/llama-3-70b:free";
+    for (const id of ["claude-default", `anthropic-main/${CLAUDE}`, odd]) {
       assert.equal((await client().models.retrieve(id)).id, id);
     }
     const error = await thrown(() => client().models.retrieve("none"));

@@ -132,7 +132,9 @@ for (const [name, genai] of [["current", current], ["previous", previous]]) {
         `models/${PREFIXED}`, "models/router/meta-llama/llama-3-70b:free",
         "models/chat-default", "models/claude-default", "models/gemini-default",
       ]);
-      for (const model of ["gemini-default", PREFIXED]) {
+      const alices = await collect(await client("", ALICE_KEY).models.list());
+      assert.deepEqual(alices.map((model) => model.name), ["models/openai-main/gpt-4.1-mini"]);
+      for (const model of ["gemini-default", PREFIXED, "router/meta-llama/llama-3-70b:free"]) {
         assert.equal((await client().models.get({ model })).name, `models/${model}`);
       }
       const error = await thrown(() => client().models.get({ model: "none" }));

@@ -170,6 +170,8 @@ def test_models_are_listed_page_by_page(upstream):
     ]
     scoped = [model.id for model in client("/anthropic-main").models.list()]
     assert scoped == ["claude-3-5-sonnet-latest", "claude-default"]
+    alices = client(key=ALICE_KEY).models.list()
+    assert [model.id for model in alices] == ["openai-main/gpt-4.1-mini"]
     assert upstream.seen() == []
 
 

@@ -169,6 +169,8 @@ def test_models_are_listed_page_by_page(upstream):
         "models/chat-default", "models/claude-default", "models/gemini-default",
     ]
     assert [model.name for model in scoped.models.list()] == ["models/gemini-1.5-flash", "models/gemini-default"]
+    alices = client(key=ALICE_KEY).models.list()
+    assert [model.name for model in alices] == ["models/openai-main/gpt-4.1-mini"]
     assert upstream.seen() == []
 
 
