@@ -13,7 +13,7 @@ use crate::dialect::refusal::Refusal;
 use crate::metrics::Metrics;
 use crate::route::listing::{self, Live};
 use crate::route::plan::RouteError;
-use crate::route::snapshot::Snapshot;
+use crate::route::snapshot::{Caller, Snapshot};
 use crate::wire::head::Head;
 
 /// An answer that needs no upstream.
@@ -145,8 +145,8 @@ pub fn models(
     Some(body.map(page))
 }
 
-/// The user whose key the request carries, in a header or in the query.
-pub fn user_of(snapshot: &Snapshot, head: &Head) -> Option<usize> {
+/// Whose key the request carries, in a header or in the query.
+pub fn caller_of(snapshot: &Snapshot, head: &Head) -> Option<Caller> {
     match headers::credential_of(&head.headers) {
         Some(key) => snapshot.authenticate(key),
         None => {
@@ -170,7 +170,7 @@ fn may_measure(snapshot: &Snapshot, head: &Head, peer: &dyn Fn() -> Option<IpAdd
 }
 
 fn is_admin(snapshot: &Snapshot, head: &Head) -> bool {
-    user_of(snapshot, head).is_some_and(|user| snapshot.users[user].is_admin)
+    caller_of(snapshot, head).is_some_and(|caller| snapshot.users[caller.user].is_admin)
 }
 
 /// A path at which a base URL may end: a provider's scope, a version, or both.

@@ -3,6 +3,8 @@
 //! `Secret` has no `Debug`, no `Display` and no `PartialEq`: the compiler refuses to log or compare
 //! it. Callers that need the text say `expose`, which is easy to search for.
 
+use std::fmt;
+
 /// A credential or key in clear text.
 #[derive(Clone)]
 pub struct Secret(Box<str>);
@@ -56,6 +58,37 @@ impl Digest {
     }
 }
 
+/// A key's name in rows and paths: the first 16 hexadecimal digits of its digest. It stays the same
+/// whatever label the key bears.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub struct KeyId([u8; 16]);
+
+impl KeyId {
+    /// The id of the key of that digest.
+    pub fn of(digest: &Digest) -> KeyId {
+        let mut digits = [0; 16];
+        for (at, digit) in digits.iter_mut().enumerate() {
+            let nibble = digest.0[at / 2] >> (4 * (1 - at % 2)) & 15;
+            *digit = b"0123456789abcdef"[usize::from(nibble)];
+        }
+        KeyId(digits)
+    }
+
+    /// Its digits; none where there is no key.
+    pub fn as_str(&self) -> &str {
+        match self.0 {
+            [0, ..] => "",
+            _ => std::str::from_utf8(&self.0).expect("hexadecimal digits are ASCII"),
+        }
+    }
+}
+
+impl fmt::Debug for KeyId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -65,6 +98,14 @@ mod tests {
         let digest = Digest::of(b"sk-admin-1");
         assert!(Digest::parse(&digest.to_text()) == Some(digest));
         assert!(Digest::of(b"sk-admin-2") != digest);
+    }
+
+    #[test]
+    fn a_keys_id_is_the_beginning_of_its_digests_text() {
+        let digest = Digest::of(b"sk-admin-1");
+        let text = digest.to_text();
+        assert_eq!(Some(KeyId::of(&digest).as_str()), text.get(7..23));
+        assert_eq!(KeyId::default().as_str(), "");
     }
 
     #[test]

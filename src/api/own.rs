@@ -211,7 +211,7 @@ fn login(_: &Route, call: &Call<'_>) -> Result<Answer, Fault> {
     })?;
     let snapshot = &request.snapshot;
     let user = match Call::text(&call.body, "api_key") {
-        Some(key) => snapshot.authenticate(key.as_bytes()),
+        Some(key) => snapshot.authenticate(key.as_bytes()).map(|caller| caller.user),
         None => {
             let name = Call::text(&call.body, "user_name").unwrap_or_default();
             let given = Call::text(&call.body, "password").unwrap_or_default();

@@ -71,7 +71,7 @@ fn filters(is_admin: bool) -> Vec<Param> {
     let mut all = vec![
         Param::count("from", 0, i64::MAX, "Admitted then or later; milliseconds since 1970."),
         Param::count("to", 0, i64::MAX, "Admitted before."),
-        Param::text("user_key", "With this key; `*` and `?` as in patterns, below too."),
+        Param::text("user_key", "With the key of this id; `*` and `?` as in patterns, below too."),
         Param::text("provider_name", "At this provider."),
         Param::text("model", "The model or alias as asked for."),
         Param::text("model_served", "The model that served."),
@@ -88,12 +88,19 @@ fn filters(is_admin: bool) -> Vec<Param> {
 
 fn row_schema() -> Value {
     let mut properties = Map::new();
-    for name in ["request_id", "user", "provider", "model", "model_served", "cost", "outcome"] {
+    for name in
+        ["request_id", "user", "user_key", "provider", "model", "model_served", "cost", "outcome"]
+    {
         properties.insert(name.to_owned(), json!({ "type": "string" }));
     }
     for name in ["at", "input_tokens", "output_tokens", "status", "attempts", "total_ms"] {
         properties.insert(name.to_owned(), json!({ "type": "integer" }));
     }
+    let says = "Place of the credential that was presented among the provider's, from 0.";
+    properties.insert(
+        "credential_id".into(),
+        json!({ "type": ["integer", "null"], "description": says }),
+    );
     json!({ "type": "object", "properties": properties })
 }
 

@@ -116,9 +116,8 @@ fn decide(
     body: Option<Vec<u8>>,
     decision: &mut Decision,
 ) -> Result<(), Refusal> {
-    let user = key
-        .and_then(|key| snapshot.authenticate(key.expose().as_bytes()))
-        .ok_or_else(Refusal::unauthorized)?;
+    let caller = key.and_then(|key| snapshot.authenticate(key.expose().as_bytes()));
+    let user = caller.ok_or_else(Refusal::unauthorized)?.user;
     let name = &snapshot.users[user].name;
     decision.step("key", format!("of the user {name:?}"));
     decision.fact("user", name.as_str());

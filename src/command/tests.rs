@@ -150,7 +150,7 @@ fn a_hashed_key_stands_for_the_key() {
         assert_eq!(code, Some(EXIT_WELL));
         let text = format!("[[users]]\nname = 'u'\nkeys = [{{ api_key = '{}' }}]", out.trim_end());
         let loaded = config::load(&text, "c.toml", &|_| None).unwrap_or_else(|e| panic!("{e:?}"));
-        assert_eq!(loaded.snapshot.authenticate(b"sk-alice"), Some(0));
+        assert!(loaded.snapshot.authenticate(b"sk-alice").is_some());
     }
 }
 

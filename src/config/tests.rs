@@ -6,6 +6,7 @@ const NO_FILES: fn(&str) -> std::io::Result<String> =
     |_| Err(std::io::ErrorKind::Unsupported.into());
 use crate::dialect::Dialect;
 use crate::route::plan;
+use crate::route::snapshot::Caller;
 use crate::secret::Digest;
 
 fn environment(name: &str) -> Option<String> {
@@ -350,8 +351,9 @@ fn allows_secrets_as_written_from_a_variable_or_hashed() {
         "{ECHO}[[users.keys]]\napi_key = 'first-key'\n[[users.keys]]\napi_key = 'env:SET'\n\
          [[users.keys]]\napi_key = '{hashed}'"
     ));
-    for key in ["first-key", "secret-in-variable", "third-key"] {
-        assert_eq!(all.snapshot.authenticate(key.as_bytes()), Some(0), "{key}");
+    for (at, key) in ["first-key", "secret-in-variable", "third-key"].into_iter().enumerate() {
+        let caller = all.snapshot.authenticate(key.as_bytes());
+        assert_eq!(caller, Some(Caller { user: 0, key: at }), "{key}");
     }
     assert_eq!(all.snapshot.authenticate(hashed.as_bytes()), None);
     let shown: Vec<_> = all.snapshot.users[0].keys.iter().map(|key| key.shown.as_str()).collect();
@@ -582,8 +584,8 @@ fn the_shipped_file_serves_what_the_first_requests_ask_for() {
     assert_eq!(all.warnings, Vec::<String>::new());
     assert_eq!((all.settings.host.to_string().as_str(), all.settings.port), ("127.0.0.1", 8787));
     let snapshot = all.snapshot;
-    let user = snapshot.authenticate(b"sk-admin-1").expect("the key is known");
-    assert!(snapshot.users[user].is_admin);
+    let caller = snapshot.authenticate(b"sk-admin-1").expect("the key is known");
+    assert!(snapshot.users[caller.user].is_admin);
     let rows = [
         ("openai-main/gpt-4.1-mini", Dialect::OpenaiChat),
         ("chat-default", Dialect::OpenaiResponses),
@@ -595,7 +597,7 @@ fn the_shipped_file_serves_what_the_first_requests_ask_for() {
         let provider = &snapshot.providers[target.provider];
         assert!(provider.is_echo());
         assert!(provider.models.contains_key(target.model_served), "{asked} is declared");
-        assert!(plan::admit(&snapshot, user, &target, dialect).is_ok(), "{asked}");
+        assert!(plan::admit(&snapshot, caller.user, &target, dialect).is_ok(), "{asked}");
     }
     let flags = Overrides { host: Some("0.0.0.0".into()), ..Overrides::default() };
     let Err(errors) = load_with(shipped, "config.toml", &flags, &|_| None, &NO_FILES) else {

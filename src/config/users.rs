@@ -10,8 +10,8 @@ use crate::password::{self, Password};
 use crate::route::glob::Glob;
 use crate::route::quota::{Quota, Window};
 use crate::route::rate::RateLimit;
-use crate::route::snapshot::{KeyLabel, Permission, Provider, User};
-use crate::secret::{Digest, Secret};
+use crate::route::snapshot::{Caller, Key, Permission, Provider, User};
+use crate::secret::{Digest, KeyId, Secret};
 
 /// The key of the shipped file. Everybody knows it, so it opens a loopback address only.
 const WELL_KNOWN_KEY: &str = "sk-admin-1";
@@ -23,7 +23,7 @@ pub(super) struct Users {
     pub(super) users: Vec<User>,
     pub(super) names: Names,
     /// Enabled keys.
-    pub(super) keys: Vec<(Digest, usize)>,
+    pub(super) keys: Vec<(Digest, Caller)>,
     /// Every key, the disabled ones too, and the line where it stands.
     seen: Vec<(Digest, usize)>,
     /// Where a key or password stands that everybody knows.
@@ -101,9 +101,11 @@ fn read_one_key(
     }
     all.seen.push((digest, place.line));
     let user = &mut all.users[index];
-    user.keys.push(KeyLabel { shown: label.unwrap_or(masked), enabled: key_enabled });
+    let caller = Caller { user: index, key: user.keys.len() };
+    let id = KeyId::of(&digest);
+    user.keys.push(Key { id, shown: label.unwrap_or(masked), enabled: key_enabled });
     if user.enabled && key_enabled {
-        all.keys.push((digest, index));
+        all.keys.push((digest, caller));
         if digest == Digest::of(WELL_KNOWN_KEY.as_bytes()) {
             all.well_known.push((place, "the key of the shipped file"));
         }

@@ -85,8 +85,8 @@ pub(super) fn answer<D: Downstream, U: Upstream>(
 ) -> Result<(), Ended> {
     let Some(api) = core.api.get().cloned() else { return Err(Refusal::unauthorized().into()) };
     let has_key = headers::credential_of(&head.headers).is_some();
-    let key_user = if has_key { admin::user_of(snapshot, head) } else { None };
-    note.user = key_user;
+    let caller = if has_key { admin::caller_of(snapshot, head) } else { None };
+    note.called_by(caller);
     let bytes_max = snapshot.limits.body_bytes_max.min(limits::API_BODY_BYTES_MAX);
     let body = session
         .open_body(head, bytes_max)
@@ -105,7 +105,7 @@ pub(super) fn answer<D: Downstream, U: Upstream>(
         body: std::mem::take(&mut body.bytes),
         snapshot: snapshot.clone(),
         live: core.live(),
-        key_user,
+        key_user: caller.map(|caller| caller.user),
         has_key,
         peer: session.down.peer(),
         is_secure: session.down.is_secure(),

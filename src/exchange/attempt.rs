@@ -356,6 +356,7 @@ fn one<'a, U: Upstream>(
     sending: Sending<'_>,
     note: &mut Note,
 ) -> Result<Answer<'a, U::Reply>, Failure> {
+    note.credential = seat.credential.map(|_| seat.index);
     let result = match seat.credential.and_then(|credential| credential.account.as_deref()) {
         None => {
             let key = seat.credential.map(|credential| credential.api_key.expose());

@@ -55,7 +55,7 @@ use crate::metrics::{Gauge, Metrics};
 use crate::route::channel::Destination;
 use crate::route::listing::Live;
 use crate::route::plan::{self, Need, RouteError, Target};
-use crate::route::snapshot::{Provider, Snapshot, Timeouts};
+use crate::route::snapshot::{Caller, Provider, Snapshot, Timeouts};
 use crate::wire::coding::CodingError;
 use crate::wire::head::Head;
 use crate::wire::multipart::FormError;
@@ -478,8 +478,9 @@ fn answer<D: Downstream, U: Upstream>(
     if api::is_ours(head.target()) {
         return api::answer(core, snapshot, session, up, head, note);
     }
-    let user = user_of(snapshot, head).ok_or_else(Refusal::unauthorized)?;
-    note.user = Some(user);
+    let caller = caller_of(snapshot, head).ok_or_else(Refusal::unauthorized)?;
+    let user = caller.user;
+    note.called_by(Some(caller));
     if core.is_cut() {
         return Err(Refusal::shutting_down().into());
     }
@@ -550,8 +551,8 @@ fn held_body<D: Downstream, U: Upstream>(
 }
 
 /// Who calls: by a key, or by an address that was made for him.
-fn user_of(snapshot: &Snapshot, head: &Head) -> Option<usize> {
-    admin::user_of(snapshot, head).or_else(|| upload::user_of(snapshot, head))
+fn caller_of(snapshot: &Snapshot, head: &Head) -> Option<Caller> {
+    admin::caller_of(snapshot, head).or_else(|| upload::caller_of(snapshot, head))
 }
 
 /// Calls that take a form take JSON too, with addresses in the place of files.

@@ -75,10 +75,9 @@ pub(super) fn answer<D: Downstream, U: Upstream>(
     let url = url_of(&call, destination, is_raw);
     let mut plan = Plan::plain(provider, destination, head, endpoint, &target, url);
     if call.is_upload {
-        let user = note.user.unwrap_or_default();
-        let (version, tail) = (call.version, &call.tail);
-        let name = &provider.name;
-        plan.upload = Upload::new(destination, name, version, tail, snapshot, user, head);
+        let (version, tail, name) = (call.version, &call.tail, &provider.name);
+        let key = note.key_id();
+        plan.upload = Upload::new(destination, name, version, tail, snapshot, key, head);
     }
     let bytes_max = match call.resource.is_file {
         true => snapshot.limits.upload_bytes_max,

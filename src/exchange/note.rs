@@ -11,7 +11,8 @@ use super::trace::Trace;
 use crate::dialect::ratelimit::Standing;
 use crate::dialect::usage::Told;
 use crate::metrics::{Count, Metrics, Timing};
-use crate::route::snapshot::Snapshot;
+use crate::route::snapshot::{Caller, Snapshot};
+use crate::secret::KeyId;
 
 /// The id of one exchange: 24 hexadecimal digits, of which the first 14 are the process's.
 #[derive(Clone, Copy)]
@@ -55,6 +56,8 @@ pub struct Note {
     pub id: RequestId,
     /// The user, once known: an index into the snapshot.
     pub user: Option<usize>,
+    /// The key that he presented, once known: an index into the user's.
+    key: Option<usize>,
     /// The provider, once known: an index into the snapshot.
     pub provider: Option<usize>,
     /// Name of the endpoint, once known.
@@ -81,6 +84,8 @@ pub struct Note {
     pub(super) read_on: bool,
     /// It was ended since its user's quota was spent.
     pub(super) quota_ended: bool,
+    /// The provider's credential that the last attempt presented, by its place among them.
+    pub(super) credential: Option<usize>,
     /// How the user stands under the rules that count it.
     pub(super) standing: Option<Standing>,
     pub(super) settlement: Option<Settlement>,
@@ -114,6 +119,8 @@ impl Note {
         Note {
             id: core.next_id(),
             user: None,
+            key: None,
+            credential: None,
             provider: None,
             endpoint: "",
             model_asked: String::new(),
@@ -164,6 +171,18 @@ impl Note {
     /// The provider's name; empty: not known yet.
     pub(super) fn provider_name(&self) -> &str {
         self.provider.map_or("", |at| &self.snapshot.providers[at].name)
+    }
+
+    /// It is known who calls.
+    pub(super) fn called_by(&mut self, caller: Option<Caller>) {
+        self.user = caller.map(|caller| caller.user);
+        self.key = caller.map(|caller| caller.key);
+    }
+
+    /// The name of the key that was presented.
+    pub(super) fn key_id(&self) -> KeyId {
+        let (Some(user), Some(key)) = (self.user, self.key) else { return KeyId::default() };
+        self.snapshot.key(Caller { user, key }).id
     }
 
     /// All of it, in milliseconds.

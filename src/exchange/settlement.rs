@@ -297,8 +297,9 @@ impl Settlement {
         let provider = note.provider.map_or("", |at| &snapshot.providers[at].name);
         let kind = slot.kind(&Kind {
             user,
-            user_key: "",
+            user_key: note.key_id(),
             provider,
+            credential: note.credential.map(|at| at as i64),
             operation: self.endpoint.name,
             protocol: self.endpoint.dialect.name(),
             model: model_asked,

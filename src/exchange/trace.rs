@@ -272,6 +272,7 @@ impl Trace {
             request.both.status = note.status;
             request.both.total_ms = total_ms;
             request.user = note.user.map_or("", |at| &snapshot.users[at].name).to_owned();
+            request.user_key = note.key_id().as_str().to_owned();
             request.outcome = note.end;
             if logging.enable_downstream_log_body && !request.internal {
                 request.both.request = Some(request_body.body(&secrets));

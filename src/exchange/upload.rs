@@ -5,15 +5,15 @@
 //! and to no other: the one that we called, with the session's query.
 //!
 //! Other clients send no key with the bytes: the address itself is what lets them in. So ours says
-//! for whom it was made, and is sealed with what we know of a key of his: it counts as long as that
+//! for which key it was made, and is sealed with what we know of that key: it counts as long as the
 //! key does, through a restart too.
 
 use ring::hmac;
 
 use crate::dialect::path::{self, UPLOAD_SESSION};
 use crate::route::channel::Destination;
-use crate::route::snapshot::Snapshot;
-use crate::secret::Digest;
+use crate::route::snapshot::{Caller, Snapshot};
+use crate::secret::{Digest, KeyId};
 use crate::wire::head::Head;
 
 /// The header that names the address.
@@ -24,8 +24,8 @@ pub(super) struct Upload {
     theirs: String,
     origin: String,
     path: String,
-    user: String,
-    key: hmac::Key,
+    key: KeyId,
+    sealing: hmac::Key,
 }
 
 /// How the caller calls us; `None` when he does not say. Who lies here deceives himself.
@@ -36,49 +36,47 @@ pub(super) fn own_origin(head: &Head) -> Option<String> {
 }
 
 impl Upload {
-    /// The address that `provider` is called at, for `user`; `None` when the caller does not say
-    /// how he calls us, or has no key.
+    /// The address that `provider` is called at, for who called with `key`; `None` when he does not
+    /// say how he calls us.
     pub(super) fn new(
         destination: &Destination,
         provider: &str,
         version: &str,
         tail: &str,
         snapshot: &Snapshot,
-        user: usize,
+        key: KeyId,
         head: &Head,
     ) -> Option<Upload> {
-        // The same one each time, whatever the order.
-        let key = snapshot.keys_of(user).min_by_key(|key| key.to_text())?;
+        let (digest, _) = snapshot.key_named(key.as_str())?;
         Some(Upload {
             theirs: destination.resource_url(version, tail, true, ""),
             origin: own_origin(head)?,
             path: format!("/{provider}/upload/{version}/{tail}"),
-            user: snapshot.users[user].name.to_string(),
-            key: sealing(key),
+            key,
+            sealing: sealing(digest),
         })
     }
 
     /// Our address for a session of theirs; `None`: it leads elsewhere.
     pub(super) fn map(&self, url: &[u8]) -> Option<String> {
         let session = str::from_utf8(url).ok()?.strip_prefix(&self.theirs)?.strip_prefix('?')?;
-        let Upload { origin, path, user, key, .. } = self;
-        let seal = hmac::sign(key, &sealed(user, path, session));
-        let (user, seal) = (hex(user.as_bytes()), hex(seal.as_ref()));
-        Some(format!("{origin}{path}?{session}&{UPLOAD_SESSION}={user}-{seal}"))
+        let Upload { origin, path, key, .. } = self;
+        let seal = hmac::sign(&self.sealing, &sealed(key.as_str(), path, session));
+        let (id, seal) = (key.as_str(), hex(seal.as_ref()));
+        Some(format!("{origin}{path}?{session}&{UPLOAD_SESSION}={id}-{seal}"))
     }
 }
 
-/// For whom an address of ours was made, if this is one.
-pub(super) fn user_of(snapshot: &Snapshot, head: &Head) -> Option<usize> {
+/// For whom an address of ours was made, if this is one. It is as good as the key that it was made
+/// with.
+pub(super) fn caller_of(snapshot: &Snapshot, head: &Head) -> Option<Caller> {
     let (path, query) = path::split(head.target());
     let (session, token) = query.rsplit_once(UPLOAD_SESSION)?;
     let session = session.strip_suffix('&')?;
-    let (user, seal) = token.strip_prefix('=')?.split_once('-')?;
-    let user = String::from_utf8(unhex(user)?).ok()?;
-    let at = snapshot.users.iter().position(|known| *known.name == *user && known.enabled)?;
-    let (sealed, seal) = (sealed(&user, path, session), unhex(seal)?);
-    let fits = |key: &Digest| hmac::verify(&sealing(key), &sealed, &seal).is_ok();
-    snapshot.keys_of(at).any(fits).then_some(at)
+    let (id, seal) = token.strip_prefix('=')?.split_once('-')?;
+    let (digest, caller) = snapshot.key_named(id)?;
+    hmac::verify(&sealing(digest), &sealed(id, path, session), &unhex(seal)?).ok()?;
+    Some(caller)
 }
 
 /// What seals addresses for whom this key is.
@@ -87,8 +85,8 @@ fn sealing(key: &Digest) -> hmac::Key {
     hmac::Key::new(hmac::HMAC_SHA256, text.as_bytes())
 }
 
-fn sealed(user: &str, path: &str, session: &str) -> Vec<u8> {
-    [user, path, session].join("\0").into_bytes()
+fn sealed(id: &str, path: &str, session: &str) -> Vec<u8> {
+    [id, path, session].join("\0").into_bytes()
 }
 
 fn hex(bytes: &[u8]) -> String {
@@ -111,12 +109,14 @@ mod tests {
             theirs: "https://g.test/upload/v1beta/files".into(),
             origin: "http://o".into(),
             path: "/p".into(),
-            user: "é".into(),
-            key: sealing(&Digest::of(b"sk-1")),
+            key: KeyId::of(&Digest::of(b"sk-1")),
+            sealing: sealing(&Digest::of(b"sk-1")),
         };
         let of = |url: &str| upload.map(url.as_bytes());
         let ours = of("https://g.test/upload/v1beta/files?upload_id=1").expect("an address");
-        assert!(ours.starts_with("http://o/p?upload_id=1&gproxy_session=c3a9-"), "{ours}");
+        let id = upload.key.as_str();
+        let expected = format!("http://o/p?upload_id=1&gproxy_session={id}-");
+        assert!(ours.starts_with(&expected), "{ours}");
         for url in [
             "http://g.test/upload/v1beta/files?upload_id=1",
             "https://g.test.evil/upload/v1beta/files?upload_id=1",

@@ -72,7 +72,8 @@ fn check_all(books: &Connection, audit: &mut Audit) -> rusqlite::Result<()> {
 
 fn read_kinds(books: &Connection, audit: &mut Audit) -> rusqlite::Result<HashMap<i64, Kind>> {
     let select = "SELECT id, user, user_key, provider, operation, protocol, model, limit_name, \
-        model_served, usage_source, service_tier, outcome, price, status, digest FROM kinds";
+        model_served, usage_source, service_tier, outcome, price, status, digest, credential \
+        FROM kinds";
     let mut statement = books.prepare(select)?;
     let mut rows = statement.query([])?;
     let mut kinds = HashMap::new();
@@ -84,7 +85,7 @@ fn read_kinds(books: &Connection, audit: &mut Audit) -> rusqlite::Result<HashMap
         }
         let price: Option<String> = row.get(12)?;
         texts.push(price.as_deref().unwrap_or_default());
-        let digest = row::kind_digest(&texts, &[price.is_some().into(), row.get(13)?]);
+        let digest = row::kind_digest(&texts, [price.is_some().into(), row.get(13)?], row.get(15)?);
         if row.get_ref(14)?.as_blob()? != digest {
             let (user, model) = (texts[0], texts[5]);
             audit.fault(format!("kind {id} (user {user:?}, model {model:?}) was changed"));

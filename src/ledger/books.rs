@@ -21,8 +21,9 @@ pub(super) const HOUR_MS: i64 = DAY_MS / 24;
 const INSERT_ROW: &str = "INSERT INTO usage_rows VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, \
     ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20) ON CONFLICT (request) DO NOTHING";
 const INSERT_KIND: &str = "INSERT INTO kinds (digest, user, user_key, provider, operation, \
-    protocol, model, limit_name, model_served, usage_source, service_tier, outcome, price, status) \
-    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14) ON CONFLICT DO NOTHING";
+    protocol, model, limit_name, model_served, usage_source, service_tier, outcome, price, status, \
+    credential) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15) \
+    ON CONFLICT DO NOTHING";
 const ADD_SUMS: &str = "INSERT INTO rollups VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, \
     ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, 0, 0)";
 /// What stands behind an insertion of sums that may be there already.
@@ -225,7 +226,10 @@ impl Tail {
             self.kinds.clear();
         }
         let price = kind.price.as_ref().map(|price| price.to_json());
-        let entered = enter_kind(change, &texts(kind), price.as_deref(), kind.status.into())?;
+        let entered = {
+            let (texts, status) = (texts(kind), kind.status.into());
+            enter_kind(change, &texts, price.as_deref(), status, kind.credential)?
+        };
         self.kinds.insert(kind.clone(), entered);
         Ok(entered)
     }
@@ -242,7 +246,7 @@ impl Tail {
 fn texts(kind: &Kind) -> [&str; 11] {
     [
         &kind.user,
-        &kind.user_key,
+        kind.user_key.as_str(),
         &kind.provider,
         kind.operation,
         kind.protocol,
@@ -261,10 +265,11 @@ pub(super) fn enter_kind(
     texts: &[&str; 11],
     price: Option<&str>,
     status: i64,
+    credential: Option<i64>,
 ) -> rusqlite::Result<(i64, Digest)> {
     let mut digested = texts.to_vec();
     digested.push(price.unwrap_or_default());
-    let digest = row::kind_digest(&digested, &[price.is_some().into(), status]);
+    let digest = row::kind_digest(&digested, [price.is_some().into(), status], credential);
     let mut insert = change.prepare(INSERT_KIND)?;
     insert.raw_bind_parameter(1, digest)?;
     for (at, text) in texts.iter().enumerate() {
@@ -272,6 +277,7 @@ pub(super) fn enter_kind(
     }
     insert.raw_bind_parameter(13, price)?;
     insert.raw_bind_parameter(14, status)?;
+    insert.raw_bind_parameter(15, credential)?;
     insert.raw_execute()?;
     let select = "SELECT id FROM kinds WHERE digest = ?1";
     let id = change.query_row(select, [digest], |row| row.get(0))?;

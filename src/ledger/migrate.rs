@@ -8,7 +8,8 @@ use super::row::{self, Digest, NUMBERS};
 use super::schema::APPLICATION;
 
 /// The steps, the first one from nothing.
-const STEPS: &[fn(&Transaction<'_>) -> rusqlite::Result<()>] = &[begin, number_the_kinds];
+const STEPS: &[fn(&Transaction<'_>) -> rusqlite::Result<()>] =
+    &[begin, number_the_kinds, keep_credentials];
 /// What this program writes.
 pub(super) const VERSION: i64 = STEPS.len() as i64;
 
@@ -41,6 +42,7 @@ fn begin(change: &Transaction<'_>) -> rusqlite::Result<()> {
     )
 }
 
+/// As they are now: later steps find what they would add.
 const KINDS: &str = "
     CREATE TABLE processes (
         id INTEGER PRIMARY KEY,
@@ -61,7 +63,8 @@ const KINDS: &str = "
         service_tier TEXT NOT NULL,
         outcome TEXT NOT NULL,
         price TEXT,
-        status INTEGER NOT NULL
+        status INTEGER NOT NULL,
+        credential INTEGER
     ) STRICT;
     CREATE TABLE usage_rows (
         id INTEGER PRIMARY KEY,
@@ -118,6 +121,9 @@ const KINDS: &str = "
         last_digest BLOB NOT NULL
     ) STRICT;
     INSERT INTO chain VALUES (0, zeroblob(16), 0, zeroblob(16));
+";
+
+const VIEW: &str = "
     CREATE VIEW usages AS SELECT
         rows.id AS id,
         printf('%014x%010x', processes.prefix, request & 0xffffffffff) AS request_id,
@@ -129,6 +135,7 @@ const KINDS: &str = "
         printf('%014x%010x', processes.prefix, request & 0xffffffffff) AS trace_id,
         printf('%014x%010x', processes.prefix, request & 0xffffffffff) AS downstream_trace_id,
         user AS user_id, user_key AS user_key_id, provider AS provider_id,
+        credential AS credential_id,
         0 AS cache_creation_input_tokens, request, kind, rows.digest AS digest
         FROM usage_rows AS rows
         JOIN kinds ON kinds.id = rows.kind
@@ -143,11 +150,22 @@ fn number_the_kinds(change: &Transaction<'_>) -> rusqlite::Result<()> {
         change.execute_batch("ALTER TABLE usages RENAME TO usages_1")?;
     }
     change.execute_batch(KINDS)?;
+    change.execute_batch(VIEW)?;
     if there > 0 {
         copy_rows(change)?;
         change.execute_batch("DROP TABLE usages_1")?;
     }
     Ok(())
+}
+
+/// Rows tell which credential was presented.
+fn keep_credentials(change: &Transaction<'_>) -> rusqlite::Result<()> {
+    let there = "SELECT count(*) FROM pragma_table_info('kinds') WHERE name = 'credential'";
+    if change.query_row(there, [], |row| row.get::<_, i64>(0))? > 0 {
+        return Ok(());
+    }
+    change.execute_batch("ALTER TABLE kinds ADD COLUMN credential INTEGER; DROP VIEW usages;")?;
+    change.execute_batch(VIEW)
 }
 
 /// Rows of the first version. Their chain begins anew.
@@ -167,7 +185,8 @@ fn copy_rows(change: &Transaction<'_>) -> rusqlite::Result<()> {
             *text = row.get_ref(NUMBERS + at)?.as_str()?;
         }
         let price: Option<String> = row.get(NUMBERS + 11)?;
-        let kind = books::enter_kind(change, &texts, price.as_deref(), row.get(NUMBERS + 12)?)?;
+        let status = row.get(NUMBERS + 12)?;
+        let kind = books::enter_kind(change, &texts, price.as_deref(), status, None)?;
         batch.add(old_numbers(change, row)?, kind, texts[0])?;
     }
     batch.end()?;

@@ -20,8 +20,8 @@ use super::schema::FILE;
 use crate::money;
 
 /// Columns of a row as people read it, by their names in the view `usages`.
-pub(super) const COLUMNS: &str = "request_id, at, user, user_key, provider, operation, protocol, \
-    model, model_served, input_tokens, cache_read_input_tokens, \
+pub(super) const COLUMNS: &str = "request_id, at, user, user_key, provider, credential_id, \
+    operation, protocol, model, model_served, input_tokens, cache_read_input_tokens, \
     cache_creation_input_tokens_5min, cache_creation_input_tokens_1h, output_tokens, \
     reasoning_tokens, input_audio_tokens, output_audio_tokens, tool_calls, usage_source, \
     service_tier, cost, price, status, outcome, attempts, first_byte_ms, total_ms, bytes_in, \

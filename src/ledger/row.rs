@@ -13,6 +13,7 @@ use ring::digest::{Context, SHA256};
 use crate::dialect::usage::Usage;
 use crate::limits;
 use crate::route::price::Applied;
+use crate::secret::KeyId;
 
 /// A digest as it is kept: half of a SHA-256.
 pub(super) type Digest = [u8; 16];
@@ -49,10 +50,12 @@ pub struct Row {
 pub struct Kind<S = String> {
     /// Who called.
     pub user: S,
-    /// With which key, as people may see it.
-    pub user_key: S,
+    /// With which key.
+    pub user_key: KeyId,
     /// Who served.
     pub provider: S,
+    /// With which of the provider's credentials, by its place among them.
+    pub credential: Option<i64>,
     /// Name of the endpoint.
     pub operation: &'static str,
     /// Name of the dialect.
@@ -87,8 +90,9 @@ impl<S: AsRef<str>> Kind<S> {
     fn map<'a, T>(&'a self, name: impl Fn(&'a str) -> T) -> Kind<T> {
         Kind {
             user: name(self.user.as_ref()),
-            user_key: name(self.user_key.as_ref()),
+            user_key: self.user_key,
             provider: name(self.provider.as_ref()),
+            credential: self.credential,
             operation: self.operation,
             protocol: self.protocol,
             model: name(self.model.as_ref()),
@@ -117,7 +121,7 @@ impl Kinds {
     /// The one that is shared, which this one becomes if there is none.
     pub(super) fn shared(&self, kind: &Kind<&str>) -> Arc<Kind> {
         let mut hasher = DefaultHasher::new();
-        (kind.user, kind.model, kind.status).hash(&mut hasher);
+        (kind.user_key, kind.credential, kind.model, kind.status).hash(&mut hasher);
         let mut place = self.0[hasher.finish() as usize % self.0.len()].lock();
         match &*place {
             Some(known) if known.map(|name| name) == *kind => known.clone(),
@@ -153,14 +157,16 @@ pub(super) fn split_id(id: &str) -> Option<(u64, u64)> {
     Some((u64::from_str_radix(process, 16).ok()?, u64::from_str_radix(number, 16).ok()?))
 }
 
-/// The digest of what rows have in common.
-pub(super) fn kind_digest(texts: &[&str], numbers: &[i64]) -> Digest {
+/// The digest of what rows have in common. Rows that were written before credentials were kept have
+/// none, and the digest that they had.
+pub(super) fn kind_digest(texts: &[&str], numbers: [i64; 2], credential: Option<i64>) -> Digest {
     let mut context = Context::new(&SHA256);
     for text in texts {
         context.update(&(text.len() as u64).to_be_bytes());
         context.update(text.as_bytes());
     }
-    numbers.iter().for_each(|number| context.update(&number.to_be_bytes()));
+    let numbers = numbers.into_iter().chain(credential);
+    numbers.for_each(|number| context.update(&number.to_be_bytes()));
     finish(context)
 }
 

@@ -7,6 +7,7 @@ use crate::route::price::Applied;
 use crate::route::quota::{Quota, Window};
 use crate::route::rate::{DAY_MS, RateLimit};
 use crate::route::snapshot::User;
+use crate::secret::{Digest, KeyId};
 use crossbeam_channel::unbounded;
 use std::sync::atomic::AtomicU32;
 
@@ -50,8 +51,9 @@ fn row(number: u64, user: &str, cost: i64) -> Row {
         at_ms: NOW_MS,
         kind: Arc::new(Kind {
             user: user.into(),
-            user_key: "...4567".into(),
+            user_key: KeyId::of(&Digest::of(user.as_bytes())),
             provider: "p".into(),
+            credential: Some(1),
             operation: "chat.completions",
             protocol: "openai_chat",
             model: "p/gpt-1".into(),
@@ -330,6 +332,28 @@ fn rows_are_written_out_as_lines() {
     ] {
         assert_eq!(exported(&selection, false).lines().count(), 1, "{selection:?}");
     }
+}
+
+#[test]
+fn a_file_from_before_credentials_were_kept_goes_on() {
+    let folder = Folder::new();
+    let keep = |ledger: Ledger, number, credential| {
+        let row = row(number, "alice", 3);
+        let kind = Arc::new(Kind { credential, ..Kind::clone(&row.kind) });
+        ledger.slot().expect("room").record(Row { kind, ..row });
+        assert!(ledger.close(Duration::from_secs(20)));
+    };
+    keep(open(&folder, &[]).expect("a new file").0, 1, None);
+    folder.change(
+        "DROP VIEW usages; ALTER TABLE kinds DROP COLUMN credential; \
+         CREATE VIEW usages AS SELECT 1; PRAGMA user_version = 2",
+    );
+    keep(open(&folder, &[]).expect("an older file").0, 2, Some(7));
+    assert_eq!(audit::audit(&folder.0).expect("it can be read").faults, Vec::<String>::new());
+    let found = query::Reader::open(&folder.0).expect("it can be read");
+    let found = found.rows(&query::Filter::default(), None, 9).expect("it can be read").rows;
+    let found: Vec<_> = found.iter().map(|row| row["credential_id"].as_i64()).collect();
+    assert_eq!(found, [Some(7), None]);
 }
 
 #[test]

@@ -17,7 +17,7 @@ use crate::route::glob::Glob;
 use crate::route::price::PriceRow;
 use crate::route::quota::Quota;
 use crate::route::rate::RateLimit;
-use crate::secret::{Digest, Secret};
+use crate::secret::{Digest, KeyId, Secret};
 
 /// Everything that a decision depends on.
 pub struct Snapshot {
@@ -51,7 +51,7 @@ pub struct Snapshot {
     /// Some alias stands for several.
     pub has_targets: bool,
     /// Enabled keys of enabled users.
-    keys: HashMap<Digest, usize>,
+    keys: HashMap<Digest, Caller>,
 }
 
 /// What a snapshot is made of. Invariant, kept by the configuration: names and digests occur once,
@@ -62,7 +62,7 @@ pub struct Tables {
     /// See [`Snapshot::users`].
     pub users: Vec<User>,
     /// Enabled keys and whose they are.
-    pub keys: Vec<(Digest, usize)>,
+    pub keys: Vec<(Digest, Caller)>,
     /// Public names of models.
     pub aliases: Vec<(String, Alias)>,
     /// See [`Snapshot::limits`].
@@ -276,8 +276,8 @@ pub struct User {
     pub enabled: bool,
     /// What opens a session.
     pub password: Option<Password>,
-    /// What the keys look like, for `check`.
-    pub keys: Vec<KeyLabel>,
+    /// The keys, the disabled ones too.
+    pub keys: Vec<Key>,
     /// What may be called; nothing else may.
     pub permissions: Vec<Permission>,
     /// Providers whose files may be read and written.
@@ -290,8 +290,19 @@ pub struct User {
     pub cost_used: i64,
 }
 
+/// A user, and with which of his keys he calls.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Caller {
+    /// An index into [`Snapshot::users`].
+    pub user: usize,
+    /// An index into [`User::keys`].
+    pub key: usize,
+}
+
 /// A key as people may see it.
-pub struct KeyLabel {
+pub struct Key {
+    /// Its name in rows.
+    pub id: KeyId,
     /// The label, or the key's last characters.
     pub shown: String,
     /// A disabled key is unknown.
@@ -480,7 +491,9 @@ impl Snapshot {
     /// Indexes the tables.
     pub fn new(tables: Tables) -> Snapshot {
         let Tables { providers, users, keys, aliases, .. } = tables;
-        assert!(keys.iter().all(|(_, user)| *user < users.len()), "a key belongs to a user");
+        let has =
+            |caller: &Caller| users.get(caller.user).is_some_and(|u| caller.key < u.keys.len());
+        assert!(keys.iter().all(|(_, caller)| has(caller)), "a key belongs to a user");
         assert!(
             aliases.iter().all(|(_, alias)| alias.all().all(|(at, _)| at < providers.len())),
             "an alias belongs to a provider"
@@ -490,8 +503,7 @@ impl Snapshot {
             .enumerate()
             .map(|(index, provider)| (provider.name.clone(), index))
             .collect();
-        let keys =
-            keys.into_iter().filter(|(_, user)| users.get(*user).is_some_and(|user| user.enabled));
+        let keys = keys.into_iter().filter(|(_, caller)| users[caller.user].enabled);
         Snapshot {
             keys: keys.collect(),
             names,
@@ -546,15 +558,22 @@ impl Snapshot {
         all
     }
 
-    /// The user whose key this is. Unknown, disabled and a disabled user's key look alike, and
-    /// take the same time: the table is keyed by the digest.
-    pub fn authenticate(&self, key: &[u8]) -> Option<usize> {
+    /// Whose key this is. Unknown, disabled and a disabled user's key look alike, and take the same
+    /// time: the table is keyed by the digest.
+    pub fn authenticate(&self, key: &[u8]) -> Option<Caller> {
         self.keys.get(&Digest::of(key)).copied()
     }
 
-    /// The digests of the keys that let this user in.
-    pub fn keys_of(&self, user: usize) -> impl Iterator<Item = &Digest> {
-        self.keys.iter().filter(move |(_, whose)| **whose == user).map(|(key, _)| key)
+    /// The key of this name that lets somebody in: its digest, and whom.
+    pub fn key_named(&self, id: &str) -> Option<(&Digest, Caller)> {
+        let is_it = |caller: &Caller| self.key(*caller).id.as_str() == id;
+        let found = self.keys.iter().find(|(_, caller)| is_it(caller));
+        found.map(|(digest, caller)| (digest, *caller))
+    }
+
+    /// The key that the caller presented.
+    pub fn key(&self, caller: Caller) -> &Key {
+        &self.users[caller.user].keys[caller.key]
     }
 
     /// Whether the user may call the model at the provider. `name` is what was sent, without its

@@ -1,0 +1,92 @@
+//! Keys of users: which one called stands in the books and the logs, and what each may.
+
+mod support;
+
+use rusqlite::Connection;
+use serde_json::{Value, json};
+use support::{ADMIN_KEY, Config, Gateway, Reply, Upstream, request, wait_for};
+
+/// A provider of two credentials, of which the first is refused.
+const TWO: &str = "[[providers]]\nname = \"two\"\nchannel = \"custom\"\n\
+    credentials = [{ api_key = \"first-upstream-key\" }, { api_key = \"second-upstream-key\" }]\n\
+    [providers.settings]\nbase_url = \"BASE\"\ndialects = [\"openai_chat\"]\n\
+    rotation_strategy = \"sticky\"\n";
+
+fn call(gateway: &Gateway, key: &str, method: &str, path: &str, body: &Value) -> Reply {
+    let key = format!("Bearer {key}");
+    let headers = [("authorization", key.as_str()), ("content-type", "application/json")];
+    let body = if body.is_null() { String::new() } else { body.to_string() };
+    gateway.connect().ask(&request(method, path, &headers, body.as_bytes()))
+}
+
+fn chat(gateway: &Gateway, key: &str, model: &str) -> Reply {
+    let body = json!({ "model": model, "max_tokens": 5, "messages": [] });
+    call(gateway, key, "POST", "/v1/chat/completions", &body)
+}
+
+/// A call of the administration interface, which must succeed with this status.
+#[track_caller]
+fn admin(gateway: &Gateway, method: &str, path: &str, body: Value, status: u16) -> Value {
+    let reply = call(gateway, ADMIN_KEY, method, &format!("/admin/api/{path}"), &body);
+    assert_eq!(reply.status, status, "{method} {path}: {}", reply.text());
+    reply.json()
+}
+
+/// A new key of a user: its id, and in clear.
+fn make_key(gateway: &Gateway, user: &str, more: Value) -> (String, String) {
+    let mut asked = json!({ "user_name": user });
+    for (name, value) in more.as_object().into_iter().flatten() {
+        asked[name] = value.clone();
+    }
+    let made = admin(gateway, "POST", "user_keys", asked, 201);
+    let text = |name: &str| made[name].as_str().expect("a text").to_owned();
+    (text("id"), text("api_key"))
+}
+
+#[test]
+fn rows_and_logs_say_which_key_called_and_which_credential_served() {
+    let upstream = Upstream::answering(|conn, seen| {
+        let first = seen.header("authorization") == Some("Bearer first-upstream-key");
+        let status = if first { 401 } else { 200 };
+        conn.whole(status, r#"{"usage":{"prompt_tokens":7,"completion_tokens":3}}"#);
+    });
+    let base = format!("http://127.0.0.1:{}", upstream.port);
+    let config = Config::to(&upstream)
+        .global("enable_downstream_log = true")
+        .tail(&TWO.replace("BASE", &base));
+    let mut gateway = Gateway::start(&config.text());
+    let admins = admin(&gateway, "GET", "user_keys?user_name=admin", Value::Null, 200);
+    let declared = admins["items"][0]["id"].as_str().expect("an id").to_owned();
+    let (made, key) = make_key(&gateway, "admin", json!({ "label": "second" }));
+    for (key, model) in [(ADMIN_KEY, "two/m"), (&key, "two/m"), (&key, "router/m")] {
+        assert_eq!(chat(&gateway, key, model).status, 200);
+    }
+    let sums = wait_for("the rows", || {
+        let sums = admin(&gateway, "GET", "usage/sums?by=user_key", Value::Null, 200);
+        let requests = sums["items"].as_array()?.iter().filter_map(|sum| sum["requests"].as_i64());
+        (requests.sum::<i64>() == 3).then_some(sums)
+    });
+    let mut expected = [(declared.as_str(), 1), (made.as_str(), 2)];
+    expected.sort_unstable();
+    for (sum, (id, requests)) in sums["items"].as_array().expect("sums").iter().zip(expected) {
+        assert_eq!(
+            (sum["user_key"].as_str(), sum["requests"].as_i64()),
+            (Some(id), Some(requests))
+        );
+    }
+    let path = format!("usage?user_key={made}");
+    let rows = admin(&gateway, "GET", &path, Value::Null, 200);
+    let rows: Vec<_> = rows["items"].as_array().expect("rows").iter().collect();
+    let credentials: Vec<_> = rows.iter().map(|row| row["credential_id"].as_i64()).collect();
+    assert_eq!(credentials, [Some(0), Some(1)], "the last first");
+    assert_eq!(rows[0]["user_key"], json!(made));
+    gateway.sigterm();
+    assert!(gateway.wait_exit().success());
+    let logs = Connection::open(gateway.folder().join("data/gproxy-logs.db")).expect("logs");
+    let select = "SELECT count(*) FROM downstream_requests WHERE user_key_id = ?1 AND internal = 0";
+    for (id, expected) in [(declared, 1), (made, 2)] {
+        let count: i64 = logs.query_row(select, [id], |row| row.get(0)).expect("our table");
+        assert_eq!(count, expected);
+    }
+    support::books::audit(gateway.folder());
+}
