@@ -100,16 +100,22 @@ impl Ring {
         self.is_cut |= skipped > 0;
         let piece = &piece[skipped..];
         self.drop_to(self.bytes_max - piece.len());
-        self.bytes.extend(piece);
         let ms = self.ms_to(now).try_into().unwrap_or(u32::MAX);
-        match self.marks.back_mut() {
-            // What came together stands together.
-            Some((at, count)) if *at == ms => *count += piece.len() as u32,
-            _ => self.marks.push_back((ms, piece.len() as u32)),
-        }
-        if self.marks.len() > limits::RECORDER_PIECES_MAX {
+        let is_new = self.marks.back().is_none_or(|(at, _)| *at != ms);
+        if is_new && self.marks.len() == limits::RECORDER_PIECES_MAX {
             let oldest = self.marks[0].1 as usize;
             self.drop_to(self.bytes.len() - oldest);
+        }
+        let wanted = self.bytes.len() + piece.len();
+        if wanted > self.bytes.capacity() {
+            // Twice as much, so that room is made seldom, but never more than is used.
+            self.bytes.reserve_exact((2 * wanted).min(self.bytes_max) - self.bytes.len());
+        }
+        self.bytes.extend(piece);
+        match self.marks.back_mut().filter(|_| !is_new) {
+            // What came together stands together.
+            Some((_, count)) => *count += piece.len() as u32,
+            None => self.marks.push_back((ms, piece.len() as u32)),
         }
     }
 
@@ -349,6 +355,7 @@ mod tests {
         assert_eq!((ring.bytes.len(), ring.is_cut), (20, true));
         ring.add(&[b'x'; 1_000], at(901));
         assert_eq!(ring.marks, [(901, 20)]);
+        assert_eq!(ring.bytes.capacity(), 20);
     }
 
     #[test]
@@ -359,6 +366,7 @@ mod tests {
             ring.add(b"ab", begun + Duration::from_millis(ms));
             let marked: u32 = ring.marks.iter().map(|(_, count)| count).sum();
             assert_eq!(marked as usize, ring.bytes.len());
+            assert!(ring.bytes.capacity() <= 4_096 && ring.marks.capacity() <= 128);
         }
         assert_eq!(ring.marks.len(), limits::RECORDER_PIECES_MAX);
     }
