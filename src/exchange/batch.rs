@@ -1,7 +1,7 @@
 //! A batch of requests, each of which names a model: all are found, permitted and exchanged.
 
 use super::attempt::Plan;
-use super::incoming::{Begun, Load};
+use super::incoming::{self, Load};
 use super::note::Note;
 use super::session::Session;
 use super::{Core, Downstream, Ended, Upstream, nameless};
@@ -9,8 +9,6 @@ use crate::dialect::ask::AskError;
 use crate::dialect::batch::{Batch, Exchange};
 use crate::dialect::refusal::Refusal;
 use crate::dialect::resource::Call;
-use crate::limits;
-use crate::metrics::Gauge;
 use crate::route::plan::{self, Need, RouteError};
 use crate::route::snapshot::Snapshot;
 use crate::wire::head::Head;
@@ -45,7 +43,11 @@ pub(super) fn answer<D: Downstream, U: Upstream>(
         Load::Held(body)
     } else {
         session.open_body(head, limits.upload_bytes_max)?;
-        let mut begun = read(core, snapshot, session, up, &mut batch)?;
+        let mut begun = incoming::begin(core, limits, session, up, |piece| {
+            batch.feed(piece)?;
+            Ok(false)
+        })?;
+        batch.finish()?;
         let length = begun.length();
         let (exchange, growth) = exchange(snapshot, head, note, call, &batch)?;
         begun.exchange(exchange)?;
@@ -59,27 +61,6 @@ pub(super) fn answer<D: Downstream, U: Upstream>(
     let url = destination.resource_url(call.version, &call.tail, false, &call.query.rest);
     let plan = Plan::plain(provider, destination, head, endpoint, &target, url);
     super::carry(core, snapshot, session, up, head, &plan, load, note)
-}
-
-/// Reads all of it: to disk, unless it is short.
-fn read<D: Downstream, U: Upstream>(
-    core: &Core,
-    snapshot: &Snapshot,
-    session: &mut Session<D>,
-    up: &mut U,
-    batch: &mut Batch,
-) -> Result<Begun, Ended> {
-    let mut held = core.metrics.clone().hold(Gauge::HeldBytes, 0);
-    let mut begun = Begun::default();
-    while !session.has_read_body() {
-        let from = begun.bytes.len();
-        session.read_piece(core, &mut begun.bytes, limits::RELAY_BYTES)?;
-        batch.feed(&begun.bytes[from..])?;
-        begun.bound(core, &snapshot.limits, up, &mut held)?;
-    }
-    batch.finish()?;
-    begun.gather(up)?;
-    Ok(begun)
 }
 
 /// The names that go up, if one provider serves them all and the user may call each.

@@ -59,6 +59,28 @@ struct Spooled {
     change: (Range<u64>, Vec<u8>),
 }
 
+/// Reads an opened body until `see`, which is shown each piece, has seen enough, or to its end.
+/// What is long lies on disk then.
+pub(super) fn begin<D: Downstream, U: Upstream>(
+    core: &Core,
+    limits: &Limits,
+    session: &mut Session<D>,
+    up: &mut U,
+    mut see: impl FnMut(&[u8]) -> Result<bool, Refusal>,
+) -> Result<Begun, Refusal> {
+    let mut held = core.metrics.clone().hold(Gauge::HeldBytes, 0);
+    let mut begun = Begun::default();
+    let mut is_enough = false;
+    while !is_enough && !session.has_read_body() {
+        let from = begun.bytes.len();
+        session.read_piece(core, &mut begun.bytes, limits::RELAY_BYTES)?;
+        is_enough = see(&begun.bytes[from..])?;
+        begun.bound(core, limits, up, &mut held)?;
+    }
+    begun.gather(up)?;
+    Ok(begun)
+}
+
 impl Begun {
     /// Counts what is in memory, and moves it to the disk when it is much.
     pub(super) fn bound<U: Upstream>(

@@ -4,7 +4,7 @@
 //! restored in place; the rest follows piece by piece.
 
 use super::attempt::Plan;
-use super::incoming::{Begun, Load};
+use super::incoming::{self, Begun, Load};
 use super::note::Note;
 use super::session::Session;
 use super::upload::Upload;
@@ -15,7 +15,6 @@ use crate::dialect::path::{PathError, Route};
 use crate::dialect::refusal::Refusal;
 use crate::dialect::resource::{self, Call};
 use crate::limits;
-use crate::metrics::Gauge;
 use crate::route::channel::Destination;
 use crate::route::plan::{self, Chosen, Need, RouteError, Target};
 use crate::route::snapshot::{Provider, Snapshot};
@@ -113,7 +112,10 @@ pub(super) fn form<D: Downstream, U: Upstream>(
     let mut scanner = Scanner::new(multipart::boundary(content_type)?);
     session.open_body(head, snapshot.limits.upload_bytes_max)?;
     let mut begun = match coding {
-        None => find_model(core, snapshot, session, up, &mut scanner)?,
+        None => incoming::begin(core, &snapshot.limits, session, up, |piece| {
+            scanner.feed(piece)?;
+            Ok(scanner.model().is_some())
+        })?,
         Some(coding) => packed::form(core, snapshot, session, up, coding, &mut scanner)?,
     };
     let place = scanner.model();
@@ -149,26 +151,6 @@ pub(super) fn form<D: Downstream, U: Upstream>(
     let plan = Plan::plain(provider, destination, head, route.endpoint, &target, url);
     let load = Load::Coming { begun, length, form: Some(scanner) };
     super::carry(core, snapshot, session, up, head, &plan, load, note)
-}
-
-/// Reads a form as far as its model, or to its end. What is long goes to the disk meanwhile.
-fn find_model<D: Downstream, U: Upstream>(
-    core: &Core,
-    snapshot: &Snapshot,
-    session: &mut Session<D>,
-    up: &mut U,
-    scanner: &mut Scanner,
-) -> Result<Begun, Ended> {
-    let mut held = core.metrics.clone().hold(Gauge::HeldBytes, 0);
-    let mut begun = Begun::default();
-    while scanner.model().is_none() && !session.has_read_body() {
-        let from = begun.bytes.len();
-        session.read_piece(core, &mut begun.bytes, limits::RELAY_BYTES)?;
-        scanner.feed(&begun.bytes[from..])?;
-        begun.bound(core, &snapshot.limits, up, &mut held)?;
-    }
-    begun.gather(up)?;
-    Ok(begun)
 }
 
 /// The target of a request in whose body the model is optional and absent.

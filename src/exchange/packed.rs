@@ -2,7 +2,7 @@
 
 use std::io::{BufReader, Read};
 
-use super::incoming::Begun;
+use super::incoming::{self, Begun};
 use super::office::{self, Desk, Unanswered};
 use super::session::{Body, Session};
 use super::{Core, Downstream, Ended, Upstream};
@@ -48,16 +48,11 @@ pub(super) fn form<D: Downstream, U: Upstream>(
     scanner: &mut Scanner,
 ) -> Result<Begun, Ended> {
     let limits = &snapshot.limits;
-    let mut held = core.metrics.clone().hold(Gauge::HeldBytes, 0);
-    let mut packed = Begun::default();
-    while !session.has_read_body() {
-        session.read_piece(core, &mut packed.bytes, limits::RELAY_BYTES)?;
-        packed.bound(core, limits, up, &mut held)?;
-    }
-    packed.gather(up)?;
+    let mut packed = incoming::begin(core, limits, session, up, |_| Ok(false))?;
     let state = coding.state_bytes().max(packed.bytes.len() as u64);
     let _state = core.metrics.clone().hold(Gauge::HeldBytes, state as i64);
     let mut unpacker = Unpacker::new(coding, BufReader::new(packed.reader()));
+    let mut held = core.metrics.clone().hold(Gauge::HeldBytes, 0);
     let mut begun = Begun::default();
     loop {
         let work = move || {
