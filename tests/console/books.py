@@ -27,8 +27,9 @@ DIALECTS = {
 USERS = ["alice", "bob", "carol", "support-bot", "nightly-eval", "research"]
 ENDS = [(200, "ok", 0.955), (429, "ok", 0.02), (502, "refused", 0.015), (200, "cut", 0.01)]
 
-KIND = "INSERT INTO kinds VALUES (?, randomblob(16), ?, ?, ?, ?, ?, ?, ?, ?, 'upstream', " \
-    "'default', ?, ?, ?)"
+KIND = "INSERT INTO kinds (id, digest, user, user_key, provider, operation, protocol, model, " \
+    "limit_name, model_served, usage_source, service_tier, outcome, price, status) " \
+    "VALUES (?, randomblob(16), ?, ?, ?, ?, ?, ?, ?, ?, 'upstream', 'default', ?, ?, ?)"
 ROW = "INSERT INTO usage_rows VALUES (?, ?, ?, ?, ?, 0, 0, ?, 0, 0, 0, 0, ?, ?, ?, ?, ?, ?, ?, " \
     "zeroblob(16))"
 ROLLUPS = """

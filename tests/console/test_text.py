@@ -1,6 +1,6 @@
 """Text of callers and upstreams stays text, whatever stands in it."""
 
-from conftest import ADMIN_KEY
+from gateway import ADMIN_KEY
 from playwright.sync_api import expect
 
 HOSTILE = "<img src=x onerror=alert(1)><script>alert(2)</script>'\"&lt;"

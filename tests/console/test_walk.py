@@ -2,7 +2,8 @@
 
 import re
 
-from conftest import ADMIN_KEY, PASSWORD, make_user
+from conftest import make_user
+from gateway import ADMIN_KEY, PASSWORD
 from playwright.sync_api import expect
 
 

@@ -84,6 +84,7 @@ function whatHappened(known, refused) {
     ["Call", known.operation || null],
     ["Model asked for", known.model || null],
     ["Served by", filter("provider_name", known.provider)],
+    ["Credential", known.credential_id ?? null],
     ["Model served", known.model_served || null],
     ["Attempts", known.attempts ?? null],
     ["In, out", known.bytes_in === undefined ? null
