@@ -126,6 +126,7 @@ impl Interface {
         state.text = text;
         state.declared = loaded.declared;
         self.core.swap(loaded.snapshot);
+        self.core.pool.revive(&self.core.snapshot());
         Ok((warnings, counts.0, counts.1))
     }
 

@@ -93,6 +93,22 @@ impl Pool {
         }
     }
 
+    /// What was disabled gets another try: somebody asks for it who may have mended it elsewhere.
+    pub fn revive(&self, snapshot: &Snapshot) {
+        for provider in &snapshot.providers {
+            for credential in &provider.credentials {
+                let Some(status) = self.at(credential.place) else { continue };
+                let mut health = status.health.lock();
+                if health.enable() {
+                    status.is_troubled.store(!health.is_sound(), Ordering::Relaxed);
+                    let circuits = health.circuits().to_vec();
+                    drop(health);
+                    self.keep(provider, Some(credential), circuits);
+                }
+            }
+        }
+    }
+
     /// A number that grows by one each time, for each place.
     pub(super) fn turn(&self, place: usize) -> u64 {
         self.at(place).map_or(0, |status| status.turns.fetch_add(1, Ordering::Relaxed))
@@ -408,7 +424,7 @@ impl Seat<'_> {
                 log::warn!(
                     target: "gproxy::credential",
                     "credential {number} of {provider} is disabled{of}{model}: the upstream does \
-                     not accept it; another key or address, or a reset, brings it back"
+                     not accept it; another key or address, or a reload, brings it back"
                 );
             }
             Change::Cools(why) => {

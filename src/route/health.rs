@@ -221,6 +221,13 @@ impl Health {
         Some(if is_disabled { Change::Disabled } else { Change::Cools(why) })
     }
 
+    /// Lets go of what was disabled. Whether anything was.
+    pub fn enable(&mut self) -> bool {
+        let before = self.open.len();
+        self.open.retain(|circuit| circuit.why != Why::Denied);
+        self.open.len() < before
+    }
+
     /// When the model may be called again, however little is known of it; disabled ones last.
     pub fn returns_at(&self, model: &str) -> i64 {
         let open = self.open.iter().filter(|circuit| concerns(circuit, model));

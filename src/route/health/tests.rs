@@ -105,13 +105,15 @@ fn an_answer_to_an_older_call_closes_nothing() {
 }
 
 #[test]
-fn a_denied_credential_stays_out_until_a_success() {
+fn a_denied_credential_stays_out_until_a_success_or_until_it_is_let_go() {
     let mut health = Health::default();
     let denied = Lesson::Denied(Scope::Account);
     assert_eq!(health.learn("m", denied, NOW, NOW), Some(Change::Disabled));
     assert_eq!(health.learn("m", denied, NOW + 1, NOW + 1), None, "said once");
     health.learn("m", limited(Scope::Account, Some(1)), NOW + 2, NOW + 2);
     assert_eq!(health.ask("m", NOW + 86_400_000_000), Leave::Disabled);
+    let mut other = health.clone();
+    assert!(other.enable() && other.is_sound() && !other.enable());
     assert_eq!(health.learn("n", Lesson::Works, NOW + 5, NOW + 6), Some(Change::Recovered));
     assert!(health.is_sound());
 }
