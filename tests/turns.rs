@@ -255,8 +255,16 @@ fn what_the_upstream_refuses_is_a_row_without_usage_and_takes_no_name() {
     refused["input"] = json!({"type": "error", "status": 404, "error": {"message": "no"}});
     assert_eq!(ask(&mut client, &refused)["status"], 404);
     assert_eq!(ask(&mut client, &create("precious"))["response"]["model"], "precious");
+    // What begins and goes no further leaves its name to nobody either.
+    let mut broken = create("router/cheap");
+    broken["input"] = json!({"type": "response.created", "response": {}});
+    client.tell(&broken);
+    assert_eq!(client.event()["type"], "response.created");
+    assert_eq!(ask(&mut client, &create("precious"))["response"]["model"], "precious");
     part(client);
-    let rows = rows(&gateway, 3);
+    let rows = rows(&gateway, 5);
+    assert_eq!((rows[3].text("outcome"), rows[3].number("cost")), ("cut", 0));
+    assert_eq!((rows[3].text("model_served"), rows[4].text("model")), ("cheap", "precious"));
     assert_eq!((rows[1].number("status"), rows[1].number("cost")), (404, 0));
     assert_eq!(rows[1].text("model_served"), "cheap");
     assert!(rows[2].number("cost") > 0);

@@ -208,9 +208,13 @@ impl<'a> Turns<'a> {
     /// recorded all the same.
     fn begin(&mut self, note: &mut Note) -> Result<(), Refusal> {
         if self.hands.call.live.many_models
-            && let Some(turn) = self.open.iter_mut().find(|turn| !turn.begun)
+            && let Some(at) = self.open.iter().position(|turn| !turn.begun)
         {
-            turn.begun = true;
+            self.open[at].begun = true;
+            // One comes after the other: what began before has broken off.
+            for turn in self.open.drain(..at).collect::<Vec<_>>() {
+                self.record(note, turn, SWITCHED, "cut");
+            }
             return Ok(());
         }
         if self.listener.ends_with_the_next() {
