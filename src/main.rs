@@ -55,7 +55,7 @@ fn run() -> io::Result<u8> {
     };
     let (overrides, settings) = (arguments.overrides.clone(), loaded.settings.clone());
     let source = FileSource { file, overrides, settings, files: command::read_file };
-    if let Err(error) = serve::run(*loaded, source, master.as_ref()) {
+    if let Err(error) = serve::run(*loaded, source, master.as_ref(), arguments.takeover) {
         gproxy::logging::flush();
         writeln!(io::stderr(), "gproxy: {error}")?;
         return Ok(match error {

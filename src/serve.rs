@@ -1,11 +1,13 @@
 //! The running gateway: start, reload, drain, stop. On the main thread, with OS signals.
 
 use std::io::{self, Write};
-use std::path::PathBuf;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use ring::rand::SecureRandom;
+use rustix::process::{Signal, getpid, kill_process};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
 use signal_hook::iterator::Signals;
 
@@ -14,9 +16,10 @@ use crate::config::made::Made;
 use crate::config::{self, ConfigError, Loaded, Overrides, Settings};
 use crate::console;
 use crate::exchange::{Books, Clock, Core, ListFailure};
-use crate::io::listener::Listener;
+use crate::io::listener::{self, Listener};
 use crate::io::upstream::Caller;
-use crate::io::{resolver, spool, tls, worker};
+use crate::io::{handover, resolver, spool, tls, worker};
+use crate::ledger::Ledger;
 use crate::limits;
 use crate::logging;
 use crate::metrics::Gauge;
@@ -114,7 +117,13 @@ impl From<io::Error> for ServeError {
 }
 
 /// Serves until a signal says stop. `Ok`: everything that was open has ended or ran out of time.
-pub fn run(loaded: Loaded, source: FileSource, master: Option<&Secret>) -> Result<(), ServeError> {
+pub fn run(
+    loaded: Loaded,
+    source: FileSource,
+    master: Option<&Secret>,
+    takeover: bool,
+) -> Result<(), ServeError> {
+    let passed = passed_by_manager();
     let settings = loaded.settings.clone();
     logging::start(settings.log_level);
     let mut signals = Signals::new([SIGHUP, SIGINT, SIGTERM, SIGXFSZ])?;
@@ -130,8 +139,14 @@ pub fn run(loaded: Loaded, source: FileSource, master: Option<&Secret>) -> Resul
     ring::rand::SystemRandom::new()
         .fill(&mut seed)
         .map_err(|_| io::Error::other("the system has no randomness"))?;
+    let folder = PathBuf::from(&settings.data_dir);
+    let estate = if takeover { handover::take(&folder)? } else { None };
+    let (socket, lock, old) = match estate.map(handover::Estate::into_parts) {
+        Some((socket, lock, old)) => (Some(socket), Some(lock.into()), Some(old)),
+        None => (passed, None, None),
+    };
     let booted =
-        api::boot(loaded, &source, master, RealClock.unix_ms()).map_err(ServeError::Boot)?;
+        api::boot(loaded, &source, master, RealClock.unix_ms(), lock).map_err(ServeError::Boot)?;
     booted.warnings.iter().for_each(|warning| log::warn!(target: "gproxy", "{warning}"));
     announce(&booted.made)?;
     let Booted { snapshot, accounts, base, statuses, .. } = booted;
@@ -141,21 +156,18 @@ pub fn run(loaded: Loaded, source: FileSource, master: Option<&Secret>) -> Resul
     let core = Core::new(snapshot, Box::new(RealClock), u64::from_be_bytes(seed));
     let core = Arc::new(core.with_books(books.clone()));
     core.pool.restore(statuses);
-    let folder = PathBuf::from(&settings.data_dir);
     spool::lie_in(&folder);
-    let interface = Interface::new(core.clone(), books, base, folder, Box::new(source));
+    let interface = Interface::new(core.clone(), books, base, folder.clone(), Box::new(source));
     let interface = Arc::new(interface);
     core.administer(interface.clone());
     logging::count_drops_in(core.metrics.clone());
     ledger.count_drops_in(core.metrics.clone());
-    let listener = Listener::bind(core.clone(), settings.host, settings.port, workers);
-    let address = std::net::SocketAddr::new(settings.host, settings.port);
-    let listener = Arc::new(listener.map_err(|error| ServeError::Listen(address, error))?);
-    let accepting = listener.clone();
-    std::thread::Builder::new().name("listener".into()).spawn(move || accepting.run())?;
-    let at = listener.address();
-    let scheme = if tls::callers::terms().is_some() { "https" } else { "http" };
-    log::info!(target: "gproxy", "listening on {scheme}://{at} with {workers} workers");
+    let listener = listen(&core, &settings, workers, socket)?;
+    wait_for_next(&folder, &listener, &ledger);
+    if let Some(old) = old {
+        handover::Estate::accept(old)?;
+        log::info!(target: "gproxy", "took over from the process that served until now");
+    }
     for signal in signals.forever() {
         match signal {
             SIGHUP => {
@@ -173,6 +185,59 @@ pub fn run(loaded: Loaded, source: FileSource, master: Option<&Secret>) -> Resul
     }
     logging::flush();
     Ok(())
+}
+
+/// The socket that a service manager opened for us, if it did.
+fn passed_by_manager() -> Option<OwnedFd> {
+    let number = |name| std::env::var(name).ok()?.parse::<u32>().ok();
+    let is_ours = number("LISTEN_PID") == Some(std::process::id());
+    (is_ours && number("LISTEN_FDS") >= Some(1)).then(worker::passed_by_manager)
+}
+
+/// Begins to serve, on a socket that was passed or on one of our own.
+fn listen(
+    core: &Arc<Core>,
+    settings: &Settings,
+    workers: usize,
+    passed: Option<OwnedFd>,
+) -> Result<Arc<Listener>, ServeError> {
+    let address = std::net::SocketAddr::new(settings.host, settings.port);
+    let is_passed = passed.is_some();
+    let socket = match passed {
+        Some(socket) => listener::adopt(socket),
+        None => listener::bind(settings.host, settings.port),
+    };
+    let listener = socket.and_then(|socket| Listener::on(core.clone(), socket, workers));
+    let listener = Arc::new(listener.map_err(|error| ServeError::Listen(address, error))?);
+    let accepting = listener.clone();
+    std::thread::Builder::new().name("listener".into()).spawn(move || accepting.run())?;
+    let at = listener.address();
+    if is_passed && settings.port != 0 && at != address {
+        log::warn!(target: "gproxy", "the socket that was passed is of {at}, not of {address}");
+    }
+    let scheme = if tls::callers::terms().is_some() { "https" } else { "http" };
+    log::info!(target: "gproxy", "listening on {scheme}://{at} with {workers} workers");
+    Ok(listener)
+}
+
+/// Lets another process take over: then this one is told to stop.
+fn wait_for_next(folder: &Path, listener: &Arc<Listener>, ledger: &Ledger) {
+    let begin = || {
+        let listener = listener.clone();
+        let lock = ledger.lock().ok_or(io::ErrorKind::NotFound)?.try_clone()?.into();
+        let offered = handover::offer(folder)?;
+        let thread = std::thread::Builder::new().name("handover".into());
+        thread.spawn(move || match handover::give(&offered, &|| listener.share(), &lock) {
+            Ok(()) => {
+                log::info!(target: "gproxy", "another process has taken over");
+                let _ = kill_process(getpid(), Signal::TERM);
+            }
+            Err(error) => log::warn!(target: "gproxy", "no hand-over: {error}"),
+        })
+    };
+    if let Err(error) = begin() {
+        log::warn!(target: "gproxy", "no other process can take over from this one: {error}");
+    }
 }
 
 /// Fetches the list of models of a provider's upstream, in a process that does nothing else.
@@ -240,7 +305,7 @@ fn reload(interface: &Interface) {
 }
 
 /// Stops accepting and waits for what is open, within the limit; a second signal cuts at once.
-fn drain(core: &Core, listener: &Listener, signals: &mut Signals) {
+fn drain(core: &Core, listener: &Arc<Listener>, signals: &mut Signals) {
     let limit = Duration::from_millis(core.snapshot().drain_ms);
     let open = core.metrics.level(Gauge::RequestsInFlight);
     log::info!(target: "gproxy", "stopping: {open} open requests have {limit:?} to end");

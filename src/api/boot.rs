@@ -1,6 +1,7 @@
 //! The start: the database beside the file, and an administrator where there is none.
 
 use std::fmt;
+use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -76,15 +77,17 @@ impl From<LedgerError> for BootError {
     }
 }
 
-/// Opens the database and reads the file and its rows together. `loaded`: the file alone.
+/// Opens the database and reads the file and its rows together. `loaded`: the file alone. `lock`:
+/// of the process that hands over.
 pub fn boot(
     loaded: Loaded,
     source: &dyn Source,
     master: Option<&Secret>,
     now_ms: i64,
+    lock: Option<File>,
 ) -> Result<Booted, BootError> {
     let settings = loaded.settings.clone();
-    let (ledger, accounts, mut state, statuses) = open(&loaded, now_ms)?;
+    let (ledger, accounts, mut state, statuses) = open(&loaded, now_ms, lock)?;
     state.text = source.read().map_err(|error| BootError::Config(vec![error]))?;
     let sealer = sealer(master)?;
     let mut warnings = Vec::new();
@@ -113,14 +116,15 @@ pub fn boot(
 /// The books, the accounts, what was made at run time, and what was known of credentials.
 type Opened = (Ledger, Accounts, State, Vec<(String, Circuit)>);
 
-fn open(loaded: &Loaded, now_ms: i64) -> Result<Opened, BootError> {
+fn open(loaded: &Loaded, now_ms: i64, lock: Option<File>) -> Result<Opened, BootError> {
     let users = loaded.snapshot.users.iter();
     let users: Vec<(&str, i64)> = users.map(|user| (user.name.as_str(), user.cost_used)).collect();
     let folder = Path::new(&loaded.settings.data_dir);
     let synchronous =
         if loaded.settings.synchronous_full { Synchronous::Full } else { Synchronous::Normal };
     let retention = loaded.snapshot.retention;
-    let (ledger, mut opening) = Ledger::open(folder, &users, now_ms, synchronous, retention)?;
+    let opened = Ledger::open(folder, &users, now_ms, synchronous, retention, lock)?;
+    let (ledger, mut opening) = opened;
     let kept = std::mem::take(&mut opening.entities);
     let kept = kept.iter().map(Kept::read).collect::<Option<Vec<_>>>();
     let kept = kept.ok_or_else(|| BootError::Other("a row of the database is no object".into()))?;
@@ -250,7 +254,7 @@ fn make_admin(
 /// Gives a locked-out operator a new key: of the administrator of the file or of the database, or
 /// of one that is made. `loaded`: the file alone.
 pub fn reset_admin(loaded: &Loaded, now_ms: i64) -> Result<(String, Secret), BootError> {
-    let (ledger, _, mut state, _) = open(loaded, now_ms)?;
+    let (ledger, _, mut state, _) = open(loaded, now_ms, None)?;
     let mut declared = loaded.snapshot.users.iter();
     let declared = declared.find(|user| user.enabled && user.is_admin);
     let is_admin = |row: &&mut Kept| {

@@ -37,6 +37,7 @@ options, each before its variable, which is before the file:
       --master-key-file FILE
                         seals the secrets of the database [its text: GPROXY_MASTER_KEY]
       --log-level LEVEL off, error, warn, info, debug or trace [GPROXY_LOG; info]
+      --takeover        serve in the place of the process with the same data, which then drains
   -h, --help
   -V, --version
 
@@ -66,6 +67,8 @@ pub struct Arguments {
     pub overrides: Overrides,
     /// Where the master key stands, when named.
     pub master_key_file: Option<String>,
+    /// Take the socket over from the process that serves the same data folder.
+    pub takeover: bool,
     /// Words that have no effect.
     pub warnings: Vec<String>,
 }
@@ -164,7 +167,7 @@ const RETIRED: &[(&str, &str)] = &[
 pub fn parse(words: &[String]) -> Result<Arguments, ArgumentError> {
     let mut command: Option<&str> = None;
     let mut values: Vec<(&'static str, String)> = Vec::new();
-    let (mut json, mut help, mut version) = (false, false, false);
+    let (mut json, mut help, mut version, mut takeover) = (false, false, false, false);
     let mut warnings = Vec::new();
     let mut operands: Vec<&str> = Vec::new();
     let mut rest = words.iter();
@@ -178,6 +181,7 @@ pub fn parse(words: &[String]) -> Result<Arguments, ArgumentError> {
             "help" if command.is_none() => help = true,
             "-V" | "--version" if attached.is_none() => version = true,
             "--json" if attached.is_none() => json = true,
+            "--takeover" if attached.is_none() => takeover = true,
             _ if !flag.starts_with('-') => match command {
                 None => command = Some(known_command(flag)?),
                 Some("models" | "usage" | "backup") => operands.push(flag),
@@ -204,6 +208,9 @@ pub fn parse(words: &[String]) -> Result<Arguments, ArgumentError> {
         _ if version => Command::Version,
         other => command_of(other.unwrap_or("serve"), &mut values, &operands, json)?,
     };
+    if takeover && !matches!(command, Command::Serve | Command::Help | Command::Version) {
+        return error("`--takeover` belongs to `serve`".to_owned());
+    }
     let mut take = |name| take(&mut values, name);
     let config = take("--config");
     let overrides = Overrides {
@@ -215,7 +222,7 @@ pub fn parse(words: &[String]) -> Result<Arguments, ArgumentError> {
         log_level: take("--log-level"),
     };
     let master_key_file = take("--master-key-file");
-    Ok(Arguments { command, config, overrides, master_key_file, warnings })
+    Ok(Arguments { command, config, overrides, master_key_file, takeover, warnings })
 }
 
 fn command_of(

@@ -313,9 +313,12 @@ impl Core {
 
     /// Measures what nobody counts: rows that wait for the books.
     pub fn measure(&self) {
-        let ledger = self.books.as_ref().and_then(|books| books.ledger.as_ref());
-        let rows = ledger.map_or(0, |ledger| ledger.taken());
-        self.metrics.measure(Gauge::LedgerRows, rows as i64);
+        let Some(books) = &self.books else { return };
+        let Some(ledger) = &books.ledger else { return };
+        self.metrics.measure(Gauge::LedgerRows, ledger.taken() as i64);
+        for (user, day, cost) in ledger.foreign() {
+            books.accounts.spend(user, day, cost);
+        }
     }
 
     /// Puts new tables in place of the old ones.

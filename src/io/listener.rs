@@ -76,19 +76,34 @@ enum Line {
     Sealed(Box<Sealed>),
 }
 
+/// Binds and listens. `::` serves IPv4 too.
+pub fn bind(host: IpAddr, port: u16) -> io::Result<OwnedFd> {
+    let address = SocketAddr::new(host, port);
+    let family = if host.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = rustix::net::socket_with(family, SocketType::STREAM, flags, None)?;
+    sockopt::set_socket_reuseaddr(&socket, true)?;
+    if host.is_ipv6() {
+        sockopt::set_ipv6_v6only(&socket, !host.is_unspecified())?;
+    }
+    rustix::net::bind(&socket, &address)?;
+    rustix::net::listen(&socket, BACKLOG)?;
+    Ok(socket)
+}
+
+/// Takes over a socket that somebody else made.
+pub fn adopt(socket: OwnedFd) -> io::Result<OwnedFd> {
+    if !sockopt::socket_acceptconn(&socket)? {
+        return Err(io::Error::other("the socket that was passed does not listen"));
+    }
+    rustix::io::fcntl_setfd(&socket, rustix::io::FdFlags::CLOEXEC)?;
+    rustix::io::ioctl_fionbio(&socket, true)?;
+    Ok(socket)
+}
+
 impl Listener {
-    /// Binds and listens. `::` serves IPv4 too.
-    pub fn bind(core: Arc<Core>, host: IpAddr, port: u16, workers: usize) -> io::Result<Listener> {
-        let address = SocketAddr::new(host, port);
-        let family = if host.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
-        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-        let socket = rustix::net::socket_with(family, SocketType::STREAM, flags, None)?;
-        sockopt::set_socket_reuseaddr(&socket, true)?;
-        if host.is_ipv6() {
-            sockopt::set_ipv6_v6only(&socket, !host.is_unspecified())?;
-        }
-        rustix::net::bind(&socket, &address)?;
-        rustix::net::listen(&socket, BACKLOG)?;
+    /// Serves on a socket that listens.
+    pub fn on(core: Arc<Core>, socket: OwnedFd, workers: usize) -> io::Result<Listener> {
         let bound: SocketAddr = rustix::net::getsockname(&socket)?
             .try_into()
             .map_err(|_| io::Error::other("the socket has no internet address"))?;
@@ -107,17 +122,30 @@ impl Listener {
         })
     }
 
+    /// The socket, for the next process.
+    pub fn share(&self) -> io::Result<OwnedFd> {
+        let socket = self.socket.lock();
+        socket.as_ref().ok_or(io::ErrorKind::NotConnected)?.try_clone()
+    }
+
     /// Where it listens.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
     /// Stops accepting and closes what is parked. Open exchanges go on.
-    pub fn stop(&self) {
+    pub fn stop(self: &Arc<Self>) {
         self.stopping.store(true, Ordering::SeqCst);
         drop(self.socket.lock().take());
         let parked = std::mem::take(&mut *self.parked.lock());
-        drop(parked);
+        for mut connection in parked.into_values() {
+            // Who has just begun to speak gets an answer yet.
+            let begun = worker::peek(&connection.fd) == Peek::Bytes;
+            if begun && epoll::delete(&self.epoll, &connection.fd).is_ok() {
+                connection.parked = None;
+                self.start(connection);
+            }
+        }
     }
 
     /// The loop of the listener's thread; returns after [`Listener::stop`].

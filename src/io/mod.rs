@@ -1,6 +1,7 @@
 //! The shell: moves bytes and keeps time. Knows `may`, ureq and rustls; knows no model names.
 
 pub mod downstream;
+pub mod handover;
 pub mod http;
 pub mod listener;
 pub mod office;

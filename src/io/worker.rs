@@ -14,7 +14,7 @@ use std::cell::RefCell;
 use std::io::{self, Read, Write};
 use std::mem::MaybeUninit;
 use std::net::{Shutdown, SocketAddr};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -88,6 +88,17 @@ pub fn release_memory() {
     unsafe {
         libmimalloc_sys::mi_collect(true);
     };
+}
+
+/// The first descriptor that a service manager passes, see sd_listen_fds(3). Call it once, before
+/// anything else is opened.
+pub fn passed_by_manager() -> OwnedFd {
+    // SAFETY: number 3 is what the manager says that it opened for this very process (`LISTEN_PID`
+    // names it), and nobody else here has taken it over.
+    #[allow(unsafe_code)]
+    unsafe {
+        OwnedFd::from_raw_fd(3)
+    }
 }
 
 /// The class of a descriptor: the worker that polls it.

@@ -84,6 +84,11 @@ impl Accounts {
         all.entry(user.to_owned()).or_default().spending.top_up(window, day, amount);
     }
 
+    /// Counts what was spent elsewhere.
+    pub fn spend(&self, user: String, day: i64, cost: i64) {
+        self.all.lock().entry(user).or_default().spending.spend(day, cost);
+    }
+
     /// How the user's quotas and limits stand, in their order.
     pub fn standing(&self, user: &User, now_ms: i64) -> Standing {
         let mut all = self.all.lock();

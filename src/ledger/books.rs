@@ -6,7 +6,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use rusqlite::{Connection, OptionalExtension, Statement, Transaction, params};
+use rusqlite::{
+    Connection, OptionalExtension, Statement, Transaction, TransactionBehavior, params,
+};
 
 use super::entities::{self, Change};
 use super::logs::{Entry, Logs};
@@ -52,10 +54,18 @@ pub(super) const SUM_UP: &str = " ON CONFLICT (hour, kind) DO UPDATE SET \
 pub(super) const SPEND: &str = "INSERT INTO spendings (user, day, cost) VALUES (?1, ?2, ?3) \
     ON CONFLICT (user, day) DO UPDATE SET cost = cost + excluded.cost";
 
+/// What rows behind the given one cost.
+const FOREIGN: &str = "SELECT user, at / 86400000, sum(cost) FROM usage_rows \
+    JOIN kinds ON kinds.id = kind WHERE usage_rows.id > ?1 GROUP BY user, at / 86400000";
+
 /// Something that keeps rows.
 pub(super) trait Store: Send {
     /// Writes all rows and what they cost, or nothing of it.
     fn write(&mut self, rows: &[Row]) -> Result<(), String>;
+    /// What another process has written meanwhile: users, UTC days, picodollars. Told once.
+    fn foreign(&mut self) -> Vec<(String, i64, i64)> {
+        Vec::new()
+    }
     /// Writes a change. A store of rows alone has no place for it.
     fn change(&mut self, _: &Change) -> Result<(), String> {
         Err("this store keeps rows alone".to_owned())
@@ -77,7 +87,7 @@ pub(super) struct Database {
     pub(super) folder: PathBuf,
     // Opened when there is something to log, or to delete.
     pub(super) logs: Option<Logs>,
-    pub(super) _lock: File,
+    pub(super) lock: File,
 }
 
 /// The end of the chain, and the numbers of what was written before.
@@ -89,6 +99,8 @@ pub(super) struct Tail {
     at_hand: Vec<Option<AtHand>>,
     // The process whose rows came last, and its number.
     process: (u64, i64),
+    // What others have written since: users, UTC days, picodollars.
+    foreign: Vec<(String, i64, i64)>,
 }
 
 type AtHand = (Arc<Kind>, (i64, Digest));
@@ -115,6 +127,10 @@ impl Store for Database {
             self.tail.forget();
             error.to_string()
         })
+    }
+
+    fn foreign(&mut self) -> Vec<(String, i64, i64)> {
+        std::mem::take(&mut self.tail.foreign)
     }
 
     fn change(&mut self, change: &Change) -> Result<(), String> {
@@ -162,7 +178,8 @@ fn now_ms() -> i64 {
 
 impl Database {
     fn try_write(&mut self, rows: &[Row]) -> rusqlite::Result<()> {
-        let change = self.connection.transaction()?;
+        let change = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        self.tail.catch_up(&change)?;
         let end = self.tail.write(&change, rows)?;
         change.commit()?;
         (self.tail.last, self.tail.last_digest) = end;
@@ -177,7 +194,29 @@ impl Tail {
         let (last, last_digest) =
             connection.query_row(select, [], |row| Ok((row.get(0)?, row.get(1)?)))?;
         let at_hand = vec![None; limits::LEDGER_KINDS_SHARED];
-        Ok(Tail { last, last_digest, kinds: HashMap::new(), at_hand, process: (0, 0) })
+        Ok(Tail {
+            last,
+            last_digest,
+            kinds: HashMap::new(),
+            at_hand,
+            process: (0, 0),
+            foreign: Vec::new(),
+        })
+    }
+
+    /// While one process hands over to the next, both write: each goes on behind the other's rows,
+    /// and learns what they cost.
+    fn catch_up(&mut self, change: &Transaction<'_>) -> rusqlite::Result<()> {
+        let select = "SELECT last, last_digest FROM chain";
+        let end = change.query_row(select, [], |row| Ok((row.get(0)?, row.get(1)?)))?;
+        if end.0 != self.last {
+            let mut select = change.prepare(FOREIGN)?;
+            let rows =
+                select.query_map([self.last], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
+            self.foreign.extend(rows.collect::<rusqlite::Result<Vec<_>>>()?);
+        }
+        (self.last, self.last_digest) = end;
+        Ok(())
     }
 
     fn forget(&mut self) {

@@ -309,7 +309,7 @@ mod tests {
         let folder = std::env::temp_dir().join(format!("gproxy-entities-{}", std::process::id()));
         let _ = std::fs::remove_dir_all(&folder);
         let (ledger, opening) =
-            Ledger::open(&folder, &[], 0, Synchronous::Normal, KEEP_ALL).expect("a new file");
+            Ledger::open(&folder, &[], 0, Synchronous::Normal, KEEP_ALL, None).expect("a new file");
         assert_eq!(opening.entities, []);
         let top_up = TopUp {
             at_ms: 5,
@@ -332,8 +332,8 @@ mod tests {
         let entities: Vec<_> = audit.iter().map(|row| row.texts[3].clone()).collect();
         assert_eq!(entities, [Some("second".to_owned()), Some("first".to_owned())]);
         drop(ledger);
-        let (ledger, opening) =
-            Ledger::open(&folder, &[], 0, Synchronous::Normal, KEEP_ALL).expect("the same file");
+        let (ledger, opening) = Ledger::open(&folder, &[], 0, Synchronous::Normal, KEEP_ALL, None)
+            .expect("the same file");
         let found: Vec<_> = opening.entities.iter().map(|row| (&*row.id, &*row.body)).collect();
         assert_eq!(found, [("a", "3")]);
         assert_eq!(opening.top_ups, [top_up]);

@@ -22,6 +22,7 @@ mod tests;
 mod writer;
 
 use std::fmt;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -133,6 +134,8 @@ struct Shared {
     /// What is known of credentials and not yet written.
     statuses: Mutex<Vec<Status>>,
     kinds: Kinds,
+    /// Spent by the rows of another process, and not yet told.
+    foreign: Mutex<Vec<(String, i64, i64)>>,
 }
 
 enum Message {
@@ -156,22 +159,27 @@ pub struct Ledger {
     shared: Arc<Shared>,
     changes: AtomicUsize,
     thread: Mutex<Option<JoinHandle<()>>>,
+    lock: Option<File>,
 }
 
 impl Ledger {
     /// Opens or makes `gproxy.db` in the folder. `first_seen`: users and what they had spent before
     /// they came here, which counts the first time that a name is seen. `now_ms` is the time, UTC.
+    /// `lock`: of a process that still has them and hands over, see [`Ledger::lock`].
     pub fn open(
         folder: &Path,
         first_seen: &[(&str, i64)],
         now_ms: i64,
         synchronous: Synchronous,
         retention: Retention,
+        lock: Option<File>,
     ) -> Result<(Ledger, Opening), LedgerError> {
-        let (store, opening) = schema::open(folder, first_seen, now_ms, synchronous)?;
-        let ledger = Ledger::start(store, retention);
-        let path = || folder.join(schema::FILE);
-        let ledger = ledger.map_err(|error| LedgerError::Open(path(), error.to_string()))?;
+        let (store, opening) = schema::open(folder, first_seen, now_ms, synchronous, lock)?;
+        let cannot =
+            |error: std::io::Error| LedgerError::Open(folder.join(schema::FILE), error.to_string());
+        let lock = store.lock.try_clone().map_err(cannot)?;
+        let mut ledger = Ledger::start(store, retention).map_err(cannot)?;
+        ledger.lock = Some(lock);
         Ok((ledger, opening))
     }
 
@@ -192,10 +200,11 @@ impl Ledger {
             written: AtomicUsize::new(0),
             statuses: Mutex::default(),
             kinds: Kinds::default(),
+            foreign: Mutex::default(),
         });
         let thread = writer::start(store, receiver, shared.clone())?;
         let (changes, thread) = (AtomicUsize::new(0), Mutex::new(Some(thread)));
-        Ok(Ledger { shared, changes, thread })
+        Ok(Ledger { shared, changes, thread, lock: None })
     }
 
     /// A place in the queue; `None`: all are taken.
@@ -228,6 +237,17 @@ impl Ledger {
             return false;
         }
         true
+    }
+
+    /// The lock of the books: they stay locked while anybody has it open.
+    pub fn lock(&self) -> Option<&File> {
+        self.lock.as_ref()
+    }
+
+    /// What a process that hands over to this one, or takes over from it, has written since it was
+    /// asked last: users, UTC days, picodollars.
+    pub fn foreign(&self) -> Vec<(String, i64, i64)> {
+        std::mem::take(&mut *self.shared.foreign.lock())
     }
 
     /// What is kept from now on.

@@ -1,11 +1,11 @@
 //! The database file: how it is opened, and what is read then.
 
-use std::fs::{DirBuilder, OpenOptions};
+use std::fs::{DirBuilder, File, OpenOptions};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
 use std::time::Duration;
 
-use rusqlite::{Connection, ErrorCode, params};
+use rusqlite::{Connection, ErrorCode, TransactionBehavior, params};
 
 use super::books::{Database, SPEND, Tail};
 use super::logs::{self, Logs};
@@ -29,6 +29,7 @@ pub(super) fn open(
     first_seen: &[(&str, i64)],
     now_ms: i64,
     synchronous: Synchronous,
+    lock: Option<File>,
 ) -> Result<(Database, Opening), LedgerError> {
     let path = folder.join(FILE);
     let cannot = |why: String| LedgerError::Open(path.clone(), why);
@@ -37,7 +38,12 @@ pub(super) fn open(
     let private = |name: &str| {
         OpenOptions::new().create(true).append(true).mode(0o600).open(folder.join(name))
     };
-    let lock = private(LOCK).map_err(|error| cannot(error.to_string()))?;
+    let is_shared = lock.is_some();
+    let lock = match lock {
+        Some(lock) => lock,
+        None => private(LOCK).map_err(|error| cannot(error.to_string()))?,
+    };
+    // Of a lock that was handed over this is the same one once more.
     if lock.try_lock().is_err() {
         return Err(LedgerError::InUse(path));
     }
@@ -49,20 +55,25 @@ pub(super) fn open(
         _ => LedgerError::Open(path.clone(), error.to_string()),
     };
     let mut connection = Connection::open(&path).map_err(sound)?;
-    prepare(&mut connection, &path, synchronous, sound)?;
+    prepare(&mut connection, &path, synchronous, is_shared, sound)?;
     enter(&mut connection, first_seen).map_err(sound)?;
-    let opening = read_opening(&connection, now_ms).map_err(sound)?;
-    let tail = Tail::read(&connection).map_err(sound)?;
+    // Both of one moment: another process may still write.
+    let behavior = TransactionBehavior::Immediate;
+    let moment = connection.transaction_with_behavior(behavior).map_err(sound)?;
+    let opening = read_opening(&moment, now_ms).map_err(sound)?;
+    let tail = Tail::read(&moment).map_err(sound)?;
+    moment.commit().map_err(sound)?;
     // What was logged before goes when its time comes, though nothing is logged now.
     let logs = folder.join(logs::FILE).exists().then(|| Logs::open(folder).ok()).flatten();
     let folder = folder.to_owned();
-    Ok((Database { connection, tail, folder, logs, _lock: lock }, opening))
+    Ok((Database { connection, tail, folder, logs, lock }, opening))
 }
 
 fn prepare(
     connection: &mut Connection,
     path: &Path,
     synchronous: Synchronous,
+    is_shared: bool,
     sound: impl Fn(rusqlite::Error) -> LedgerError,
 ) -> Result<(), LedgerError> {
     connection.busy_timeout(Duration::from_secs(5)).map_err(&sound)?;
@@ -90,6 +101,10 @@ fn prepare(
     let found: String = connection.query_row(check, [], |row| row.get(0)).map_err(&sound)?;
     if found != "ok" {
         return Err(LedgerError::Damaged(path.to_owned(), found));
+    }
+    if version < VERSION && is_shared {
+        let why = "its format has to be brought up to date: stop the old process, then start";
+        return Err(LedgerError::Open(path.to_owned(), why.into()));
     }
     if version < VERSION {
         migrate::bring_up(connection, version).map_err(&sound)?;

@@ -35,7 +35,7 @@ pub(super) const KEEP_ALL: Retention =
     Retention { usage_days: 0, usage_bytes: 0, log_days: 0, log_bytes: 0 };
 
 fn open(folder: &Folder, first_seen: &[(&str, i64)]) -> Result<(Ledger, Opening), LedgerError> {
-    Ledger::open(&folder.0, first_seen, NOW_MS, Synchronous::Full, KEEP_ALL)
+    Ledger::open(&folder.0, first_seen, NOW_MS, Synchronous::Full, KEEP_ALL, None)
 }
 
 const PROCESS: u64 = 0xab_cdef_0123_4567;
@@ -146,6 +146,48 @@ fn a_newer_file_and_a_second_process_are_refused() {
     drop(newer);
     let error = open(&folder, &[]).map(drop).expect_err("too new");
     assert!(matches!(error, LedgerError::Newer(_, 99)), "{error}");
+}
+
+#[test]
+fn two_that_hand_over_write_one_chain_and_learn_what_the_other_spent() {
+    let folder = Folder::new();
+    let write = |ledger: &Ledger, number| {
+        ledger.slot().expect("a place").record(row(number, "alice", 3));
+    };
+    let written = |ledger: &Ledger, count| {
+        let until = std::time::Instant::now() + Duration::from_secs(10);
+        while ledger.written() < count {
+            assert!(std::time::Instant::now() < until, "the disk is slow");
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    };
+    let (old, _) = open(&folder, &[]).expect("a new file");
+    write(&old, 1);
+    written(&old, 1);
+    let lock = old.lock().expect("it is locked").try_clone().expect("a descriptor");
+    let opened = Ledger::open(&folder.0, &[], NOW_MS, Synchronous::Full, KEEP_ALL, Some(lock));
+    let (new, opening) = opened.expect("the lock was handed over");
+    assert_eq!(opening.spent, [("alice".to_owned(), 20_780, 3)]);
+    write(&old, 2);
+    write(&old, 3);
+    written(&old, 3);
+    write(&new, 4);
+    written(&new, 1);
+    assert_eq!(new.foreign(), [("alice".to_owned(), 20_780, 6)]);
+    write(&old, 5);
+    written(&old, 4);
+    assert_eq!(old.foreign(), [("alice".to_owned(), 20_780, 3)]);
+    assert!(old.close(Duration::from_secs(10)));
+    drop(old);
+    // The lock lives on with the one that is left.
+    assert!(matches!(open(&folder, &[]), Err(LedgerError::InUse(_))));
+    write(&new, 6);
+    written(&new, 2);
+    assert_eq!(new.foreign(), [("alice".to_owned(), 20_780, 3)]);
+    assert!(new.close(Duration::from_secs(10)));
+    drop(new);
+    let audit = audit::audit(&folder.0).expect("it can be read");
+    assert_eq!((audit.rows, audit.faults), (6, Vec::new()));
 }
 
 /// Refuses the first writes, then tells what it was given.
@@ -463,7 +505,7 @@ fn more_logs_than_may_wait_are_refused_by_number_and_by_size() {
 /// Deletes until there is no more to delete; how many steps did something.
 fn pruned(folder: &Folder, keep: Retention) -> usize {
     let (mut store, _) =
-        schema::open(&folder.0, &[], NOW_MS, Synchronous::Normal).expect("our file");
+        schema::open(&folder.0, &[], NOW_MS, Synchronous::Normal, None).expect("our file");
     let steps = (0..10_000).take_while(|_| store.prune_rows(&keep, NOW_MS).expect("our tables"));
     steps.count()
 }

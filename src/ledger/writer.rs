@@ -183,6 +183,10 @@ fn write(store: &mut impl Store, batch: &mut Vec<Row>, shared: &Shared) {
         log::info!(target: "gproxy::ledger", "usage is written again");
     }
     shared.healthy.store(true, Ordering::Relaxed);
+    let foreign = store.foreign();
+    if !foreign.is_empty() {
+        shared.foreign.lock().extend(foreign);
+    }
     shared.written.fetch_add(batch.len(), Ordering::Relaxed);
     shared.taken.fetch_sub(batch.len(), Ordering::AcqRel);
     batch.clear();

@@ -59,16 +59,35 @@ impl Gateway {
         let folder = fresh_folder();
         let path = folder.join("config.toml");
         fs::write(&path, fill_in(config, port, &folder)).expect("the folder was just made");
-        let mut child = Command::new(env!("CARGO_BIN_EXE_gproxy"))
-            .arg("--config")
-            .arg(&path)
-            .current_dir(&folder)
-            .envs(environment.iter().copied())
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("cargo built the binary for this test");
+        let mut command = Command::new(env!("CARGO_BIN_EXE_gproxy"));
+        command.arg("--config").arg(&path).stdin(Stdio::null());
+        Gateway::run(command.envs(environment.iter().copied()), port, folder)
+    }
+
+    /// Starts another process on the same data, which asks this one for its socket.
+    pub fn successor(&self, environment: &[(&str, &str)]) -> Gateway {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_gproxy"));
+        command.arg("--takeover").arg("--config").arg(self.folder.join("config.toml"));
+        command.stdin(Stdio::null()).envs(environment.iter().copied());
+        Gateway::run(&mut command, self.port, self.folder.clone())
+    }
+
+    /// Starts the binary on a socket that somebody else opened, as a service manager does.
+    pub fn passed(config: &str, socket: TcpListener) -> Gateway {
+        let port = socket.local_addr().expect("it is bound").port();
+        let folder = fresh_folder();
+        let path = folder.join("config.toml");
+        fs::write(&path, fill_in(config, port, &folder)).expect("the folder was just made");
+        let script = "exec 3<&0 </dev/null; LISTEN_FDS=1 LISTEN_PID=$$ exec \"$@\"";
+        let mut command = Command::new("sh");
+        command.args(["-c", script, "sh", env!("CARGO_BIN_EXE_gproxy"), "--config"]).arg(&path);
+        command.stdin(Stdio::from(std::os::fd::OwnedFd::from(socket)));
+        Gateway::run(&mut command, port, folder)
+    }
+
+    fn run(command: &mut Command, port: u16, folder: PathBuf) -> Gateway {
+        command.current_dir(&folder).stdout(Stdio::null()).stderr(Stdio::piped());
+        let mut child = command.spawn().expect("cargo built the binary for this test");
         let stderr = Arc::new(Mutex::new(Vec::new()));
         let pipe = child.stderr.take().expect("it was asked for above");
         let reader = std::thread::spawn({

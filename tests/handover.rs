@@ -1,0 +1,162 @@
+//! Change without a cut: a new process takes over, or a new file is loaded, and no caller notices.
+
+mod support;
+
+use std::net::TcpListener;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use rustix::process::Signal;
+use support::books::{audit, rows};
+use support::client::chat;
+use support::{Client, Config, Gateway, Upstream, size, wait_for};
+
+const MODEL: &str = "openai-main/gpt-4.1-mini";
+const CLIENTS: usize = 8;
+
+/// What the callers saw.
+#[derive(Default)]
+struct Seen {
+    served: AtomicUsize,
+    over: AtomicBool,
+}
+
+/// Calls on and on, on connections that are kept. A kept connection may end in front of a reply:
+/// then the request is repeated, once. Nothing else may fail.
+fn call_on(port: u16, seen: &Seen) {
+    let connect = || Client::try_connect(port).expect("no connection is refused");
+    let mut client = connect();
+    let mut is_new = true;
+    while !seen.over.load(Ordering::Relaxed) {
+        client.send(&chat(MODEL, seen.served.load(Ordering::Relaxed).is_multiple_of(2)));
+        let reply = match client.reply() {
+            Ok(reply) => reply,
+            Err(why) => {
+                assert!(!is_new, "a new connection gives no answer: {why}");
+                (client, is_new) = (connect(), true);
+                continue;
+            }
+        };
+        assert_eq!((reply.status, reply.complete), (200, true), "{}", reply.text());
+        seen.served.fetch_add(1, Ordering::Relaxed);
+        is_new = reply.header("connection") == Some("close");
+        if is_new {
+            client = connect();
+        }
+    }
+}
+
+/// Runs `change` again and again while callers call; how many were served.
+fn under_load(port: u16, changes: usize, mut change: impl FnMut()) -> usize {
+    let seen = Arc::new(Seen::default());
+    let callers: Vec<_> = (0..CLIENTS)
+        .map(|_| {
+            let seen = seen.clone();
+            std::thread::spawn(move || call_on(port, &seen))
+        })
+        .collect();
+    let all = size(3_000, 100_000);
+    for number in 1..=changes {
+        let served = || seen.served.load(Ordering::Relaxed);
+        let failed = || callers.iter().any(std::thread::JoinHandle::is_finished);
+        while served() < all * number / (changes + 1) && !failed() {
+            std::thread::sleep(std::time::Duration::from_millis(2));
+        }
+        change();
+    }
+    while seen.served.load(Ordering::Relaxed) < all
+        && !callers.iter().any(std::thread::JoinHandle::is_finished)
+    {
+        std::thread::sleep(std::time::Duration::from_millis(2));
+    }
+    seen.over.store(true, Ordering::Relaxed);
+    callers.into_iter().for_each(|caller| caller.join().expect("no request failed"));
+    seen.served.load(Ordering::Relaxed)
+}
+
+#[test]
+fn processes_follow_each_other_under_load_without_a_failed_request() {
+    let upstream = Upstream::vendor();
+    let first = Gateway::start(&Config::to(&upstream).text());
+    let (port, folder) = (first.port, first.folder().to_owned());
+    let mut line = vec![first];
+    let served = under_load(port, 3, || {
+        let old = line.last_mut().expect("there is one");
+        let next = old.successor(&[]);
+        next.wait_for_line("took over");
+        assert_eq!(old.wait_exit().code(), Some(0));
+        assert!(old.stderr().iter().all(|line| !line.contains("were cut")));
+        line.push(next);
+    });
+    let mut last = line.pop().expect("there is one");
+    last.sigterm();
+    assert_eq!(last.wait_exit().code(), Some(0));
+    // Each reply has its row, in one chain, whichever process wrote it.
+    let told = audit(&folder);
+    let count = rows(&folder).expect("there are books").len();
+    assert!(count >= served, "{count} rows of {served}");
+    assert!(told.contains(&format!("{count} rows")) && told.contains("0 faults"), "{told}");
+    assert_eq!(count, upstream.count());
+    drop(line);
+}
+
+#[test]
+fn reloads_under_load_fail_no_request() {
+    let upstream = Upstream::vendor();
+    let config = Config::to(&upstream);
+    let gateway = Gateway::start(&config.text());
+    let mut number = 0;
+    let reloads = |gateway: &Gateway| {
+        gateway.stderr().iter().filter(|line| line.contains("reloaded: ")).count()
+    };
+    let served = under_load(gateway.port, 10, || {
+        number += 1;
+        let label = format!("label = \"{number}\"\n");
+        gateway.rewrite_config(
+            &config
+                .text()
+                .replace("channel = \"custom\"\n", &format!("channel = \"custom\"\n{label}")),
+        );
+        gateway.signal(Signal::HUP);
+        wait_for("a reload", || (reloads(&gateway) == number).then_some(()));
+    });
+    assert_eq!(upstream.count(), served);
+}
+
+#[test]
+fn a_successor_that_fails_changes_nothing_and_the_next_one_may_try() {
+    let upstream = Upstream::vendor();
+    let mut old = Gateway::start(&Config::to(&upstream).text());
+    let mut failed = old.successor(&[("GPROXY_MASTER_KEY", "short")]);
+    assert_eq!(failed.wait_exit().code(), Some(1));
+    assert_eq!(old.connect().ask(&chat(MODEL, false)).status, 200);
+    let mut next = old.successor(&[]);
+    next.wait_for_line("took over");
+    assert_eq!(old.wait_exit().code(), Some(0));
+    assert_eq!(next.connect().ask(&chat(MODEL, false)).status, 200);
+    assert!(next.is_alive());
+}
+
+#[test]
+fn a_takeover_from_nobody_is_a_start() {
+    let upstream = Upstream::vendor();
+    let mut old = Gateway::start(&Config::to(&upstream).text());
+    old.sigterm();
+    assert_eq!(old.wait_exit().code(), Some(0));
+    let next = old.successor(&[]);
+    next.wait_for_line("listening on ");
+    assert_eq!(next.connect().ask(&chat(MODEL, false)).status, 200);
+}
+
+#[test]
+fn a_socket_of_the_service_manager_is_served() {
+    let upstream = Upstream::vendor();
+    let socket = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let port = socket.local_addr().expect("it is bound").port();
+    // It waits before anybody serves.
+    let mut early = Client::try_connect(port).expect("the manager listens");
+    early.send(&chat(MODEL, false));
+    let gateway = Gateway::passed(&Config::to(&upstream).text(), socket);
+    assert_eq!(early.reply().expect("an answer").status, 200);
+    gateway.wait_for_line(&format!("listening on http://127.0.0.1:{port}"));
+}
