@@ -152,6 +152,10 @@ pub const LIST_MODELS_MAX: usize = 5_000;
 pub const LIST_CURSOR_BYTES_MAX: usize = 2_048;
 /// Credentials with which one list is tried.
 pub const LIST_CREDENTIALS_MAX: usize = 3;
+/// Questions of administrators to upstreams that wait at once; past it 503.
+pub const QUESTIONS_MAX: usize = 8;
+/// What is shown of an upstream's error that a test call met.
+pub const TRIAL_BYTES_MAX: usize = 2_048;
 /// How old a list becomes before it is fetched again.
 pub const LIST_LIFE_MS: u64 = 600_000;
 /// After a failure the list is not tried again before this.

@@ -15,7 +15,7 @@ use crate::api::{self, BootError, Booted, Interface, Source};
 use crate::config::made::Made;
 use crate::config::{self, ConfigError, Loaded, Overrides, Settings};
 use crate::console;
-use crate::exchange::{Books, Clock, Core, ListFailure};
+use crate::exchange::{Books, Clock, Core};
 use crate::io::listener::{self, Listener};
 use crate::io::upstream::Caller;
 use crate::io::{handover, resolver, spool, tls, worker};
@@ -257,14 +257,7 @@ pub fn pull(loaded: Loaded, provider: usize) -> Result<(Arc<Snapshot>, List), St
     spawned.map_err(system)?;
     match receiver.recv_timeout(PULL_MAX) {
         Ok(Ok(list)) => Ok((snapshot, list.into())),
-        Ok(Err(failure)) => Err(match failure {
-            ListFailure::Call(failure) => {
-                format!("the call failed: {:?} in {:?}", failure.cause, failure.phase)
-            }
-            ListFailure::Status(status) => format!("the upstream answered {status}"),
-            ListFailure::Shape => "the upstream's answer is no list of models".to_owned(),
-            ListFailure::Nowhere => "the provider has no upstream".to_owned(),
-        }),
+        Ok(Err(failure)) => Err(failure.to_string()),
         Err(_) => Err("the upstream's list took too long".to_owned()),
     }
 }

@@ -8,32 +8,10 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use serde_json::{Value, json};
+use support::admin::{admin, call, on};
 use support::{ADMIN_KEY, ALICE_KEY, Client, Config, Gateway, Reply, request, wait_for};
 
 const PASSWORD: &str = "correct horse battery";
-
-/// A call of the interface with a key.
-fn call(gateway: &Gateway, key: &str, method: &str, path: &str, body: &Value) -> Reply {
-    on(&mut gateway.connect(), key, method, path, body)
-}
-
-fn on(client: &mut Client, key: &str, method: &str, path: &str, body: &Value) -> Reply {
-    let key = format!("Bearer {key}");
-    let mut headers = vec![("authorization", key.as_str())];
-    let body = if body.is_null() { String::new() } else { body.to_string() };
-    if !body.is_empty() {
-        headers.push(("content-type", "application/json"));
-    }
-    client.ask(&request(method, path, &headers, body.as_bytes()))
-}
-
-/// The same as an administrator, whose call must succeed with this status.
-#[track_caller]
-fn admin(gateway: &Gateway, method: &str, path: &str, body: Value, status: u16) -> Value {
-    let reply = call(gateway, ADMIN_KEY, method, &format!("/admin/api/{path}"), &body);
-    assert_eq!(reply.status, status, "{method} {path}: {}", reply.text());
-    if status == 204 { Value::Null } else { reply.json() }
-}
 
 fn chat(gateway: &Gateway, key: &str, model: &str) -> Reply {
     let body = json!({ "model": model, "max_tokens": 5, "messages": [] });

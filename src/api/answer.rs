@@ -37,7 +37,7 @@ pub(super) struct Fault {
 }
 
 /// Every status of a fault and its code.
-pub(super) const CODES: [(u16, &str); 10] = [
+pub(super) const CODES: [(u16, &str); 11] = [
     (400, "invalid"),
     (401, "unauthorized"),
     (403, "forbidden"),
@@ -47,6 +47,7 @@ pub(super) const CODES: [(u16, &str); 10] = [
     (413, "too_large"),
     (415, "not_json"),
     (429, "rate_limited"),
+    (502, "upstream"),
     (503, "unavailable"),
 ];
 

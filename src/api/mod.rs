@@ -8,6 +8,7 @@
 mod answer;
 mod boot;
 mod entities;
+mod health;
 mod kind;
 mod openapi;
 mod own;
@@ -218,8 +219,9 @@ impl Call<'_> {
 
 impl Api for Interface {
     fn desk(&self, method: &str, path: &str) -> Desk {
-        match (method, path.ends_with("/session")) {
-            ("POST", true) => Desk::Passwords,
+        match path.rsplit('/').next() {
+            Some("session") if method == "POST" => Desk::Passwords,
+            Some("test" | "pull") if method == "POST" => Desk::Answers,
             _ => Desk::Api,
         }
     }

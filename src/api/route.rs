@@ -4,7 +4,7 @@ use serde_json::{Map, Value, json};
 
 use super::answer::{Answer, Fault};
 use super::kind::{KINDS, Kind};
-use super::{Call, entities, openapi, own, prices, recordings, refusals, standing, usage};
+use super::{Call, entities, health, openapi, own, prices, recordings, refusals, standing, usage};
 use crate::exchange::ApiRequest;
 
 /// Who may call.
@@ -68,6 +68,7 @@ pub(super) fn all() -> Vec<Route> {
         all.extend(entities::routes(kind));
     }
     all.extend(standing::routes());
+    all.extend(health::routes());
     all.extend(own::routes());
     all.extend(usage::routes());
     all.extend(prices::routes());

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::lists;
 use super::tokens::{self, Claim};
-use super::{Core, Fetch, Fetched, Upstream};
+use super::{Core, Fetch, Fetched, Question, Upstream};
 use crate::failure::Failure;
 use crate::route::retry::{self, Next, Outcome};
 use crate::route::snapshot::Snapshot;
@@ -23,13 +23,15 @@ enum What {
     Token(usize, Claim),
     /// Fetch the list of models.
     List,
+    /// Somebody wants to know.
+    Asked(Question),
 }
 
 impl Core {
     /// What is due. Each errand is handed out once.
     pub fn errands(&self) -> Vec<Errand> {
         let (snapshot, now) = (self.snapshot(), self.now());
-        let mut errands = Vec::new();
+        let mut errands = std::mem::take(&mut *self.asked.lock());
         for (at, provider) in snapshot.providers.iter().enumerate().filter(|(_, one)| one.enabled) {
             if self.lists.claim(provider, now) {
                 let (snapshot, provider) = (snapshot.clone(), at);
@@ -50,6 +52,11 @@ impl Core {
 }
 
 impl Errand {
+    /// What somebody asked for.
+    pub(super) fn asked(snapshot: Arc<Snapshot>, provider: usize, question: Question) -> Errand {
+        Errand { snapshot, provider, what: What::Asked(question) }
+    }
+
     /// Makes the call.
     pub fn run<U: Upstream>(self, core: &Core, up: &mut U) {
         let provider = &self.snapshot.providers[self.provider];
@@ -61,6 +68,7 @@ impl Errand {
                 }
             }
             What::List => lists::refresh(core, up, provider),
+            What::Asked(question) => question.ask(core, up, provider),
         }
     }
 }

@@ -4,12 +4,13 @@
 //! upstream that fails takes nothing away.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use parking_lot::{Mutex, RwLock};
 
-use super::{Core, Fetch, Upstream, errand, tokens};
+use super::{Core, Fetch, Upstream, errand, trial};
 use crate::dialect::headers;
 use crate::dialect::listed::{Form, Listed};
 use crate::failure::Failure;
@@ -36,6 +37,19 @@ pub enum ListFailure {
     Shape,
     /// The provider has no upstream.
     Nowhere,
+}
+
+impl fmt::Display for ListFailure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ListFailure::Call(failure) => {
+                write!(f, "the call failed: {:?} in {:?}", failure.cause, failure.phase)
+            }
+            ListFailure::Status(status) => write!(f, "the upstream answered {status}"),
+            ListFailure::Shape => f.write_str("the upstream's answer is no list of models"),
+            ListFailure::Nowhere => f.write_str("the provider has no upstream"),
+        }
+    }
 }
 
 impl From<Failure> for ListFailure {
@@ -134,9 +148,11 @@ pub(super) fn fetch<U: Upstream>(
     provider: &Provider,
 ) -> Result<Vec<Listed>, ListFailure> {
     let mut result = Err(ListFailure::Nowhere);
-    let count = provider.credentials.len().clamp(1, limits::LIST_CREDENTIALS_MAX);
-    for at in 0..count {
-        result = pages(core, up, provider, provider.credentials.get(at));
+    let all = provider.credentials.iter();
+    let usable = all.filter(|credential| !core.pool.is_paused(credential)).map(Some);
+    let none = provider.credentials.is_empty().then_some(None);
+    for credential in usable.chain(none).take(limits::LIST_CREDENTIALS_MAX) {
+        result = pages(core, up, provider, credential);
         if result.is_ok() {
             break;
         }
@@ -156,18 +172,13 @@ fn pages<U: Upstream>(
     let (form, place) = provider.live_list().ok_or(ListFailure::Nowhere)?;
     let (mut list, mut next) = (Vec::new(), None);
     for _ in 0..limits::LIST_PAGES_MAX {
-        let account = credential.and_then(|credential| credential.account.as_deref());
-        let token = account.map(|account| tokens::get(core, up, provider, account)).transpose()?;
-        let key = credential.map(|credential| credential.api_key.expose());
-        let key = token.as_ref().map(|token| token.expose()).or(key);
+        let presented = trial::presented(core, up, provider, place, credential)?;
         let mut fields = vec![("accept", "application/json")];
         if form == Form::Anthropic {
             fields.push((headers::VERSION, headers::USUAL_VERSION));
         }
-        let value;
-        if let (Some((name, scheme)), Some(key)) = (place.auth.header(), key) {
-            value = format!("{scheme}{key}");
-            fields.push((name, &value));
+        if let Some((name, value, _)) = &presented {
+            fields.push((name, value));
         }
         let fetch = Fetch {
             provider,

@@ -30,6 +30,7 @@ mod session;
 mod settlement;
 mod tokens;
 mod trace;
+mod trial;
 mod tunnel;
 mod turns;
 mod upload;
@@ -40,7 +41,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 
 use crate::admin;
 use crate::dialect::Family;
@@ -80,6 +81,7 @@ pub use session::{Arrival, Session, turned_away};
 pub use settlement::Books;
 use tokens::Tokens;
 use trace::Trace;
+pub use trial::{Question, Trial};
 
 /// The caller's end of a connection, as bytes.
 pub trait Downstream {
@@ -254,6 +256,8 @@ pub struct Core {
     lists: Lists,
     /// What was refused lately.
     pub refusals: Refusals,
+    // What administrators want to know of upstreams.
+    asked: Mutex<Vec<Errand>>,
 }
 
 impl Core {
@@ -277,6 +281,7 @@ impl Core {
             tokens: Tokens::default(),
             lists: Lists::default(),
             refusals: Refusals::default(),
+            asked: Mutex::default(),
         }
     }
 

@@ -21,17 +21,20 @@ pub enum Desk {
     Files,
     /// Bodies that come compressed.
     Bodies,
+    /// Answers of upstreams that an administrator waits for.
+    Answers,
 }
 
 impl Desk {
     /// All of them, in their order.
-    pub const ALL: [Desk; 4] = [Desk::Api, Desk::Passwords, Desk::Files, Desk::Bodies];
+    pub const ALL: [Desk; 5] =
+        [Desk::Api, Desk::Passwords, Desk::Files, Desk::Bodies, Desk::Answers];
 
     /// Threads that attend it.
     pub fn threads(self) -> usize {
         match self {
             Desk::Api | Desk::Passwords => 1,
-            Desk::Files | Desk::Bodies => 2,
+            Desk::Files | Desk::Bodies | Desk::Answers => 2,
         }
     }
 
@@ -42,6 +45,7 @@ impl Desk {
             Desk::Passwords => "office-password",
             Desk::Files => "office-files",
             Desk::Bodies => "office-bodies",
+            Desk::Answers => "office-answers",
         }
     }
 }

@@ -1,8 +1,8 @@
 //! Credentials in use: which one a call takes, and what all workers know of it.
 //!
 //! What is known lives longer than a snapshot, so it stands here and the snapshot's credentials
-//! have a place in it. A sound credential costs a call two loads; a lock is taken only where
-//! something is wrong or counted, for a moment, and never across a wait.
+//! have a place in it. A sound credential costs a call two loads and a count; a lock is taken only
+//! where something is wrong or has ceilings, for a moment, and never across a wait.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -15,7 +15,7 @@ use super::{Books, Core};
 use crate::limits;
 use crate::metrics::Count;
 use crate::route::health::{Change, Circuit, Health, Leave, Lesson};
-use crate::route::rate::Counters;
+use crate::route::rate::{Counters, RateLimit};
 use crate::route::snapshot::{Credential, NO_PLACE, Provider, Snapshot, Strategy};
 use crate::secret::Digest;
 
@@ -46,15 +46,15 @@ struct Status {
     current: AtomicUsize,
 }
 
-/// One open circuit, for those who want to see it.
+/// How a credential stands, for those who want to see it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Seen {
-    /// The provider's name.
-    pub provider: String,
-    /// Which of its credentials, from 0; `None`: it has none.
-    pub credential: Option<usize>,
     /// What is open.
-    pub circuit: Circuit,
+    pub circuits: Vec<Circuit>,
+    /// Calls under way.
+    pub in_flight: u64,
+    /// How full its ceilings are: requests of the minute, tokens of the minute, calls side by side.
+    pub fill: Option<[u64; 3]>,
 }
 
 /// The name under which the health of a credential is kept: nothing of the secret can be read
@@ -157,41 +157,65 @@ impl Pool {
         }
     }
 
-    /// Forgets what is held against a provider's credential of this number, from 0; 0 too for a
+    /// Changes what is held against a provider's credential of this number, from 0; 0 too for a
     /// provider without one. Whether there is such a credential.
-    pub fn reset(&self, snapshot: &Snapshot, provider: &str, credential: usize) -> bool {
-        let Some(provider) = snapshot.provider_named(provider) else { return false };
-        let provider = &snapshot.providers[provider];
+    fn hold(
+        &self,
+        snapshot: &Snapshot,
+        (provider, credential): (usize, usize),
+        change: impl FnOnce(&mut Health),
+    ) -> bool {
+        let Some(provider) = snapshot.providers.get(provider) else { return false };
         let place = match provider.credentials.get(credential) {
             Some(credential) => credential.place,
             None if provider.credentials.is_empty() && credential == 0 => provider.place,
             None => return false,
         };
-        if let Some(status) = self.at(place) {
-            *status.health.lock() = Health::default();
-            status.is_troubled.store(false, Ordering::Relaxed);
-        }
-        self.keep(provider, provider.credentials.get(credential), Vec::new());
+        let Some(status) = self.at(place) else { return false };
+        let mut health = status.health.lock();
+        change(&mut health);
+        status.is_troubled.store(!health.is_sound(), Ordering::Relaxed);
+        let circuits = health.circuits().to_vec();
+        drop(health);
+        self.keep(provider, provider.credentials.get(credential), circuits);
         true
     }
 
-    /// Every open circuit of the snapshot's providers.
-    pub fn troubles(&self, snapshot: &Snapshot) -> Vec<Seen> {
-        let mut all = Vec::new();
-        for provider in &snapshot.providers {
-            let own = (None, provider.place);
-            let keyed = provider.credentials.iter().map(|credential| credential.place);
-            let keyed = keyed.enumerate().map(|(at, place)| (Some(at), place));
-            for (credential, place) in keyed.chain([own]) {
-                let Some(status) = self.at(place) else { continue };
-                all.extend(status.health.lock().circuits().iter().map(|circuit| Seen {
-                    provider: provider.name.clone(),
-                    credential,
-                    circuit: circuit.clone(),
-                }));
-            }
+    /// Forgets what is held against a credential, that it is paused too.
+    pub fn reset(&self, snapshot: &Snapshot, credential: (usize, usize)) -> bool {
+        self.hold(snapshot, credential, |health| *health = Health::default())
+    }
+
+    /// Takes a credential out of its pool, through restarts too, until it is reset.
+    pub fn pause(&self, snapshot: &Snapshot, credential: (usize, usize), now_ms: i64) -> bool {
+        self.hold(snapshot, credential, |health| health.pause(now_ms))
+    }
+
+    /// Whether a credential was taken out of its pool.
+    pub(super) fn is_paused(&self, credential: &Credential) -> bool {
+        self.at(credential.place).is_some_and(|status| {
+            status.is_troubled.load(Ordering::Relaxed) && status.health.lock().is_paused()
+        })
+    }
+
+    /// How each credential of a provider stands; of a provider without one, how it does.
+    pub fn seen(&self, provider: &Provider, now_ms: i64) -> Vec<Seen> {
+        let seen = |place, ceilings: Option<&RateLimit>| {
+            let Some(status) = self.at(place) else {
+                return Seen { circuits: Vec::new(), in_flight: 0, fill: None };
+            };
+            let fill = ceilings.map(|rule| {
+                let [rpm, _, tokens, in_flight] = status.counters.lock().levels(rule, now_ms);
+                [rpm, tokens, in_flight]
+            });
+            let circuits = status.health.lock().circuits().to_vec();
+            Seen { circuits, in_flight: status.in_flight.load(Ordering::Relaxed), fill }
+        };
+        if provider.credentials.is_empty() {
+            return vec![seen(provider.place, None)];
         }
-        all
+        let all = provider.credentials.iter();
+        all.map(|credential| seen(credential.place, credential.ceilings.as_ref())).collect()
     }
 }
 
@@ -208,7 +232,6 @@ pub(super) struct Seat<'a> {
     // 0: nothing was wrong, so nobody looked at the clock.
     begun_ms: i64,
     is_probe: bool,
-    is_counted: bool,
     beginnings: Beginnings,
     // Tokens that were counted at the ceilings, and those that were really used.
     tokens: Option<(u64, u64)>,
@@ -316,18 +339,19 @@ impl<'a> Search<'a> {
             status,
             begun_ms: 0,
             is_probe: false,
-            is_counted: false,
             beginnings: self.beginnings,
             tokens: None,
         };
         let Some(status) = status else { return Some(seat) };
+        // What is not entered after all is dropped, and counts down again.
+        status.in_flight.fetch_add(1, Ordering::Relaxed);
         if status.is_troubled.load(Ordering::Relaxed) {
             seat.begun_ms = core.clock.unix_ms();
             match status.health.lock().ask(model, seat.begun_ms) {
                 Leave::Free => {}
                 Leave::Probe => seat.is_probe = true,
                 Leave::From(_) | Leave::Disabled if forced => {}
-                Leave::From(_) | Leave::Disabled => return None,
+                Leave::From(_) | Leave::Disabled | Leave::Paused => return None,
             }
         }
         if let Some(rule) = credential.and_then(|credential| credential.ceilings.as_ref()) {
@@ -337,10 +361,6 @@ impl<'a> Search<'a> {
             counters.check(rule, tokens, now_ms).ok()?;
             counters.enter(rule, tokens, now_ms);
             seat.tokens = Some((tokens, tokens));
-        }
-        if provider.strategy == Strategy::LeastInFlight {
-            status.in_flight.fetch_add(1, Ordering::Relaxed);
-            seat.is_counted = true;
         }
         Some(seat)
     }
@@ -464,9 +484,7 @@ impl Drop for Seat<'_> {
         if self.is_probe {
             status.health.lock().release(self.model);
         }
-        if self.is_counted {
-            status.in_flight.fetch_sub(1, Ordering::Relaxed);
-        }
+        status.in_flight.fetch_sub(1, Ordering::Relaxed);
         if let Some((reserved, used)) = self.tokens {
             status.counters.lock().leave(reserved, used);
         }

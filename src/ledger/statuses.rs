@@ -28,7 +28,7 @@ pub(super) fn read(
     now_ms: i64,
 ) -> rusqlite::Result<Vec<(String, Circuit)>> {
     connection.execute(TABLE, [])?;
-    let old = "DELETE FROM credential_statuses WHERE since < ?1";
+    let old = "DELETE FROM credential_statuses WHERE since < ?1 AND why <> 'paused'";
     connection.execute(old, [now_ms - KEPT_MS])?;
     let select = "SELECT credential, model, why, since, until, strikes FROM credential_statuses";
     let mut select = connection.prepare(select)?;

@@ -63,11 +63,14 @@ pub enum Why {
     Unreachable,
     /// The credential was not accepted: it is disabled.
     Denied,
+    /// An administrator took it out of the pool, and only he brings it back.
+    Paused,
 }
 
 impl Why {
     /// All of them, as they are kept.
-    pub const ALL: [Why; 4] = [Why::Limited, Why::Failed, Why::Unreachable, Why::Denied];
+    pub const ALL: [Why; 5] =
+        [Why::Limited, Why::Failed, Why::Unreachable, Why::Denied, Why::Paused];
 
     /// In a word.
     pub fn name(self) -> &'static str {
@@ -76,6 +79,7 @@ impl Why {
             Why::Failed => "failed",
             Why::Unreachable => "unreachable",
             Why::Denied => "denied",
+            Why::Paused => "paused",
         }
     }
 }
@@ -115,8 +119,10 @@ pub enum Leave {
     Probe,
     /// From this moment on, as far as is known.
     From(i64),
-    /// Not until somebody says so.
+    /// Not until somebody says so, or where nothing else is left.
     Disabled,
+    /// Never, whatever is left.
+    Paused,
 }
 
 /// What is known of one credential. As small as nothing while nothing is wrong.
@@ -159,6 +165,8 @@ impl Health {
         let mut leave = Leave::Free;
         for circuit in self.open.iter().filter(|circuit| concerns(circuit, model)) {
             match leave {
+                Leave::Paused => {}
+                _ if circuit.why == Why::Paused => leave = Leave::Paused,
                 Leave::Disabled => {}
                 _ if circuit.why == Why::Denied => leave = Leave::Disabled,
                 Leave::From(until) if until >= circuit.until_ms => {}
@@ -199,7 +207,8 @@ impl Health {
         let name = if scope == Scope::Account { "" } else { model };
         let at = self.open.iter().position(|circuit| *circuit.model == *name);
         if let Some(at) = at
-            && (begun_ms < self.open[at].since_ms || self.open[at].why == Why::Denied)
+            && (begun_ms < self.open[at].since_ms
+                || matches!(self.open[at].why, Why::Denied | Why::Paused))
         {
             return None;
         }
@@ -228,11 +237,22 @@ impl Health {
         self.open.len() < before
     }
 
+    /// Takes all of the credential out of the pool.
+    pub fn pause(&mut self, now_ms: i64) {
+        self.open.clear();
+        self.open.push(Circuit::kept("", Why::Paused, now_ms, now_ms, 0));
+    }
+
+    /// Whether an administrator took it out.
+    pub fn is_paused(&self) -> bool {
+        self.open.iter().any(|circuit| circuit.why == Why::Paused)
+    }
+
     /// When the model may be called again, however little is known of it; disabled ones last.
     pub fn returns_at(&self, model: &str) -> i64 {
         let open = self.open.iter().filter(|circuit| concerns(circuit, model));
         let at = open.map(|circuit| match circuit.why {
-            Why::Denied => i64::MAX,
+            Why::Denied | Why::Paused => i64::MAX,
             _ => circuit.until_ms,
         });
         at.max().unwrap_or(i64::MIN)
@@ -241,7 +261,9 @@ impl Health {
     /// A success proves the model, and all that every model needs.
     fn close(&mut self, model: &str, begun_ms: i64) -> Option<Change> {
         let before = self.open.len();
-        self.open.retain(|circuit| !concerns(circuit, model) || begun_ms < circuit.since_ms);
+        self.open.retain(|circuit| {
+            !concerns(circuit, model) || begun_ms < circuit.since_ms || circuit.why == Why::Paused
+        });
         (self.open.len() < before).then_some(Change::Recovered)
     }
 

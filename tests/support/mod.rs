@@ -6,6 +6,7 @@
 // Each test file is a crate of its own and uses a part of this module.
 #![allow(dead_code, unreachable_pub, unused_imports, clippy::unwrap_used)]
 
+pub mod admin;
 pub mod books;
 pub mod client;
 pub mod config;

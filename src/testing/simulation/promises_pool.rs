@@ -53,10 +53,12 @@ fn a_refused_call_moves_on_and_its_credential_rests() {
     assert_eq!(seen[0].body, seen[1].body);
     assert_eq!(seen[0].out_before, seen[1].out_before, "nothing went down in between");
     let snapshot = connection.core.snapshot();
-    let troubles = connection.core.pool.troubles(&snapshot);
-    assert_eq!(troubles.len(), 1);
-    assert_eq!((troubles[0].provider.as_str(), troubles[0].credential), ("alpha", Some(0)));
-    assert_eq!((troubles[0].circuit.why, &*troubles[0].circuit.model), (Why::Limited, "gpt-x"));
+    let provider = &snapshot.providers[snapshot.provider_named("alpha").expect("it is there")];
+    let seen = connection.core.pool.seen(provider, 0);
+    assert_eq!((seen[0].circuits.len(), &seen[1].circuits[..]), (1, &[][..]));
+    let circuit = &seen[0].circuits[0];
+    assert_eq!((circuit.why, &*circuit.model), (Why::Limited, "gpt-x"));
+    assert!(seen.iter().all(|seen| seen.in_flight == 0));
 }
 
 #[test]
@@ -65,13 +67,33 @@ fn a_reset_brings_a_credential_back_at_once() {
     let mut connection = pool(3, in_turn(outcomes));
     next(&mut connection);
     let snapshot = connection.core.snapshot();
-    assert!(!connection.core.pool.reset(&snapshot, "alpha", 2));
-    assert!(!connection.core.pool.reset(&snapshot, "nobody", 0));
-    assert!(connection.core.pool.reset(&snapshot, "alpha", 0));
-    assert!(connection.core.pool.troubles(&snapshot).is_empty());
+    let alpha = snapshot.provider_named("alpha").expect("it is there");
+    let pool = &connection.core.pool;
+    assert!(!pool.reset(&snapshot, (alpha, 2)));
+    assert!(!pool.reset(&snapshot, (99, 0)));
+    assert!(pool.reset(&snapshot, (alpha, 0)));
+    let seen = pool.seen(&snapshot.providers[alpha], 0);
+    assert!(seen.iter().all(|seen| seen.circuits.is_empty()));
     next(&mut connection);
     next(&mut connection);
     assert_eq!(used(&connection), "1221");
+}
+
+#[test]
+fn a_paused_credential_is_never_called_not_as_the_last_one_either() {
+    let mut connection = pool(4, in_turn(vec![ok(), refused(401, ""), ok(), ok()]));
+    let snapshot = connection.core.snapshot();
+    let alpha = snapshot.provider_named("alpha").expect("it is there");
+    assert!(connection.core.pool.pause(&snapshot, (alpha, 0), 5));
+    next(&mut connection);
+    next(&mut connection);
+    // The other one is disabled by now, and is the last resort.
+    next(&mut connection);
+    assert_eq!(used(&connection), "222");
+    assert!(connection.core.pool.pause(&snapshot, (alpha, 1), 5));
+    next(&mut connection);
+    assert_eq!(used(&connection), "222", "nobody is left");
+    assert!(String::from_utf8_lossy(&connection.wire.borrow().out).contains(" 503 "));
 }
 
 #[test]
@@ -86,7 +108,10 @@ fn a_probe_that_ends_in_a_panic_or_a_bad_request_leaves_its_place() {
         next(&mut connection);
         next(&mut connection);
         let snapshot = connection.core.snapshot();
-        assert!(connection.core.pool.troubles(&snapshot).is_empty(), "{}", used(&connection));
+        let alpha = snapshot.provider_named("alpha").expect("it is there");
+        let seen = connection.core.pool.seen(&snapshot.providers[alpha], 0);
+        let is_sound = seen.iter().all(|seen| seen.circuits.is_empty());
+        assert!(is_sound, "{}", used(&connection));
     }
 }
 
