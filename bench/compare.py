@@ -6,8 +6,9 @@
 The method is fixed: nginx as a plain reverse proxy and GPROXY with two workers each, upstream
 keep-alive, 32 connections, no logs; the subjects take turns within each round, and the median of the
 rounds counts. GPROXY restores the model's name in every reply and event, which nginx does not.
-It runs twice: without its books, which nginx does not keep either, and with them, where each
-request is priced, held against a quota and a limit, told its cost, and written down.
+It runs in four ways, each with more than the one before: without its books, which nginx does not
+keep either; with them, where each request is priced, told its cost and written down; with a limit
+and a quota for the user; and with a log of requests and attempts.
 Everything runs on this machine over loopback. The record is written to
 bench/record/NAME/DATE.md. Needs nginx (Debian: nginx-light), and strace for the syscall counts.
 """
@@ -62,7 +63,7 @@ http {{
 
 GPROXY = """
 [global]
-enable_usage = {books}
+{switches}
 host = "127.0.0.1"
 port = {port}
 workers = 2
@@ -91,8 +92,8 @@ user_name = "admin"
 model_pattern = "*"
 """
 
-# What is kept for each request.
-BOOKS = """
+# What requests cost, and what their user may do.
+PRICES = """
 [[models]]
 provider_name = "whole"
 model_id = "gpt-4.1-mini"
@@ -101,6 +102,8 @@ price_tiers = [{ price_input_tokens = 0.4, price_output_tokens = 1.6 }]
 provider_name = "stream"
 model_id = "gpt-4.1-mini"
 price_tiers = [{ price_input_tokens = 0.4, price_output_tokens = 1.6 }]
+"""
+LIMITS = """
 [[rate_limits]]
 user_name = "admin"
 model_pattern = "*"
@@ -109,6 +112,15 @@ rpm = 1000000000
 user_name = "admin"
 quota = 1000000
 """
+
+# The ways in which GPROXY runs: switches, and tables behind the others. Each adds to the one before.
+LOGS = "enable_downstream_log = true\nenable_upstream_log = true"
+WAYS = {
+    "gproxy": ("enable_usage = false", ""),
+    "with books": ("", PRICES),
+    "with limits": ("", PRICES + LIMITS),
+    "with logs": (LOGS, PRICES + LIMITS),
+}
 
 
 class Subject:
@@ -172,18 +184,20 @@ class Bench:
         paths = {kind: f"/{kind}/v1/chat/completions" for kind in ["whole", "stream"]}
         return Subject("nginx", port, process, paths, {"whole": MODEL, "stream": MODEL})
 
-    def gproxy(self, books=False):
+    def gproxy(self, name="gproxy"):
         port = free_port()
-        path = self.folder / "config.toml"
-        text = GPROXY.format(folder=self.folder, whole=self.whole, stream=self.stream, port=port,
-                             books=str(books).lower())
-        path.write_text(text + (BOOKS if books else ""))
+        switches, tables = WAYS[name]
+        folder = self.folder / name.replace(" ", "-")
+        folder.mkdir(exist_ok=True)
+        path = folder / "config.toml"
+        text = GPROXY.format(folder=folder, whole=self.whole, stream=self.stream, port=port,
+                             switches=switches)
+        path.write_text(text + tables)
         command = [self.options.gproxy, "--config", path, "--log-level", "off"]
         process = subprocess.Popen(command, stderr=subprocess.DEVNULL, cwd=self.folder)
         wait_for_port(port)
         paths = {kind: "/v1/chat/completions" for kind in ["whole", "stream"]}
         models = {kind: f"{kind}/{MODEL}" for kind in ["whole", "stream"]}
-        name = "gproxy, with books" if books else "gproxy"
         return Subject(name, port, process, paths, models)
 
     def command(self, subject, kind, *more):
@@ -208,7 +222,7 @@ class Bench:
 
     def rounds(self, kind, *more):
         """Medians by subject of interleaved rounds."""
-        subjects = [self.direct(), self.nginx(), self.gproxy(), self.gproxy(books=True)]
+        subjects = [self.direct(), self.nginx(), *map(self.gproxy, WAYS)]
         figures = {subject.name: [] for subject in subjects}
         try:
             for subject in subjects:
@@ -323,11 +337,11 @@ def table(figures):
             f"{run[key] - direct[key]:.0f}" for key in ["p50_us", "p99_us"]]
         rows.append(f"| {name} | {run['rps']:.0f} | {cpu} | {added[0]} | {added[1]} | "
                     f"{run['first_p50_us']:.0f} | {run['first_p99_us']:.0f} |")
-    nginx, bare, books = (
-        figures[name]["cpu_us"] for name in ["nginx", "gproxy", "gproxy, with books"])
+    nginx, bare, books, limits, logs = (figures[name]["cpu_us"] for name in ["nginx", *WAYS])
     return "\n".join(rows) + (
         f"\n\nCPU of gproxy over nginx: **{bare / nginx:.2f}**, with books {books / nginx:.2f}; "
-        f"with books over without: **{books / bare:.2f}**\n")
+        f"with books over without: **{books / bare:.2f}**, with limits as well {limits / bare:.2f}; "
+        f"with logs over without: **{logs / limits:.2f}**\n")
 
 
 def syscall_lines(name, calls):
