@@ -19,9 +19,8 @@ use super::endpoint::{Endpoint, ModelPlace, nameless};
 use super::path::{self, PathError, Query};
 use super::refusal::Refusal;
 use super::resource::scope_of;
-use super::usage::Told;
+use super::usage::{Node, Told};
 use crate::wire::json::{Event, JsonError, Kind, PATHS_MAX, Scanner, Step, Watch, escape};
-use serde_json::Value;
 
 /// A usage object that is longer is none of a vendor's.
 const USAGE_BYTES_MAX: usize = 16 * 1024;
@@ -484,7 +483,7 @@ impl Listener {
     }
 }
 
-fn object(event: &[u8], value: Option<(Kind, Range<usize>)>) -> Option<Value> {
+fn object(event: &[u8], value: Option<(Kind, Range<usize>)>) -> Option<Node<'_>> {
     let (_, span) = value.filter(|(kind, _)| *kind == Kind::Object)?;
     let bytes = &event[span];
     if bytes.len() > USAGE_BYTES_MAX { None } else { serde_json::from_slice(bytes).ok() }

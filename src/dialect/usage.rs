@@ -4,13 +4,13 @@
 //! within the prompt, Anthropic beside it. Whatever a stream says last counts; nothing is ever
 //! summed over events. Facts: the types of the official clients.
 
+mod node;
 mod tap;
 #[cfg(test)]
 mod tests;
 
-use serde_json::Value;
-
 use super::Dialect;
+pub use node::Node;
 pub use tap::Tap;
 
 /// Counts of one call. Disjoint, except where a line says "of which".
@@ -124,13 +124,8 @@ pub struct Told {
 }
 
 /// A count; what is none counts as zero.
-fn count(value: &Value) -> u64 {
-    match value.as_u64() {
-        Some(count) => count,
-        // Some servers write 12.0. A cast saturates, and takes NaN and less than zero for 0.
-        None => value.as_f64().map_or(0, |count| count as u64),
-    }
-    .min(COUNT_MAX)
+fn count(value: &Node<'_>) -> u64 {
+    if let Node::Count(count) = value { (*count).min(COUNT_MAX) } else { 0 }
 }
 
 /// More tokens than any call can use; sums of a few of them cannot overflow.
@@ -161,7 +156,7 @@ impl Told {
     }
 
     /// Takes in a usage object as it stands in a reply of the dialect.
-    pub fn add(&mut self, dialect: Dialect, value: &Value) {
+    pub fn add(&mut self, dialect: Dialect, value: &Node<'_>) {
         if !value.is_object() {
             return;
         }
@@ -182,14 +177,14 @@ impl Told {
 
     /// Details are parts of the totals. Chat, Responses and Realtime have names of their own for
     /// the same.
-    fn openai(&mut self, value: &Value) {
-        let first = |names: &[&str]| names.iter().find_map(|name| value.get(*name));
+    fn openai(&mut self, value: &Node<'_>) {
+        let first = |names: &[&str]| names.iter().find_map(|name| value.get(name));
         let either = |one: &str, other: &str| first(&[one, other]).map_or(0, count);
         let of_input =
             first(&["prompt_tokens_details", "input_tokens_details", "input_token_details"]);
         let of_output =
             first(&["completion_tokens_details", "output_tokens_details", "output_token_details"]);
-        let detail = |details: Option<&Value>, name: &str| {
+        let detail = |details: Option<&Node<'_>>, name: &str| {
             details.and_then(|details| details.get(name)).map_or(0, count)
         };
         let all_in = either("prompt_tokens", "input_tokens");
@@ -217,9 +212,10 @@ impl Told {
     }
 
     /// Each field that is there replaces the one before: the counts of a stream are cumulative.
-    fn anthropic(&mut self, value: &Value) {
+    fn anthropic(&mut self, value: &Node<'_>) {
         let usage = &mut self.usage;
-        let field = |name: &str| value.get(name).filter(|found| !found.is_null()).map(count);
+        let field =
+            |name: &str| value.get(name).filter(|found| !matches!(found, Node::Null)).map(count);
         let put = |to: &mut u64, name: &str| *to = field(name).unwrap_or(*to);
         put(&mut usage.input_tokens, "input_tokens");
         put(&mut usage.cache_read_input_tokens, "cache_read_input_tokens");
@@ -239,11 +235,11 @@ impl Told {
         if let Some(thinking) = details.and_then(|details| details.get("thinking_tokens")) {
             usage.reasoning_tokens = count(thinking).min(usage.output_tokens);
         }
-        if let Some(tools) = value.get("server_tool_use").and_then(Value::as_object) {
+        if let Some(tools) = value.get("server_tool_use").filter(|tools| tools.is_object()) {
             usage.tool_calls = tools.values().map(count).fold(0, u64::saturating_add);
         }
         for name in ["service_tier", "speed"] {
-            if let Some(name) = value.get(name).and_then(Value::as_str)
+            if let Some(name) = value.get(name).and_then(Node::as_str)
                 && name != "standard"
             {
                 self.tier = ServiceTier::named(name);
@@ -252,12 +248,14 @@ impl Told {
     }
 
     /// Thoughts stand beside the candidates, cached tokens within the prompt.
-    fn gemini(&mut self, value: &Value) {
+    fn gemini(&mut self, value: &Node<'_>) {
         let field = |name: &str| value.get(name).map_or(0, count);
         let of_audio = |name: &str| {
-            let parts = value.get(name).and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
-            let audio = parts.iter().filter(|part| part["modality"] == "AUDIO");
-            audio.map(|part| count(&part["tokenCount"])).fold(0, u64::saturating_add)
+            let parts = value.get(name).into_iter().flat_map(Node::values);
+            let is_audio =
+                |part: &&Node<'_>| part.get("modality").and_then(Node::as_str) == Some("AUDIO");
+            let counts = parts.filter(is_audio).filter_map(|part| part.get("tokenCount"));
+            counts.map(count).fold(0, u64::saturating_add)
         };
         let prompt = field("promptTokenCount");
         let cached = field("cachedContentTokenCount").min(prompt);

@@ -1,6 +1,6 @@
 use super::*;
 use crate::dialect::refusal::Code;
-use serde_json::json;
+use serde_json::{Value, json};
 
 fn call(target: &str) -> Option<Call<'_>> {
     parse(target, &|name| name == "main").expect("a sound path")

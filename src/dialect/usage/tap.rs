@@ -3,9 +3,7 @@
 //! Only the spans of the values that count are copied, so a reply of any size costs nothing. Most
 //! events of a stream hold no usage; they are told from the others by a search for the name.
 
-use serde_json::Value;
-
-use super::Told;
+use super::{Node, Told};
 use crate::dialect::Dialect;
 use crate::dialect::endpoint::Endpoint;
 use crate::dialect::finish::Memory;
@@ -158,7 +156,7 @@ fn note(dialect: Dialect, path: usize, value: &[u8], told: &mut Told) {
     if value.len() > VALUE_BYTES_MAX {
         return;
     }
-    let Ok(value) = serde_json::from_slice::<Value>(value) else { return };
+    let Ok(value) = serde_json::from_slice::<Node<'_>>(value) else { return };
     if TIERS.contains(&paths(dialect)[path]) {
         told.served(value.as_str().unwrap_or_default());
     } else {

@@ -1,7 +1,7 @@
 use super::*;
 use crate::dialect::endpoint::{ENDPOINTS, Endpoint};
 use crate::testing::splits;
-use serde_json::json;
+use serde_json::{Value, json};
 
 fn endpoint(name: &str) -> &'static Endpoint {
     ENDPOINTS.iter().find(|endpoint| endpoint.name == name).expect("a row of the table")
