@@ -1,7 +1,6 @@
 //! Our own pages: health, readiness, version, metrics, the console's files, lists of models, and
 //! what browsers ask before they call.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::console;
@@ -13,7 +12,7 @@ use crate::dialect::refusal::Refusal;
 use crate::metrics::Metrics;
 use crate::route::listing::{self, Live};
 use crate::route::plan::RouteError;
-use crate::route::snapshot::{Caller, Snapshot};
+use crate::route::snapshot::{Caller, Origin, Snapshot};
 use crate::wire::head::Head;
 
 /// An answer that needs no upstream.
@@ -39,7 +38,7 @@ pub fn page(
     unready: Option<&str>,
     snapshot: &Snapshot,
     head: &Head,
-    peer: &dyn Fn() -> Option<IpAddr>,
+    origin: &Origin<'_>,
 ) -> Option<Result<Page, Refusal>> {
     if head.method() == "OPTIONS" {
         return preflight(snapshot, head).map(Ok);
@@ -55,7 +54,7 @@ pub fn page(
             None => text("readyz", "ok\n".into()),
         },
         "/version" => text("version", concat!(env!("CARGO_PKG_VERSION"), "\n").into()),
-        "/metrics" if is_read => match may_measure(snapshot, head, peer) {
+        "/metrics" if is_read => match may_measure(snapshot, head, origin) {
             true => Page {
                 content_type: "text/plain; version=0.0.4; charset=utf-8",
                 ..text("metrics", metrics.text())
@@ -158,19 +157,21 @@ pub fn caller_of(snapshot: &Snapshot, head: &Head) -> Option<Caller> {
 
 /// An administrator may, and who comes from this machine without a key and through no proxy, or
 /// anybody where the configuration says so.
-fn may_measure(snapshot: &Snapshot, head: &Head, peer: &dyn Fn() -> Option<IpAddr>) -> bool {
+fn may_measure(snapshot: &Snapshot, head: &Head, origin: &Origin<'_>) -> bool {
     const FORWARDED: [&str; 4] = ["x-forwarded-for", "forwarded", "via", "x-real-ip"];
     let has_key =
         headers::credential_of(&head.headers).is_some() || path::query_key(head.target()).is_some();
     if has_key {
-        return is_admin(snapshot, head);
+        return is_admin(snapshot, head, origin);
     }
     let is_direct = !FORWARDED.into_iter().any(|name| head.headers.has(name));
-    snapshot.metrics_open || (is_direct && peer().is_some_and(|peer| peer.is_loopback()))
+    snapshot.metrics_open || (is_direct && (origin.peer)().is_some_and(|peer| peer.is_loopback()))
 }
 
-fn is_admin(snapshot: &Snapshot, head: &Head) -> bool {
-    caller_of(snapshot, head).is_some_and(|caller| snapshot.users[caller.user].is_admin)
+fn is_admin(snapshot: &Snapshot, head: &Head, origin: &Origin<'_>) -> bool {
+    let caller = caller_of(snapshot, head);
+    let caller = caller.and_then(|caller| snapshot.let_in(caller, origin).ok());
+    caller.is_some_and(|caller| snapshot.users[caller.user].is_admin)
 }
 
 /// A path at which a base URL may end: a provider's scope, a version, or both.

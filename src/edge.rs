@@ -14,6 +14,7 @@ use crate::money;
 use crate::route::plan::RouteError;
 use crate::route::quota::{Spent, Window};
 use crate::route::rate::Limited;
+use crate::route::snapshot::KeyError;
 use crate::wire::WireError;
 use crate::wire::coding::CodingError;
 use crate::wire::multipart::FormError;
@@ -63,6 +64,17 @@ impl From<WireError> for Refusal {
         // Clients repeat every 5xx by themselves; these two would fail for ever.
         let should_retry = (code.status() >= 500).then_some(false);
         Refusal { close: true, should_retry, ..Refusal::new(code, message) }
+    }
+}
+
+impl From<KeyError> for Refusal {
+    fn from(error: KeyError) -> Refusal {
+        let message = match error {
+            KeyError::Unknown => return Refusal::unauthorized(),
+            KeyError::Expired => "unauthorized: the API key has expired",
+            KeyError::Elsewhere => "unauthorized: the API key may not be used from this address",
+        };
+        Refusal::new(Code::Unauthorized, message)
     }
 }
 

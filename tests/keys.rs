@@ -90,3 +90,61 @@ fn rows_and_logs_say_which_key_called_and_which_credential_served() {
     }
     support::books::audit(gateway.folder());
 }
+
+/// What a key with these terms gets, from this address as a trusted proxy tells it.
+fn from(gateway: &Gateway, key: &str, path: &str, address: &str) -> Reply {
+    let key = format!("Bearer {key}");
+    let headers = [("authorization", key.as_str()), ("x-forwarded-for", address)];
+    gateway.connect().ask(&request("GET", path, &headers, b""))
+}
+
+#[test]
+fn a_key_counts_until_its_time_is_over_and_from_its_networks_alone() {
+    let upstream = Upstream::answering(|conn, _| {
+        conn.whole(200, "{}");
+    });
+    let key = |name: &str, terms: &str| {
+        format!("[[users.keys]]\napi_key = \"sk-of-the-file-{name}-0123456789\"\n{terms}\n")
+    };
+    let config = Config::to(&upstream).global("trusted_proxies = [\"127.0.0.1\"]").tail(&format!(
+        "[[users]]\nname = \"root\"\nis_admin = true\n{}{}{}[[permissions]]\nuser_name = \"root\"\n\
+         model_pattern = \"*\"\n",
+        key("old", "expires_at = \"2020-01-01T00:00:00Z\""),
+        key("good", "expires_at = \"2999-01-01T00:00:00Z\""),
+        key("home", "networks = [\"198.51.100.0/24\", \"2001:db8::/32\"]")
+    ));
+    let gateway = Gateway::start(&config.text());
+    let terms = json!({ "expires_at": "2020-01-01T00:00:00Z" });
+    let (id, made_old) = make_key(&gateway, "root", terms);
+    let terms = json!({ "networks": ["198.51.100.7"], "expires_at": "2999-01-01T00:00:00Z" });
+    let made_home = make_key(&gateway, "root", terms).1;
+    let of_file = |name: &str| format!("sk-of-the-file-{name}-0123456789");
+    let (expired, elsewhere) = ("the API key has expired", "may not be used from this address");
+    let rows = [
+        (of_file("old"), "198.51.100.7", Some(expired)),
+        (of_file("good"), "203.0.113.9", None),
+        (of_file("home"), "198.51.100.7", None),
+        (of_file("home"), "2001:db8::1", None),
+        (of_file("home"), "203.0.113.9", Some(elsewhere)),
+        (of_file("home"), "", Some(elsewhere)),
+        (made_old.clone(), "198.51.100.7", Some(expired)),
+        (made_home.clone(), "198.51.100.7", None),
+        (made_home, "198.51.100.8", Some(elsewhere)),
+    ];
+    for (key, address, refused) in rows {
+        for path in ["/v1/models", "/metrics", "/admin/api/users"] {
+            let reply = from(&gateway, &key, path, address);
+            let expected = if refused.is_some() { 401 } else { 200 };
+            assert_eq!(reply.status, expected, "{path} from {address}: {}", reply.text());
+            if let (Some(why), true) = (refused, path != "/metrics") {
+                assert!(reply.text().contains(why), "{path} from {address}: {}", reply.text());
+            }
+        }
+    }
+    // What is changed counts at once.
+    let path = format!("user_keys/{id}");
+    admin(&gateway, "PATCH", &path, json!({ "expires_at": null }), 200);
+    assert_eq!(from(&gateway, &made_old, "/v1/models", "").status, 200);
+    admin(&gateway, "PATCH", &path, json!({ "networks": ["10.0.0.0/8"] }), 200);
+    assert_eq!(from(&gateway, &made_old, "/v1/models", "").status, 401);
+}

@@ -12,6 +12,10 @@ use crate::route::channel::CHANNELS;
 /// An amount in USD, up to nine million.
 pub(super) const MONEY: &str = "^([0-8]?[0-9]{1,6}(\\.[0-9]{1,12})?|9000000(\\.0{1,12})?)$";
 
+/// A time in UTC, to the second.
+const INSTANT: &str = "^(19[7-9][0-9]|[2-9][0-9]{3})-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])\
+    T([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9]Z$";
+
 /// A section that the interface serves.
 pub(super) struct Kind {
     /// Its name in the configuration and in paths.
@@ -61,6 +65,10 @@ pub(super) enum Shape {
     Channel,
     Text(usize),
     Flag,
+    /// A time in UTC.
+    Instant,
+    /// Ranges of addresses.
+    Networks,
     Count(u64, u64),
     Money,
     Choice(&'static [&'static str]),
@@ -103,6 +111,8 @@ pub(super) const KINDS: [Kind; 10] = [
             USER,
             field("label", Shape::Text(64), Is::Optional, "For people."),
             ENABLED,
+            field("expires_at", Shape::Instant, Is::Optional, "From then on it is refused."),
+            field("networks", Shape::Networks, Is::Optional, "From there alone; all: empty."),
             field("hint", Shape::Text(64), Is::Shown, "The key's last characters."),
         ],
     },
@@ -324,6 +334,12 @@ impl Field {
             }
             Shape::Text(most) => json!({ "type": "string", "maxLength": most }),
             Shape::Flag => json!({ "type": "boolean" }),
+            Shape::Instant => json!({
+                "type": "string", "pattern": INSTANT, "examples": ["2027-01-31T00:00:00Z"]
+            }),
+            Shape::Networks => json!({ "type": "array", "maxItems": 64, "items": {
+                "type": "string", "maxLength": 43, "examples": ["10.0.0.0/8"]
+            } }),
             Shape::Count(least, most) => {
                 json!({ "type": "integer", "minimum": least, "maximum": most })
             }

@@ -11,6 +11,7 @@ use crate::dialect::refusal::Refusal;
 use crate::ledger::entities::changes;
 use crate::limits;
 use crate::password;
+use crate::route::snapshot::Origin;
 use crate::route::{listing, plan};
 
 pub(super) fn routes() -> Vec<Route> {
@@ -211,7 +212,12 @@ fn login(_: &Route, call: &Call<'_>) -> Result<Answer, Fault> {
     })?;
     let snapshot = &request.snapshot;
     let user = match Call::text(&call.body, "api_key") {
-        Some(key) => snapshot.authenticate(key.as_bytes()).map(|caller| caller.user),
+        Some(key) => {
+            let origin = Origin { peer: &|| Some(from), head: None, now_ms: &|| now_ms };
+            let caller = snapshot.authenticate(key.as_bytes());
+            let caller = caller.and_then(|caller| snapshot.let_in(caller, &origin).ok());
+            caller.map(|caller| caller.user)
+        }
         None => {
             let name = Call::text(&call.body, "user_name").unwrap_or_default();
             let given = Call::text(&call.body, "password").unwrap_or_default();

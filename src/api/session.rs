@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 use super::seal::{hex, random};
 use crate::exchange::ApiRequest;
 use crate::limits;
-use crate::route::snapshot::Network;
+use crate::route::snapshot::forwarded;
 use crate::secret::Digest;
 
 const COOKIE: &str = "gproxy_session";
@@ -126,19 +126,6 @@ pub(super) fn address(request: &ApiRequest) -> Option<IpAddr> {
     forwarded(request.peer?, request.field("x-forwarded-for").unwrap_or_default(), trusted)
 }
 
-fn forwarded(peer: IpAddr, told: &str, trusted: &[Network]) -> Option<IpAddr> {
-    let is_trusted = |address: IpAddr| trusted.iter().any(|network| network.contains(address));
-    let mut address = peer;
-    for told in told.rsplit(',') {
-        if !is_trusted(address) {
-            break;
-        }
-        let Ok(before) = told.trim().parse() else { break };
-        address = before;
-    }
-    Some(address)
-}
-
 /// Whether the caller speaks TLS, to us or to a proxy that is trusted.
 pub(super) fn is_secure(request: &ApiRequest) -> bool {
     let trusted = &request.snapshot.trusted_proxies;
@@ -150,6 +137,7 @@ pub(super) fn is_secure(request: &ApiRequest) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::route::snapshot::Network;
 
     fn ip(text: &str) -> IpAddr {
         text.parse().expect(text)

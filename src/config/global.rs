@@ -80,7 +80,7 @@ pub(super) fn read(mut table: Table<'_>, report: &mut Report<'_>, sources: &Sour
         logging,
         billing,
         cors_origins: read_origins(&mut table, report),
-        trusted_proxies: read_networks(&mut table, report),
+        trusted_proxies: read_networks(&mut table, report, "trusted_proxies"),
         extra_ca_file: table.text(report, "extra_ca_file").map(|file| file.value.to_owned()),
         metrics_open: table.flag(report, "metrics_open", false),
         usage_off,
@@ -202,9 +202,13 @@ fn read_origins(table: &mut Table<'_>, report: &mut Report<'_>) -> Vec<String> {
     origins
 }
 
-fn read_networks(table: &mut Table<'_>, report: &mut Report<'_>) -> Vec<Network> {
+pub(super) fn read_networks(
+    table: &mut Table<'_>,
+    report: &mut Report<'_>,
+    key: &'static str,
+) -> Vec<Network> {
     let mut networks = Vec::new();
-    for At { value, place } in table.texts(report, "trusted_proxies") {
+    for At { value, place } in table.texts(report, key) {
         match Network::parse(value) {
             Some(network) => networks.push(network),
             None => report.error(&place, "must be a network such as \"10.0.0.0/8\" or an address"),

@@ -1,16 +1,17 @@
 //! `[[users]]`, `[[users.keys]]` and the rows that name a user: permissions, limits, quotas.
 
 use super::error::{At, Place, Report, shown};
-use super::global::choice;
+use super::global::{choice, read_networks};
 use super::providers::{Names, declare, declared};
 use super::reader::Table;
 use super::sources::Sources;
+use crate::dialect::trouble;
 use crate::money;
 use crate::password::{self, Password};
 use crate::route::glob::Glob;
 use crate::route::quota::{Quota, Window};
 use crate::route::rate::RateLimit;
-use crate::route::snapshot::{Caller, Key, Permission, Provider, User};
+use crate::route::snapshot::{Caller, Key, Permission, Provider, Terms, User};
 use crate::secret::{Digest, KeyId, Secret};
 
 /// The key of the shipped file. Everybody knows it, so it opens a loopback address only.
@@ -92,6 +93,7 @@ fn read_one_key(
     let written = table.required(report, "api_key");
     let label = table.text(report, "label").map(|label| shown(label.value));
     let key_enabled = table.flag(report, "enabled", true);
+    let terms = read_terms(&mut table, report);
     table.finish(report);
     let Some(At { value, place }) = written else { return };
     let Some((digest, masked)) = read_key(report, sources, value, &place) else { return };
@@ -103,13 +105,28 @@ fn read_one_key(
     let user = &mut all.users[index];
     let caller = Caller { user: index, key: user.keys.len() };
     let id = KeyId::of(&digest);
-    user.keys.push(Key { id, shown: label.unwrap_or(masked), enabled: key_enabled });
+    user.keys.push(Key { id, shown: label.unwrap_or(masked), enabled: key_enabled, terms });
     if user.enabled && key_enabled {
         all.keys.push((digest, caller));
         if digest == Digest::of(WELL_KNOWN_KEY.as_bytes()) {
             all.well_known.push((place, "the key of the shipped file"));
         }
     }
+}
+
+/// When, and where from, a key may be used.
+fn read_terms(table: &mut Table<'_>, report: &mut Report<'_>) -> Option<Terms> {
+    let expires = table.text(report, "expires_at").map(|At { value, place }| {
+        let is_utc = value.len() == 20 && value.ends_with('Z');
+        let at = trouble::timestamp(value).filter(|_| is_utc);
+        if at.is_none() {
+            report.error(&place, "must be a time in UTC such as \"2027-01-31T00:00:00Z\"");
+        }
+        // What cannot be read opens nothing.
+        at.unwrap_or(0)
+    });
+    let networks = read_networks(table, report, "networks");
+    (expires.is_some() || !networks.is_empty()).then_some(Terms { expires_ms: expires, networks })
 }
 
 /// The key's digest, and what people may see of it.

@@ -197,7 +197,7 @@ fn http_date(value: &str) -> Option<i64> {
 }
 
 /// `2026-11-25T09:00:00Z`, in milliseconds since 1970.
-fn timestamp(value: &str) -> Option<i64> {
+pub fn timestamp(value: &str) -> Option<i64> {
     let (date, time) = value.split_once('T')?;
     let mut parts = date.splitn(3, '-').map(|part| part.parse().ok());
     let mut part = || parts.next().flatten();

@@ -10,13 +10,13 @@ use std::sync::Arc;
 use super::note::Note;
 use super::office::{self, Desk, Unanswered};
 use super::session::Session;
-use super::{Core, Downstream, Ended, Upstream};
-use crate::admin::{self, Page};
+use super::{Core, Downstream, Ended, Upstream, caller_of};
+use crate::admin::Page;
 use crate::dialect::headers;
 use crate::dialect::refusal::Refusal;
 use crate::limits;
 use crate::route::listing::Live;
-use crate::route::snapshot::Snapshot;
+use crate::route::snapshot::{KeyError, Snapshot};
 use crate::wire::head::Head;
 
 /// Fields of a head that the interface reads.
@@ -85,7 +85,15 @@ pub(super) fn answer<D: Downstream, U: Upstream>(
 ) -> Result<(), Ended> {
     let Some(api) = core.api.get().cloned() else { return Err(Refusal::unauthorized().into()) };
     let has_key = headers::credential_of(&head.headers).is_some();
-    let caller = if has_key { admin::caller_of(snapshot, head) } else { None };
+    let caller = match has_key.then(|| caller_of(core, snapshot, session, head)) {
+        None | Some(Err(KeyError::Unknown)) => None,
+        Some(Ok(caller)) => Some(caller),
+        Some(Err(error)) => {
+            let refusal = Refusal::from(error);
+            let page = api.refused(refusal.status, &refusal.message);
+            return session.send_page(core, head, page, note);
+        }
+    };
     note.called_by(caller);
     let bytes_max = snapshot.limits.body_bytes_max.min(limits::API_BODY_BYTES_MAX);
     let body = session

@@ -56,7 +56,7 @@ use crate::metrics::{Gauge, Metrics};
 use crate::route::channel::Destination;
 use crate::route::listing::Live;
 use crate::route::plan::{self, Need, RouteError, Target};
-use crate::route::snapshot::{Caller, Provider, Snapshot, Timeouts};
+use crate::route::snapshot::{Caller, KeyError, Origin, Provider, Snapshot, Timeouts};
 use crate::wire::coding::CodingError;
 use crate::wire::head::Head;
 use crate::wire::multipart::FormError;
@@ -422,7 +422,16 @@ macro_rules! refused_by {
     };
 }
 
-refused_by!(Refusal, PathError, AskError, FormError, HandshakeError, CodingError, Unstored);
+refused_by!(
+    Refusal,
+    PathError,
+    AskError,
+    FormError,
+    HandshakeError,
+    CodingError,
+    Unstored,
+    KeyError
+);
 
 /// Serves the next request of a connection. Every exit passes through the note, which records
 /// itself when it is dropped, also while a panic unwinds.
@@ -478,15 +487,15 @@ fn answer<D: Downstream, U: Upstream>(
     head: &Head,
     note: &mut Note,
 ) -> Result<(), Ended> {
-    if let Some(page) =
-        admin::page(&core.metrics, core.unready(), snapshot, head, &|| session.down.peer())
-    {
+    let peer = || session.down.peer();
+    let origin = Origin { peer: &peer, head: Some(head), now_ms: &|| core.unix_ms() };
+    if let Some(page) = admin::page(&core.metrics, core.unready(), snapshot, head, &origin) {
         return session.send_page(core, head, page?, note);
     }
     if api::is_ours(head.target()) {
         return api::answer(core, snapshot, session, up, head, note);
     }
-    let caller = caller_of(snapshot, head).ok_or_else(Refusal::unauthorized)?;
+    let caller = caller_of(core, snapshot, session, head)?;
     let user = caller.user;
     note.called_by(Some(caller));
     if core.is_cut() {
@@ -559,8 +568,16 @@ fn held_body<D: Downstream, U: Upstream>(
 }
 
 /// Who calls: by a key, or by an address that was made for him.
-fn caller_of(snapshot: &Snapshot, head: &Head) -> Option<Caller> {
-    admin::caller_of(snapshot, head).or_else(|| upload::caller_of(snapshot, head))
+fn caller_of<D: Downstream>(
+    core: &Core,
+    snapshot: &Snapshot,
+    session: &Session<D>,
+    head: &Head,
+) -> Result<Caller, KeyError> {
+    let caller = admin::caller_of(snapshot, head).or_else(|| upload::caller_of(snapshot, head));
+    let (peer, now_ms) = (|| session.down.peer(), || core.unix_ms());
+    let origin = Origin { peer: &peer, head: Some(head), now_ms: &now_ms };
+    snapshot.let_in(caller.ok_or(KeyError::Unknown)?, &origin)
 }
 
 /// Calls that take a form take JSON too, with addresses in the place of files.

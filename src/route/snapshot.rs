@@ -18,6 +18,7 @@ use crate::route::price::PriceRow;
 use crate::route::quota::Quota;
 use crate::route::rate::RateLimit;
 use crate::secret::{Digest, KeyId, Secret};
+use crate::wire::head::Head;
 
 /// Everything that a decision depends on.
 pub struct Snapshot {
@@ -299,6 +300,35 @@ pub struct Caller {
     pub key: usize,
 }
 
+/// Why a key lets nobody in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KeyError {
+    /// It is missing, unknown or disabled.
+    Unknown,
+    /// Its time is over.
+    Expired,
+    /// It may not be used from this address.
+    Elsewhere,
+}
+
+/// When, and where from, a key lets its user in.
+pub struct Terms {
+    /// Milliseconds since 1970 from which on it does not; `None`: it always does.
+    pub expires_ms: Option<i64>,
+    /// From there alone; empty: from everywhere.
+    pub networks: Vec<Network>,
+}
+
+/// What is known of a request before its caller is, for those who have to know.
+pub struct Origin<'a> {
+    /// The other end of its connection, as far as can be told.
+    pub peer: &'a dyn Fn() -> Option<IpAddr>,
+    /// What proxies may have told.
+    pub head: Option<&'a Head>,
+    /// Now, in milliseconds since 1970.
+    pub now_ms: &'a dyn Fn() -> i64,
+}
+
 /// A key as people may see it.
 pub struct Key {
     /// Its name in rows.
@@ -307,6 +337,8 @@ pub struct Key {
     pub shown: String,
     /// A disabled key is unknown.
     pub enabled: bool,
+    /// `None`: always and from everywhere.
+    pub terms: Option<Terms>,
 }
 
 /// One row of what a user may call.
@@ -405,6 +437,20 @@ pub struct Network {
     pub address: IpAddr,
     /// How many leading bits count.
     pub bits: u8,
+}
+
+/// A caller's address: behind proxies that are trusted the one that they tell.
+pub fn forwarded(peer: IpAddr, told: &str, trusted: &[Network]) -> Option<IpAddr> {
+    let is_trusted = |address: IpAddr| trusted.iter().any(|network| network.contains(address));
+    let mut address = peer;
+    for told in told.rsplit(',') {
+        if !is_trusted(address) {
+            break;
+        }
+        let Ok(before) = told.trim().parse() else { break };
+        address = before;
+    }
+    Some(address)
 }
 
 impl Logging {
@@ -562,6 +608,22 @@ impl Snapshot {
     /// time: the table is keyed by the digest.
     pub fn authenticate(&self, key: &[u8]) -> Option<Caller> {
         self.keys.get(&Digest::of(key)).copied()
+    }
+
+    /// The same caller, if his key lets him in now and from there.
+    pub fn let_in(&self, caller: Caller, origin: &Origin<'_>) -> Result<Caller, KeyError> {
+        let Some(terms) = &self.key(caller).terms else { return Ok(caller) };
+        if terms.expires_ms.is_some_and(|at| at <= (origin.now_ms)()) {
+            return Err(KeyError::Expired);
+        }
+        let told = origin.head.and_then(|head| head.headers.get("x-forwarded-for"));
+        let told = told.and_then(|told| str::from_utf8(told).ok()).unwrap_or_default();
+        let address = || forwarded((origin.peer)()?, told, &self.trusted_proxies);
+        let is_in = |address| terms.networks.iter().any(|network| network.contains(address));
+        match terms.networks.is_empty() || address().is_some_and(is_in) {
+            true => Ok(caller),
+            false => Err(KeyError::Elsewhere),
+        }
     }
 
     /// The key of this name that lets somebody in: its digest, and whom.
