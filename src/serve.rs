@@ -24,6 +24,7 @@ use crate::limits;
 use crate::logging;
 use crate::metrics::Gauge;
 use crate::route::listing::List;
+use crate::route::memory::Memory;
 use crate::route::snapshot::Snapshot;
 use crate::secret::Secret;
 
@@ -217,6 +218,8 @@ fn listen(
     }
     let scheme = if tls::callers::terms().is_some() { "https" } else { "http" };
     log::info!(target: "gproxy", "listening on {scheme}://{at} with {workers} workers");
+    let memory = Memory::at_most(&core.snapshot().limits, scheme == "https");
+    log::info!(target: "gproxy", "limits allow memory of at most {memory}");
     Ok(listener)
 }
 

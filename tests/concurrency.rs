@@ -6,9 +6,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
-use support::client::{chat, post};
+use support::client::{chat, chat_body, post};
 use support::vendor::chat_stream;
-use support::{ADMIN_KEY, Client, Config, DEADLINE, Gateway, Upstream, request, size, wait_for};
+use support::{
+    ADMIN_KEY, ALICE_KEY, Client, Config, DEADLINE, Gateway, Upstream, request, size, wait_for,
+};
 
 const MODEL: &str = "openai-main/gpt-4.1-mini";
 
@@ -170,6 +172,39 @@ fn requests_past_the_limit_in_flight_are_told_to_come_back() {
     assert_eq!(reply.header("x-gproxy-source"), Some("gateway"));
     release.store(1, Ordering::SeqCst);
     for client in &mut held {
+        assert_eq!(client.reply().expect("an answer").status, 200);
+    }
+    assert_eq!(gateway.connect().ask(&chat(MODEL, false)).status, 200);
+}
+
+#[test]
+fn the_flood_of_one_user_leaves_room_for_another() {
+    let release = Arc::new(AtomicUsize::new(0));
+    let upstream = Upstream::answering({
+        let release = Arc::clone(&release);
+        move |conn, _| {
+            wait_for("the release", || (release.load(Ordering::SeqCst) == 1).then_some(()));
+            conn.whole(200, r#"{"model":"m"}"#);
+        }
+    });
+    let gateway = Gateway::start(&Config::to(&upstream).limit("in_flight_max = 8").text());
+    let told = gateway.stderr().join("\n");
+    assert!(told.contains("limits allow memory of at most "), "{told}");
+    let mut flood: Vec<Client> = (0..6).map(|_| gateway.connect()).collect();
+    for (count, client) in flood.iter_mut().enumerate() {
+        client.send(&chat(MODEL, false));
+        upstream.wait_for_requests(count + 1);
+    }
+    let reply = gateway.connect().ask(&chat(MODEL, false));
+    assert_eq!(reply.status, 503, "{}", reply.text());
+    let mut other = gateway.connect();
+    let bearer = format!("Bearer {ALICE_KEY}");
+    let body = chat_body(MODEL, false);
+    let fields = [("authorization", bearer.as_str()), ("content-type", "application/json")];
+    other.send(&request("POST", "/v1/chat/completions", &fields, body.as_bytes()));
+    upstream.wait_for_requests(7);
+    release.store(1, Ordering::SeqCst);
+    for client in flood.iter_mut().chain([&mut other]) {
         assert_eq!(client.reply().expect("an answer").status, 200);
     }
     assert_eq!(gateway.connect().ask(&chat(MODEL, false)).status, 200);

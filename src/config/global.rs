@@ -234,17 +234,7 @@ pub(super) fn read_tls(root: &mut Table<'_>, report: &mut Report<'_>) -> Option<
 pub(super) fn read_limits(root: &mut Table<'_>, report: &mut Report<'_>) -> Limits {
     const KIB: u64 = 1024;
     const GIB: u64 = KIB * KIB * KIB;
-    let mut limits = Limits {
-        head_bytes_max: limits::HEAD_BYTES_MAX,
-        body_bytes_max: limits::BODY_BYTES_MAX,
-        upload_bytes_max: limits::UPLOAD_BYTES_MAX,
-        held_bytes_max: limits::HELD_BYTES_MAX,
-        event_bytes_max: limits::EVENT_BYTES_MAX,
-        connections_max: limits::CONNECTIONS_MAX,
-        in_flight_max: limits::IN_FLIGHT_MAX,
-        attempts_max: limits::ATTEMPTS_MAX,
-        recorder_bytes: limits::RECORDER_BYTES,
-    };
+    let mut limits = Limits::default();
     let Some(mut table) = root.table(report, "limits") else { return limits };
     let size = |default: usize| default as u64;
     let mut read = |key, least, most, default| table.number_or(report, key, least..=most, default);

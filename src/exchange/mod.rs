@@ -14,6 +14,7 @@ mod attempt;
 mod batch;
 mod cascade;
 mod counting;
+mod crowd;
 mod early;
 mod errand;
 mod incoming;
@@ -64,6 +65,7 @@ use crate::wire::websocket::{self, HandshakeError};
 
 pub use api::{Api, ApiRequest};
 pub use attempt::UpHeaders;
+use crowd::{Crowd, Full};
 use early::Early;
 pub use early::Waiting;
 pub use errand::Errand;
@@ -258,6 +260,8 @@ pub struct Core {
     pub refusals: Refusals,
     // What administrators want to know of upstreams.
     asked: Mutex<Vec<Errand>>,
+    // Who fills the gateway while it fills up.
+    crowd: Arc<Crowd>,
 }
 
 impl Core {
@@ -274,6 +278,7 @@ impl Core {
             api: OnceLock::new(),
             draining: AtomicBool::new(false),
             cut: AtomicBool::new(false),
+            crowd: Arc::default(),
             ids: AtomicU64::new(0),
             pool,
             recordings: Recordings::default(),
@@ -478,6 +483,25 @@ fn begin_trace(core: &Core, snapshot: &Snapshot, head: Option<&Head>) -> Option<
     Trace::begin(core, snapshot, head)
 }
 
+/// Whether one more request is served, and one more of this user's.
+fn find_room(
+    core: &Core,
+    snapshot: &Snapshot,
+    user: usize,
+    note: &mut Note,
+) -> Result<(), Refusal> {
+    let level = core.metrics.level(Gauge::RequestsInFlight);
+    let most = snapshot.limits.in_flight_max;
+    if level > most as i64 {
+        return Err(Refusal::overloaded());
+    }
+    if snapshot.users.len() > 1 {
+        let place = core.crowd.enter(&snapshot.users[user].name, level as usize, most);
+        note.place = place.map_err(|Full| Refusal::overloaded())?;
+    }
+    Ok(())
+}
+
 /// The steps between a head and a reply, each of which may refuse.
 fn answer<D: Downstream, U: Upstream>(
     core: &Core,
@@ -501,9 +525,7 @@ fn answer<D: Downstream, U: Upstream>(
     if core.is_cut() {
         return Err(Refusal::shutting_down().into());
     }
-    if core.metrics.level(Gauge::RequestsInFlight) > snapshot.limits.in_flight_max as i64 {
-        return Err(Refusal::overloaded().into());
-    }
+    find_room(core, snapshot, user, note)?;
     let is_provider = |name: &str| snapshot.provider_named(name).is_some();
     if websocket::is_asked(head)
         && let Some(call) = live::parse(head.target(), &is_provider)?

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::Core;
+use super::crowd::Place;
 use super::settlement::{Part, Seen, Settlement};
 use super::tokens::Token;
 use super::trace::Trace;
@@ -86,6 +87,8 @@ pub struct Note {
     pub(super) quota_ended: bool,
     /// The provider's credential that the last attempt presented, by its place among them.
     pub(super) credential: Option<usize>,
+    /// Its place in the crowd, where there is one.
+    pub(super) place: Option<Place>,
     /// How the user stands under the rules that count it.
     pub(super) standing: Option<Standing>,
     pub(super) settlement: Option<Settlement>,
@@ -136,6 +139,7 @@ impl Note {
             quota_ended: false,
             standing: None,
             settlement: None,
+            place: None,
             trace: None,
             allow_origin: None,
             begun: now,

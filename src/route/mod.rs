@@ -8,6 +8,7 @@ pub mod channel;
 pub mod glob;
 pub mod health;
 pub mod listing;
+pub mod memory;
 pub mod plan;
 pub mod price;
 pub mod quota;

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use crate::dialect::Dialect;
 use crate::dialect::echo::EchoSettings;
 use crate::dialect::listed::Form;
+use crate::limits;
 use crate::password::Password;
 use crate::route::account::Account;
 use crate::route::channel::{self, Channel, Destination, Dialects};
@@ -370,6 +371,22 @@ pub struct Limits {
     pub attempts_max: usize,
     /// So much of each stream is remembered, and kept when it ends badly; 0: nothing.
     pub recorder_bytes: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Limits {
+        Limits {
+            head_bytes_max: limits::HEAD_BYTES_MAX,
+            body_bytes_max: limits::BODY_BYTES_MAX,
+            upload_bytes_max: limits::UPLOAD_BYTES_MAX,
+            held_bytes_max: limits::HELD_BYTES_MAX,
+            event_bytes_max: limits::EVENT_BYTES_MAX,
+            connections_max: limits::CONNECTIONS_MAX,
+            in_flight_max: limits::IN_FLIGHT_MAX,
+            attempts_max: limits::ATTEMPTS_MAX,
+            recorder_bytes: limits::RECORDER_BYTES,
+        }
+    }
 }
 
 /// What is logged of an exchange.
