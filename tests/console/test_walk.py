@@ -64,6 +64,7 @@ def make_erin(page):
         page.get_by_role("tab", name=way).click()
         expect(page.get_by_label(way, exact=True).and_(page.locator("pre"))).to_contain_text(key)
     page.get_by_role("button", name="Close").click()
+    expect(page.locator("dialog")).to_have_count(0)
     assert key not in page.content()
     return key
 
