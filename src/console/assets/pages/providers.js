@@ -1,27 +1,32 @@
 // Providers: how they do, where they are reached, and what they present there.
 
-import { get } from "../api.js";
-import { h } from "../dom.js";
-import { count, percent } from "../format.js";
+import { get, path, post } from "../api.js";
+import { h, replace } from "../dom.js";
+import { form } from "../form.js";
+import { count, percent, time } from "../format.js";
 import { onOff } from "../holdings.js";
-import { badge, pageHead, to } from "../parts.js";
+import { badge, button, dialog, facts, nothing, pageHead, panel, say, to } from "../parts.js";
 import { names, section } from "../section.js";
+import { table } from "../table.js";
 
 const DAY_MS = 86_400_000;
 const CHANNELS = [
   "custom", "openai", "anthropic", "aistudio", "vertexexpress", "vertex", "azure", "deepseek",
   "groq", "openrouter", "nvidia", "echo",
 ];
+const STATES = { ok: "good", resting: "warn", disabled: "bad", paused: "warn" };
 
 export async function show(context) {
   const { signal } = context;
   const sums = { by: "provider", from: Date.now() - DAY_MS };
-  const [{ items }, providers] = await Promise.all([
+  const [{ items }, providers, standing] = await Promise.all([
     get("/admin/api/usage/sums", sums, signal), names("providers", "name", signal),
+    get("/admin/api/health", {}, signal),
   ]);
   const lately = new Map(items.map((sum) => [sum.provider, sum]));
   return [
-    pageHead("Providers"), providersOf(context, lately), credentials(context, providers),
+    pageHead("Providers"), providersOf(context, lately), standingOf(context, standing.items),
+    credentials(context, providers),
   ];
 }
 
@@ -59,6 +64,10 @@ function providersOf(context, lately) {
       },
       { name: "enabled", label: "May be called", kind: "flag", value: true },
     ],
+    acts: ({ name }) => [
+      button("Test call", () => test(name), "quiet"),
+      button("Pull list", () => pull(name), "quiet"),
+    ],
   });
 }
 
@@ -68,6 +77,115 @@ function health(name, sum) {
   const kind = rate > 0.05 ? "bad" : rate > 0 ? "warn" : "good";
   return h("a", { href: to("requests", { provider_name: name, status_min: 400 }) },
     badge(`${percent(rate)} of ${count(sum.requests)} failed`, kind));
+}
+
+/** How each credential stands now, and what is done about it. */
+function standingOf({ signal }, items) {
+  const body = h("div");
+  const draw = (rows) => replace(body, table({
+    caption: "How credentials stand", items: rows, empty: "No credential is in use.",
+    columns: [...standingColumns, { title: "", value: (one) => one.id, cell: acts }],
+  }));
+  const tried = async (work) => {
+    try {
+      await work();
+      draw((await get("/admin/api/health", {}, signal)).items);
+    } catch (error) {
+      if (error.name !== "AbortError") say(error.message, "bad");
+    }
+  };
+  const hold = (one, verb) => tried(() => post(path("/admin/api/credentials", one.id, verb)));
+  const acts = (one) => [
+    button("Clear", () => hold(one, "reset"), "quiet"),
+    one.state !== "paused" && button("Pause", () => hold(one, "pause"), "quiet"),
+    button("Test call", () => test(one.provider_name, one.id), "quiet"),
+  ];
+  draw(items);
+  return panel("How credentials stand", body,
+    h("div", null, button("Look again", () => tried(async () => {}))));
+}
+
+const standingColumns = [
+  {
+    title: "Credential", value: (one) => one.id,
+    cell: (one) => [one.id, one.hint && [" ", h("code", null, one.hint)]],
+  },
+  {
+    title: "State", value: (one) => one.state,
+    cell: (one) => badge(one.state, STATES[one.state]),
+  },
+  {
+    title: "Rests", value: (one) => one.circuits.length,
+    cell: (one) => h("ul", { class: "plain" },
+      one.circuits.map((circuit) => h("li", null, restOf(circuit)))),
+  },
+  { title: "In flight", number: true, value: (one) => one.in_flight },
+  {
+    title: "Ceilings", value: (one) => fillOf(one).join(", "),
+    cell: (one) => h("ul", { class: "plain" }, fillOf(one).map((text) => h("li", null, text))),
+  },
+];
+
+function restOf({ model, why, until }) {
+  const end = until === null ? "until it is cleared" : `until ${time(until)}`;
+  return `${model || "all models"}: ${why}, ${end}`;
+}
+
+/** Those of the ceilings that are set. */
+function fillOf({ fill }) {
+  return Object.entries(fill ?? {}).filter(([, { of }]) => of !== null)
+    .map(([name, { used, of }]) => `${name} ${count(used)} of ${count(of)}`);
+}
+
+/** Calls the upstream once, and shows what was called and what it said. */
+function test(provider, credential) {
+  const result = h("div", { role: "status" });
+  const send = async ({ model }) => {
+    replace(result);
+    const asked = Object.entries({ model, credential }).filter(([, value]) => value);
+    const target = path("/admin/api/providers", provider, "test");
+    const said = await post(target, Object.fromEntries(asked));
+    replace(result, facts([
+      ["Result", badge(said.says, said.ok ? "good" : "bad")],
+      ["Called", said.url ? h("code", null, `${said.method} ${said.url}`) : null],
+      ["Took", `${count(said.ms)} ms`],
+      ["Answer", said.text ? h("pre", { tabindex: "0" }, said.text) : null],
+    ]));
+  };
+  dialog(`Test call of ${credential ?? provider}`, () => h("div", null, form({
+    fields: [{
+      name: "model", label: "Model",
+      help: "A few of its tokens are asked for. Empty: its list of models, which costs nothing.",
+    }],
+    submit: "Call it",
+    send,
+  }), result));
+}
+
+/** What the upstream lists now. */
+async function pull(provider) {
+  let list;
+  try {
+    list = await post(path("/admin/api/providers", provider, "pull"));
+  } catch (error) {
+    say(error.message, "bad");
+    return;
+  }
+  const state = (model) => (model.declared ? "declared" : "new");
+  const size = (tokens) => (tokens ? count(tokens) : "");
+  dialog(`${provider} lists`, () => h("div", null,
+    nothing(`${count(list.items.length)} models, ${count(list.new)} of them new.`),
+    table({
+      caption: `Models of ${provider}`, items: list.items,
+      columns: [
+        { title: "Model", value: (model) => model.id },
+        { title: "State", value: state, cell: (model) => badge(state(model)) },
+        {
+          title: "Input at most", number: true, value: (model) => model.max_input_tokens ?? 0,
+          cell: (model) => size(model.max_input_tokens),
+        },
+      ],
+    })));
 }
 
 function credentials(context, providers) {
