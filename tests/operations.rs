@@ -121,7 +121,8 @@ fn a_test_call_says_what_the_upstream_says_without_the_credential() {
             conn.whole(200, OK);
         }
     });
-    let known = "[[models]]\nprovider_name = \"p\"\nmodel_id = \"known\"\n";
+    let known = "[[models]]\nprovider_name = \"p\"\nmodel_id = \"known\"\n\
+                 [[providers]]\nname = \"nowhere\"\nchannel = \"echo\"\n";
     let gateway = Gateway::start(&(config(&upstream, "") + known));
     let tried = admin(&gateway, "POST", "providers/p/test", json!({}), 200);
     assert_eq!((&tried["ok"], &tried["status"]), (&json!(false), &json!(401)), "{tried}");
@@ -140,6 +141,8 @@ fn a_test_call_says_what_the_upstream_says_without_the_credential() {
     let ids: Vec<_> = list["items"].as_array().expect("a list").iter().collect();
     assert_eq!((&ids[0]["id"], &ids[0]["declared"]), (&json!("known"), &json!(true)));
     assert_eq!((&ids[1]["id"], &ids[1]["declared"]), (&json!("new"), &json!(false)));
+    let nowhere = admin(&gateway, "POST", "providers/nowhere/pull", Value::Null, 409);
+    assert_eq!(nowhere["error"]["message"], "the provider has no upstream");
     // A test call is nobody's bill, and nothing is learned from it.
     let sums = admin(&gateway, "GET", "usage/sums", Value::Null, 200);
     assert_eq!(sums["items"][0]["requests"], Value::Null, "{sums}");

@@ -273,7 +273,10 @@ fn test(_: &Route, call: &Call<'_>) -> Result<Answer, Fault> {
 
 fn pull(_: &Route, call: &Call<'_>) -> Result<Answer, Fault> {
     let list: Result<Vec<Listed>, ListFailure> = ask(call, Question::List)?;
-    let list = list.map_err(|failure| Fault::new(502, failure.to_string()))?;
+    let list = list.map_err(|failure| match failure {
+        ListFailure::Nowhere => Fault::new(409, failure.to_string()),
+        _ => Fault::new(502, failure.to_string()),
+    })?;
     let snapshot = call.api.core.snapshot();
     let provider = snapshot.provider_named(&call.id).ok_or_else(Fault::not_found)?;
     let models = &snapshot.providers[provider].models;
