@@ -70,6 +70,11 @@ def test_a_denied_credential_is_seen_disabled_and_is_brought_back(gateway, visit
     row.get_by_role("button", name="Clear").click()
     expect(row.locator(".badge")).to_have_text("ok")
     assert gateway.chat(ADMIN_KEY, "denied/m")[0] == 200
+    provider = page.get_by_role("table", name="All providers").get_by_role("row")
+    provider.filter(has_text=base).get_by_role("button", name="Pull list").click()
+    expect(dialog).to_contain_text("Models: 1, of them new: 1.")
+    dialog.get_by_role("button", name="Close").click()
+
     row.get_by_role("button", name="Pause").click()
     expect(row.locator(".badge")).to_have_text("paused")
     row.get_by_role("button", name="Clear").click()

@@ -149,7 +149,7 @@ function test(provider, credential) {
       ["Result", badge(said.says, said.ok ? "good" : "bad")],
       ["Called", said.url ? h("code", null, `${said.method} ${said.url}`) : null],
       ["Took", `${count(said.ms)} ms`],
-      ["Answer", said.text ? h("pre", { tabindex: "0" }, said.text) : null],
+      ["Answer", said.text ? h("code", null, said.text) : null],
     ]));
   };
   dialog(`Test call of ${credential ?? provider}`, () => h("div", null, form({
@@ -174,7 +174,7 @@ async function pull(provider) {
   const state = (model) => (model.declared ? "declared" : "new");
   const size = (tokens) => (tokens ? count(tokens) : "");
   dialog(`${provider} lists`, () => h("div", null,
-    nothing(`${count(list.items.length)} models, ${count(list.new)} of them new.`),
+    nothing(`Models: ${count(list.items.length)}, of them new: ${count(list.new)}.`),
     table({
       caption: `Models of ${provider}`, items: list.items,
       columns: [
