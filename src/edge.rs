@@ -73,6 +73,9 @@ impl From<KeyError> for Refusal {
             KeyError::Unknown => return Refusal::unauthorized(),
             KeyError::Expired => "unauthorized: the API key has expired",
             KeyError::Elsewhere => "unauthorized: the API key may not be used from this address",
+            KeyError::Opened => {
+                "unauthorized: a reply is not opened as a page; send the API key in a header"
+            }
         };
         Refusal::new(Code::Unauthorized, message)
     }

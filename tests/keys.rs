@@ -148,3 +148,21 @@ fn a_key_counts_until_its_time_is_over_and_from_its_networks_alone() {
     admin(&gateway, "PATCH", &path, json!({ "networks": ["10.0.0.0/8"] }), 200);
     assert_eq!(from(&gateway, &made_old, "/v1/models", "").status, 401);
 }
+
+#[test]
+fn no_reply_is_opened_as_a_page_by_a_key_in_the_address() {
+    let upstream = Upstream::answering(|conn, _| {
+        conn.whole(200, "{}");
+    });
+    let gateway = Gateway::start(&Config::to(&upstream).text());
+    let target = format!("/v1beta/models/gemini-default:generateContent?key={ADMIN_KEY}");
+    let opened = |mode: &str| {
+        let fields = [("sec-fetch-mode", mode), ("content-type", "application/json")];
+        gateway.connect().ask(&request("POST", &target, &fields, br#"{"contents":[]}"#))
+    };
+    let refused = opened("navigate");
+    assert_eq!(refused.status, 401, "{}", refused.text());
+    assert!(refused.error_message().contains("in a header"), "{}", refused.text());
+    assert_eq!(upstream.count(), 0);
+    assert_eq!(opened("cors").status, 200);
+}

@@ -338,7 +338,7 @@ impl Field {
                 "type": "string", "pattern": INSTANT, "examples": ["2027-01-31T00:00:00Z"]
             }),
             Shape::Networks => json!({ "type": "array", "maxItems": 64, "items": {
-                "type": "string", "maxLength": 43, "examples": ["10.0.0.0/8"]
+                "type": "string", "maxLength": 43, "pattern": network(), "examples": ["10.0.0.0/8"]
             } }),
             Shape::Count(least, most) => {
                 json!({ "type": "integer", "minimum": least, "maximum": most })
@@ -366,6 +366,17 @@ impl Field {
         schema["description"] = json!(self.says);
         schema
     }
+}
+
+/// An address of either family, alone or with the bits that count.
+fn network() -> String {
+    let octet = "(25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])";
+    let four = format!("({octet}\\.){{3}}{octet}(/(3[0-2]|[12]?[0-9]))?");
+    let group = "[0-9a-fA-F]{1,4}";
+    let six = format!(
+        "(({group}:){{7}}{group}|({group}:){{1,7}}:|({group}:){{1,4}}(:{group}){{1,3}}|:(:{group}){{1,7}}|::)"
+    );
+    format!("^({four}|{six}(/(12[0-8]|1[01][0-9]|[1-9]?[0-9]))?)$")
 }
 
 #[cfg(test)]

@@ -596,10 +596,20 @@ fn caller_of<D: Downstream>(
     session: &Session<D>,
     head: &Head,
 ) -> Result<Caller, KeyError> {
+    if head.target().contains('?') && is_opened_as_page(head) {
+        return Err(KeyError::Opened);
+    }
     let caller = admin::caller_of(snapshot, head).or_else(|| upload::caller_of(snapshot, head));
     let (peer, now_ms) = (|| session.down.peer(), || core.unix_ms());
     let origin = Origin { peer: &peer, head: Some(head), now_ms: &now_ms };
     snapshot.let_in(caller.ok_or(KeyError::Unknown)?, &origin)
+}
+
+/// A browser opens a reply as a page of its own, by a key in the address. What an upstream or a
+/// file of somebody's says would run there beside the console and its session.
+fn is_opened_as_page(head: &Head) -> bool {
+    head.headers.get("sec-fetch-mode").is_some_and(|mode| mode.trim_ascii() == b"navigate")
+        && path::query_key(head.target()).is_some()
 }
 
 /// Calls that take a form take JSON too, with addresses in the place of files.

@@ -310,6 +310,8 @@ pub enum KeyError {
     Expired,
     /// It may not be used from this address.
     Elsewhere,
+    /// It stands in the address of a page that a browser opens.
+    Opened,
 }
 
 /// When, and where from, a key lets its user in.
