@@ -374,7 +374,8 @@ fn network() -> String {
     let four = format!("({octet}\\.){{3}}{octet}(/(3[0-2]|[12]?[0-9]))?");
     let group = "[0-9a-fA-F]{1,4}";
     let six = format!(
-        "(({group}:){{7}}{group}|({group}:){{1,7}}:|({group}:){{1,4}}(:{group}){{1,3}}|:(:{group}){{1,7}}|::)"
+        "(({group}:){{7}}{group}|({group}:){{1,7}}:|({group}:){{1,4}}(:{group}){{1,3}}|\
+         :(:{group}){{1,7}}|::)"
     );
     format!("^({four}|{six}(/(12[0-8]|1[01][0-9]|[1-9]?[0-9]))?)$")
 }
