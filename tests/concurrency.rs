@@ -149,16 +149,19 @@ fn answers_never_reach_another_request() {
     }
 }
 
+/// An upstream that answers nobody before the release.
+fn holding(release: &Arc<AtomicUsize>) -> Upstream {
+    let release = Arc::clone(release);
+    Upstream::answering(move |conn, _| {
+        wait_for("the release", || (release.load(Ordering::SeqCst) == 1).then_some(()));
+        conn.whole(200, r#"{"model":"m"}"#);
+    })
+}
+
 #[test]
 fn requests_past_the_limit_in_flight_are_told_to_come_back() {
     let release = Arc::new(AtomicUsize::new(0));
-    let upstream = Upstream::answering({
-        let release = Arc::clone(&release);
-        move |conn, _| {
-            wait_for("the release", || (release.load(Ordering::SeqCst) == 1).then_some(()));
-            conn.whole(200, r#"{"model":"m"}"#);
-        }
-    });
+    let upstream = holding(&release);
     let gateway = Gateway::start(&Config::to(&upstream).limit("in_flight_max = 2").text());
     let mut held: Vec<Client> = (0..2).map(|_| gateway.connect()).collect();
     for client in &mut held {
@@ -178,18 +181,20 @@ fn requests_past_the_limit_in_flight_are_told_to_come_back() {
 }
 
 #[test]
+fn the_most_memory_that_limits_allow_is_told_at_the_start() {
+    let upstream = Upstream::vendor();
+    let gateway = Gateway::start(&Config::to(&upstream).text());
+    wait_for("the log to say so", || {
+        let told = |line: &String| line.contains("limits allow memory of at most ");
+        gateway.stderr().iter().any(told).then_some(())
+    });
+}
+
+#[test]
 fn the_flood_of_one_user_leaves_room_for_another() {
     let release = Arc::new(AtomicUsize::new(0));
-    let upstream = Upstream::answering({
-        let release = Arc::clone(&release);
-        move |conn, _| {
-            wait_for("the release", || (release.load(Ordering::SeqCst) == 1).then_some(()));
-            conn.whole(200, r#"{"model":"m"}"#);
-        }
-    });
+    let upstream = holding(&release);
     let gateway = Gateway::start(&Config::to(&upstream).limit("in_flight_max = 8").text());
-    let told = gateway.stderr().join("\n");
-    assert!(told.contains("limits allow memory of at most "), "{told}");
     let mut flood: Vec<Client> = (0..6).map(|_| gateway.connect()).collect();
     for (count, client) in flood.iter_mut().enumerate() {
         client.send(&chat(MODEL, false));
