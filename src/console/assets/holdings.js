@@ -66,13 +66,19 @@ export function showKey({ api_key: key }) {
 /** A word for what is on or off. */
 export const onOff = (isOn) => (isOn ? badge("on", "good") : badge("off", "warn"));
 
+/** The models that a rule is about, as a column and as a field. */
+const modelsColumn = {
+  title: "Models", value: (rule) => rule.model_pattern,
+  cell: (rule) => h("code", null, rule.model_pattern),
+};
+const modelsField = (help) => ({
+  name: "model_pattern", label: "Models", required: true, settled: true, value: "*", help,
+});
+
 /** Models that may be called. */
 export function permissions(context, user, users, providers) {
   const columns = [
-    {
-      title: "Models", value: (rule) => rule.model_pattern,
-      cell: (rule) => h("code", null, rule.model_pattern),
-    },
+    modelsColumn,
     { title: "Only at", value: (rule) => rule.provider_name ?? "" },
   ];
   return section({
@@ -80,10 +86,7 @@ export function permissions(context, user, users, providers) {
     ...whose(user, columns),
     fields: [
       userField(users),
-      {
-        name: "model_pattern", label: "Models", required: true, settled: true, value: "*",
-        help: "Without the provider's prefix; * is any text, ? any character.",
-      },
+      modelsField("Without the provider's prefix; * is any text, ? any character."),
       { name: "provider_name", label: "Only at this provider", options: providers, settled: true },
     ],
   });
@@ -109,10 +112,7 @@ const COUNTERS = [
 
 /** Columns that show how full a limit is. */
 export const limitColumns = [
-  {
-    title: "Models", value: (limit) => limit.model_pattern,
-    cell: (limit) => h("code", null, limit.model_pattern),
-  },
+  modelsColumn,
   ...COUNTERS.map(([name, title]) => ({
     title,
     number: true,
@@ -133,10 +133,7 @@ export function limits(context, user, users) {
     ...whose(user, limitColumns),
     fields: [
       userField(users),
-      {
-        name: "model_pattern", label: "Models", required: true, settled: true, value: "*",
-        help: "Calls of all models that match count together.",
-      },
+      modelsField("Calls of all models that match count together."),
       ...COUNTERS.map(([name, label]) => ({ name, label, kind: "number" })),
       { name: "window_s", label: "Window of the tokens, seconds", kind: "number" },
     ],
