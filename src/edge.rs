@@ -289,6 +289,11 @@ impl From<Failure> for Refusal {
             Cause::Unreachable => {
                 (Code::UpstreamUnreachable, None, "upstream unreachable: no connection")
             }
+            Cause::Fenced => (
+                Code::UpstreamFenced,
+                never,
+                "upstream fenced: the provider's address may not be called",
+            ),
             Cause::TlsRefused => {
                 (Code::UpstreamUnreachable, never, "upstream unreachable: no trusted TLS session")
             }

@@ -58,6 +58,8 @@ pub enum Cause {
     NoSuchHost,
     /// The connection was refused, reset, or cannot be routed.
     Unreachable,
+    /// Every address of the host is one that the provider may not reach.
+    Fenced,
     /// The time limit of the phase passed.
     TimedOut,
     /// The peer's certificate or handshake was not acceptable.

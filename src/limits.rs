@@ -74,6 +74,8 @@ pub const TUNNEL_IDLE_MS_MAX: u64 = 900_000;
 pub const TUNNEL_CLOSE_MS_MAX: u64 = 2_000;
 /// Answers of one WebSocket that were asked for and have not ended; one more is refused.
 pub const TURNS_MAX: usize = 64;
+/// How often the operator is told at most that a call was stopped by a fence.
+pub const FENCE_TOLD_MS: u64 = 10_000;
 /// How often a coroutine that waits for an upstream looks whether its downstream is still there.
 pub const HANG_UP_POLL_MS: u64 = 250;
 /// Default of `keepalive_ms`: a silent stream is kept alive towards its downstream that often.

@@ -76,6 +76,8 @@ pub enum Count {
     Attempts,
     /// Attempts that ended without a usable reply.
     AttemptsFailed,
+    /// Calls that were not made since their address was fenced off.
+    CallsFenced,
     /// Replies that broke off after their first byte was sent.
     RepliesCut,
     /// Downstreams that left before their reply was whole.
@@ -157,7 +159,7 @@ struct Histogram {
     sum_ms: AtomicU64,
 }
 
-const COUNTS: [(Count, &str, &str); 20] = [
+const COUNTS: [(Count, &str, &str); 21] = [
     (Count::Accepted, "gproxy_connections_accepted_total", "Connections accepted."),
     (Count::ConnectionsRefused, "gproxy_connections_refused_total", "Connections over the limit."),
     (Count::HandshakesFailed, "gproxy_handshakes_failed_total", "TLS handshakes that failed."),
@@ -166,6 +168,7 @@ const COUNTS: [(Count, &str, &str); 20] = [
     (Count::Refused, "gproxy_requests_refused_total", "Requests refused by the gateway."),
     (Count::Attempts, "gproxy_attempts_total", "Attempts at upstreams."),
     (Count::AttemptsFailed, "gproxy_attempts_failed_total", "Attempts without a usable reply."),
+    (Count::CallsFenced, "gproxy_calls_fenced_total", "Calls to addresses that are fenced off."),
     (Count::RepliesCut, "gproxy_replies_cut_total", "Replies that broke off."),
     (Count::DownstreamsGone, "gproxy_downstreams_gone_total", "Downstreams that left early."),
     (Count::Panics, "gproxy_panics_total", "Exchanges that ended in a panic."),

@@ -283,6 +283,12 @@ fn a_mistake_names_its_field_and_changes_nothing() {
             400,
             "settings.base_url",
         ),
+        (
+            "providers",
+            json!({ "name": "x", "channel": "custom", "settings": { "base_url": "http://[::1]" } }),
+            409,
+            "settings.base_url",
+        ),
         ("credentials", json!({ "provider_name": "openai-main", "api_key": "k" }), 409, ""),
         (
             "models",
@@ -450,7 +456,7 @@ fn secrets_stand_in_no_answer_and_no_log_and_are_sealed_on_disk() {
     let provider = json!({
         "name": "paid", "channel": "custom", "credentials": [{ "api_key": secret }],
         "settings": {
-            "base_url": "http://127.0.0.1:9", "dialects": ["openai_chat"]
+            "base_url": "http://paid.example:9", "dialects": ["openai_chat"]
         }
     });
     let mut told = admin(&gateway, "POST", "providers", provider, 201).to_string();
@@ -475,7 +481,7 @@ fn secrets_stand_in_no_answer_and_no_log_and_are_sealed_on_disk() {
     drop(gateway);
     let gateway = Gateway::start_with(&shared.config, &[master]);
     let provider = admin(&gateway, "GET", "providers/paid", Value::Null, 200);
-    assert_eq!(provider["urls"]["openai_chat"], "http://127.0.0.1:9/v1/chat/completions");
+    assert_eq!(provider["urls"]["openai_chat"], "http://paid.example:9/v1/chat/completions");
 }
 
 #[test]

@@ -78,16 +78,24 @@ impl Fault {
             {
                 Fault { field: Some(error.key.clone()), ..Fault::new(409, error.why.clone()) }
             }
-            (Some(error), _) => {
-                // A credential stands in its provider's row.
-                let key =
-                    error.key.strip_prefix("credentials[").and_then(|key| key.split_once("]."));
-                Fault::invalid(key.map_or(&error.key, |(_, key)| key), error.why.clone())
-            }
+            (Some(error), _) => Fault::invalid(field_of(error), error.why.clone()),
             (None, Some(error)) => Fault::new(409, error.to_string()),
             (None, None) => Fault::new(409, "the configuration would not be sound"),
         }
     }
+
+    /// The row `own` has an address that it may not have.
+    pub(super) fn of_fence(fenced: &[ConfigError], own: Option<usize>) -> Option<Fault> {
+        let mine = fenced.iter().find(|error| own.is_some() && error.row == own)?;
+        let field = Some(field_of(mine).to_owned());
+        Some(Fault { code: "fenced", field, ..Fault::new(409, mine.why.clone()) })
+    }
+}
+
+/// The field within its own row. A credential stands in its provider's.
+fn field_of(error: &ConfigError) -> &str {
+    let key = error.key.strip_prefix("credentials[").and_then(|key| key.split_once("]."));
+    key.map_or(&error.key, |(_, key)| key)
 }
 
 fn page(status: u16, body: Vec<u8>, fields: Vec<(&'static str, String)>) -> Page {

@@ -438,10 +438,12 @@ fn commit(
         return Err(Fault::new(409, "there are too many rows"));
     }
     let made = store::made(&kept, api.sealer.as_ref())?;
-    let loaded = api.source.load(&state.text, &made).map_err(|errors| {
-        let own = about.and_then(|(section, id)| store::place_of(&kept, section, id));
-        Fault::of_config(&errors, own)
-    })?;
+    let own = about.and_then(|(section, id)| store::place_of(&kept, section, id));
+    let loaded = api.source.load(&state.text, &made);
+    let loaded = loaded.map_err(|errors| Fault::of_config(&errors, own))?;
+    if let Some(fault) = Fault::of_fence(&loaded.fenced, own) {
+        return Err(fault);
+    }
     let is_admin = |user: &crate::route::snapshot::User| user.enabled && user.is_admin;
     if !loaded.snapshot.users.iter().any(is_admin) {
         return Err(Fault::new(409, "nobody would be left who may use this interface"));

@@ -12,6 +12,7 @@ use super::sources::Sources;
 use crate::dialect::Dialect;
 use crate::route::account::{Account, AccountError};
 use crate::route::channel::{self, Channel, Destination, cloud};
+use crate::route::fence::Fence;
 use crate::route::snapshot::Provider;
 
 /// What a provider's settings say about a cloud.
@@ -21,6 +22,8 @@ pub(super) struct Cloud<'t> {
     project: Option<&'t str>,
     location: Option<&'t str>,
     token_uri: Option<String>,
+    /// Where its tokens may come from.
+    pub(super) fence: Fence,
 }
 
 impl<'t> Cloud<'t> {
@@ -28,8 +31,9 @@ impl<'t> Cloud<'t> {
         settings: &mut Table<'t>,
         report: &mut Report<'_>,
         channel: &Channel,
+        fence: Fence,
     ) -> Cloud<'t> {
-        let mut cloud = Cloud::default();
+        let mut cloud = Cloud { fence, ..Cloud::default() };
         if channel.name == channel::AZURE {
             let example = "a version such as \"2024-10-21\" or \"preview\"";
             cloud.api_version = word(settings, report, "api_version", example);
@@ -39,8 +43,10 @@ impl<'t> Cloud<'t> {
             let example = "a location such as \"us-central1\" or \"global\"";
             cloud.location = word(settings, report, "location", example);
             let written = settings.text(report, "token_uri");
-            cloud.token_uri =
-                written.and_then(|uri| url(report, uri.value, &uri.place, Use::Upstream));
+            if let Some(At { value, place }) = written {
+                cloud.token_uri = url(report, value, &place, Use::Upstream);
+                cloud.hold(report, cloud.token_uri.as_deref(), &place);
+            }
         }
         cloud
     }
@@ -107,11 +113,22 @@ impl<'t> Cloud<'t> {
             self.open(&|name| json.get(name)?.as_str().map(str::to_owned))
         };
         match account {
-            Ok(account) => Some(Arc::new(account)),
+            Ok(account) => {
+                // That of the settings was judged there.
+                let own = Some(account.token_uri.as_str()).filter(|_| self.token_uri.is_none());
+                self.hold(report, own, &place);
+                Some(Arc::new(account))
+            }
             Err(why) => {
                 report.error(&place, why);
                 None
             }
+        }
+    }
+
+    fn hold(&self, report: &mut Report<'_>, token_uri: Option<&str>, place: &Place) {
+        if token_uri.is_some_and(|uri| !self.fence.lets_url(uri)) {
+            report.fence(place, self.fence.reason());
         }
     }
 

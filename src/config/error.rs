@@ -79,6 +79,8 @@ pub(super) struct Report<'t> {
     made: &'t Made,
     made_rows: Vec<Option<usize>>,
     pub(super) errors: Vec<ConfigError>,
+    /// What the database may not say, but has said: no reason not to start.
+    pub(super) fenced: Vec<ConfigError>,
     pub(super) warnings: Vec<String>,
 }
 
@@ -98,8 +100,8 @@ impl<'t> Report<'t> {
         let file_lines = lines.len();
         lines.extend(starts(&made_text.toml, text.len() + 1));
         let made_rows = made_text.rows.clone();
-        let (errors, warnings) = (Vec::new(), Vec::new());
-        Report { file, lines, file_lines, made, made_rows, errors, warnings }
+        let (errors, fenced, warnings) = (Vec::new(), Vec::new(), Vec::new());
+        Report { file, lines, file_lines, made, made_rows, errors, fenced, warnings }
     }
 
     /// The row of the database that stands on a line.
@@ -126,17 +128,35 @@ impl<'t> Report<'t> {
 
     pub(super) fn error(&mut self, place: &Place, why: impl Into<String>) {
         if self.errors.len() < ERRORS_MAX {
-            let (file, line, key, why) =
-                (self.file.to_owned(), place.line, place.key.clone(), why.into());
-            let row = self.row_of(line);
-            self.errors.push(match row {
-                None => ConfigError { file, line, key, why, row },
-                Some(at) => {
-                    let (file, key) = (self.name_of(at), within(key));
-                    ConfigError { file, line: 0, key, why, row }
-                }
-            });
+            let error = self.mistake(place, why.into());
+            self.errors.push(error);
         }
+    }
+
+    fn mistake(&self, place: &Place, why: String) -> ConfigError {
+        let (file, line, key) = (self.file.to_owned(), place.line, place.key.clone());
+        let row = self.row_of(line);
+        match row {
+            None => ConfigError { file, line, key, why, row },
+            Some(at) => {
+                let (file, key) = (self.name_of(at), within(key));
+                ConfigError { file, line: 0, key, why, row }
+            }
+        }
+    }
+
+    /// An address that its row may not have: it is not called, and nobody may write it so.
+    pub(super) fn fence(&mut self, place: &Place, why: &str) {
+        self.warn(place, format_args!("is not called: {why}"));
+        if self.fenced.len() < ERRORS_MAX {
+            let error = self.mistake(place, format!("may not be reached: {why}"));
+            self.fenced.push(error);
+        }
+    }
+
+    /// Whether the database says what stands on this line.
+    pub(super) fn is_made(&self, line: usize) -> bool {
+        self.row_of(line).is_some()
     }
 
     pub(super) fn warn(&mut self, place: &Place, why: impl fmt::Display) {

@@ -10,6 +10,7 @@ use super::error::{At, Place, Report, hint, shown};
 use super::reader::Table;
 use super::sources::Sources;
 use crate::limits;
+use crate::route::fence::Fence;
 use crate::route::snapshot::{Billing, Limits, Logging, Network, Retention, Timeouts, Tls};
 
 /// What `[global]` says, flags and variables already considered.
@@ -22,6 +23,8 @@ pub(super) struct Global {
     pub(super) trusted_proxies: Vec<Network>,
     pub(super) extra_ca_file: Option<String>,
     pub(super) metrics_open: bool,
+    /// Where providers may stand that the database declares.
+    pub(super) made_fence: Fence,
     /// Where `enable_usage` stands when it is off.
     pub(super) usage_off: Option<Place>,
 }
@@ -83,6 +86,10 @@ pub(super) fn read(mut table: Table<'_>, report: &mut Report<'_>, sources: &Sour
         trusted_proxies: read_networks(&mut table, report, "trusted_proxies"),
         extra_ca_file: table.text(report, "extra_ca_file").map(|file| file.value.to_owned()),
         metrics_open: table.flag(report, "metrics_open", false),
+        made_fence: match table.flag(report, "allow_private_upstreams", false) {
+            true => Fence::Local,
+            false => Fence::Public,
+        },
         usage_off,
     };
     table.retired(report, RETIRED);

@@ -45,6 +45,8 @@ pub struct Loaded {
     pub settings: Settings,
     /// What the file's arrays hold, for people.
     pub declared: Vec<Declared>,
+    /// Addresses that rows of the database may not have, and have: they are not called.
+    pub fenced: Vec<ConfigError>,
     /// What is probably not meant so, or has no effect; with file, line and key.
     pub warnings: Vec<String>,
 }
@@ -133,7 +135,8 @@ pub fn load_both(
     }
     let line_of = |offset| report.line_of(offset);
     let declared = declared::rows(document.get_ref(), environment, &line_of);
-    Ok(Loaded { snapshot: Snapshot::new(tables), settings, declared, warnings: report.warnings })
+    let (fenced, warnings) = (report.fenced, report.warnings);
+    Ok(Loaded { snapshot: Snapshot::new(tables), settings, declared, fenced, warnings })
 }
 
 fn in_order(report: Report<'_>) -> Vec<ConfigError> {
@@ -155,7 +158,8 @@ fn read<'t>(
     let tls = global::read_tls(&mut root, report);
     let limits = global::read_limits(&mut root, report);
     let (timeouts, drain_ms) = global::read_timeouts(&mut root, report);
-    let defaults = Defaults { proxy: global.proxy, timeouts };
+    let made_fence = global.made_fence;
+    let defaults = Defaults { proxy: global.proxy, timeouts, made_fence };
     let (mut providers, names) = providers::read(&mut root, report, sources, &defaults);
     providers::read_models(&mut root, report, &mut providers, &names);
     let aliases = providers::read_aliases(&mut root, report, &names);

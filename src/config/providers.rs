@@ -16,6 +16,7 @@ use crate::dialect::{Dialect, path};
 use crate::limits;
 use crate::money;
 use crate::route::channel::{self, CHANNELS, Channel, Dialects};
+use crate::route::fence::Fence;
 use crate::route::glob::Glob;
 use crate::route::price::{PriceRow, Tier};
 use crate::route::rate::{MINUTE_MS, RateLimit};
@@ -29,6 +30,8 @@ use crate::secret::Secret;
 pub(super) struct Defaults {
     pub(super) proxy: Option<String>,
     pub(super) timeouts: Timeouts,
+    /// Where it may stand when the database declares it.
+    pub(super) made_fence: Fence,
 }
 
 /// Index of each name that was declared so far, and the line where.
@@ -118,10 +121,14 @@ fn read_provider(
     let enabled = table.flag(report, "enabled", true);
     let channel = read_channel(&mut table, report);
     let known_channel = channel.unwrap_or_else(custom);
+    let fence = if report.is_made(table.place.line) { defaults.made_fence } else { Fence::Open };
+    // What is not called may stand there.
+    let written = if enabled { fence } else { Fence::Open };
     let place = table.place_of(report, "settings");
     let mut settings = table.table(report, "settings");
-    let cloud = settings.as_mut().map(|settings| Cloud::read(settings, report, known_channel));
-    let cloud = cloud.unwrap_or_default();
+    let cloud = settings.as_mut().map(|one| Cloud::read(one, report, known_channel, written));
+    let mut cloud = cloud.unwrap_or_default();
+    cloud.fence = written;
     let credentials =
         read_credentials(&mut table, report, sources, (enabled, known_channel), &cloud);
     if known_channel.needs_credential && enabled && credentials.is_empty() {
@@ -136,12 +143,14 @@ fn read_provider(
     }
     table.finish(report);
     let mut provider = blank(name, label, enabled, known_channel, defaults);
+    provider.fence = fence;
     provider.credentials = credentials.into_iter().flatten().collect();
     let mut base_given = false;
     let mut spoken = known_channel.dialects();
     if let Some(mut settings) = settings {
-        base_given = read_base_url(&mut settings, report, &mut provider);
+        base_given = read_base_url(&mut settings, report, &mut provider, written);
         spoken = read_dialects(&mut settings, report, known_channel).unwrap_or(spoken);
+        read_proxy(&mut settings, report, &mut provider, written);
         read_settings(&mut settings, report, &mut provider, defaults);
         settings.finish(report);
     }
@@ -188,6 +197,8 @@ fn blank(
         keepalive_ms: limits::KEEPALIVE_MS,
         early_headers_ms: 0,
         proxy: defaults.proxy.clone(),
+        fence: Fence::Open,
+        proxy_fence: Fence::Open,
         passthrough: false,
         drain: None,
         lists: ListSource::Static,
@@ -265,6 +276,7 @@ fn read_base_url(
     settings: &mut Table<'_>,
     report: &mut Report<'_>,
     provider: &mut Provider,
+    fence: Fence,
 ) -> bool {
     let Some(At { value, place }) = settings.text(report, "base_url") else { return false };
     if provider.is_echo() {
@@ -279,8 +291,28 @@ fn read_base_url(
             return true;
         }
     }
+    if !fence.lets_url(&url) {
+        report.fence(&place, fence.reason());
+    }
     provider.base_url = url;
     true
+}
+
+fn read_proxy(
+    settings: &mut Table<'_>,
+    report: &mut Report<'_>,
+    provider: &mut Provider,
+    fence: Fence,
+) {
+    let Some(At { value, place }) = settings.text(report, "proxy") else { return };
+    provider.proxy = match value {
+        "direct" => None,
+        text => url(report, text, &place, Use::Proxy),
+    };
+    provider.proxy_fence = provider.fence;
+    if provider.proxy.as_ref().is_some_and(|proxy| !fence.lets_url(proxy)) {
+        report.fence(&place, fence.reason());
+    }
 }
 
 fn read_dialects(
@@ -323,12 +355,6 @@ fn read_settings(
     provider: &mut Provider,
     defaults: &Defaults,
 ) {
-    if let Some(At { value, place }) = settings.text(report, "proxy") {
-        provider.proxy = match value {
-            "direct" => None,
-            text => url(report, text, &place, Use::Proxy),
-        };
-    }
     let strategy =
         choice(settings, report, "rotation_strategy", &Strategy::ALL.map(Strategy::name));
     if let Some(At { value, .. }) = strategy {

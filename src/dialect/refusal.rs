@@ -65,6 +65,8 @@ pub enum Code {
     NotImplemented,
     /// There is no way to the upstream.
     UpstreamUnreachable,
+    /// The provider's address is one that we may not call.
+    UpstreamFenced,
     /// The upstream's answer was none.
     UpstreamBroken,
     /// We have no room for one more.
@@ -151,6 +153,7 @@ static LOOKS: [Look; Code::ALL.len()] = {
         look(Code::Internal, 500, Gateway, "internal", &BROKEN),
         look(Code::NotImplemented, 501, Downstream, "not_implemented", &NOT_DONE),
         look(Code::UpstreamUnreachable, 502, Upstream, "upstream_unreachable", &UPSTREAM),
+        look(Code::UpstreamFenced, 502, Upstream, "upstream_fenced", &UPSTREAM),
         look(Code::UpstreamBroken, 502, Upstream, "upstream_broken", &UPSTREAM),
         look(Code::Overloaded, 503, Gateway, "overloaded", &BUSY),
         look(Code::ShuttingDown, 503, Gateway, "shutting_down", &BUSY),
@@ -171,7 +174,7 @@ const fn look(
 
 impl Code {
     /// Every code.
-    pub const ALL: [Code; 25] = [
+    pub const ALL: [Code; 26] = [
         Code::BadRequest,
         Code::ProviderPrefix,
         Code::DialectNotSpoken,
@@ -192,6 +195,7 @@ impl Code {
         Code::Internal,
         Code::NotImplemented,
         Code::UpstreamUnreachable,
+        Code::UpstreamFenced,
         Code::UpstreamBroken,
         Code::Overloaded,
         Code::ShuttingDown,

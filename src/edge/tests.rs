@@ -31,11 +31,12 @@ const ASK_ERRORS: [AskError; 17] = [
 const PHASES: [Phase; 6] =
     [Phase::Resolve, Phase::Connect, Phase::Tls, Phase::Send, Phase::AwaitHead, Phase::Relay];
 
-const CAUSES: [Cause; 10] = [
+const CAUSES: [Cause; 11] = [
     Cause::NoSuchHost,
     Cause::Unreachable,
     Cause::TimedOut,
     Cause::TlsRefused,
+    Cause::Fenced,
     Cause::NoToken,
     Cause::ProxyRefused,
     Cause::Disconnected,

@@ -329,7 +329,7 @@ pub(super) fn attempt<'a, U: Upstream>(
             tries.is_repeated = true;
             again = Some(index);
         }
-        if errors == ERRORS_MAX {
+        if errors == ERRORS_MAX || next == Next::Elsewhere {
             break;
         }
     }

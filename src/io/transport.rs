@@ -306,17 +306,23 @@ impl<In: Transport> Connector<In> for Tcp {
     }
 }
 
-/// Connects to the first address that answers.
+/// Connects to the first address that answers, of those that the fence lets through.
 pub fn open(addresses: &[SocketAddr], watch: &Watch) -> Result<Sock, Cause> {
     watch.enter(Phase::Connect);
     let deadline = watch.deadline();
     let begun = Instant::now();
+    let addresses: Vec<SocketAddr> =
+        addresses.iter().copied().filter(|at| watch.fence.lets_address(at.ip())).collect();
+    if addresses.is_empty() {
+        watch.died(Cause::Fenced);
+        return Err(Cause::Fenced);
+    }
     // Each address gets its share of the limit, so that a dead first one is not the end.
     let share = deadline.saturating_duration_since(begun) / addresses.len().max(1) as u32;
     let mut until = begun;
     for address in addresses {
         until += share;
-        match connect_one(*address, watch, until) {
+        match connect_one(address, watch, until) {
             Ok(sock) => return Ok(sock),
             Err(Cause::DownstreamGone) => break,
             Err(_) => {}

@@ -6,7 +6,7 @@ mod echoed;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 pub(super) use dial::{Hasty, now};
 use echoed::Echoed;
@@ -25,12 +25,14 @@ use crate::io::transport::{Opener, Pool, Pooled};
 use crate::io::watch::Watch;
 use crate::io::worker::{self, Timer};
 use crate::limits;
-use crate::metrics::{Gauge, Held, Metrics};
-use crate::route::snapshot::Timeouts;
+use crate::metrics::{Count, Gauge, Held, Metrics};
+use crate::route::fence::{self, Fence};
+use crate::route::snapshot::{Provider, Timeouts};
 use crate::wire::head::Headers;
 use crate::wire::reply::Framing;
 
-/// The connections of one worker to upstreams, by the proxy that they go through. They never meet
+/// The connections of one worker to upstreams, by the proxy that they go through and the fence that
+/// they were opened within: who may not open one may not take a kept one either. They never meet
 /// across workers: their descriptors belong to the worker's class.
 #[derive(Default)]
 pub struct Ways {
@@ -39,15 +41,18 @@ pub struct Ways {
 
 struct Way {
     proxy: Option<String>,
+    fence: Fence,
     opener: Opener,
     pool: Arc<Pool>,
 }
 
 impl Ways {
-    /// The way through `proxy`; made when it is first asked for.
-    fn through(&self, proxy: Option<&str>) -> Result<Arc<Way>, Failure> {
+    /// A provider's way; made when it is first asked for.
+    fn of(&self, provider: &Provider) -> Result<Arc<Way>, Failure> {
+        let (proxy, fence) = (provider.proxy.as_deref(), provider.dial_fence());
         let mut list = self.list.lock();
-        if let Some(way) = list.iter().find(|way| way.proxy.as_deref() == proxy) {
+        let is_its = |way: &&Arc<Way>| way.proxy.as_deref() == proxy && way.fence == fence;
+        if let Some(way) = list.iter().find(is_its) {
             return Ok(way.clone());
         }
         let opener = Opener::new(proxy).map_err(|_| Failure {
@@ -57,7 +62,8 @@ impl Ways {
             reused: false,
             after_ms: 0,
         })?;
-        let way = Way { proxy: proxy.map(str::to_owned), opener, pool: Arc::default() };
+        let proxy = proxy.map(str::to_owned);
+        let way = Way { proxy, fence, opener, pool: Arc::default() };
         let way = Arc::new(way);
         list.push(way.clone());
         Ok(way)
@@ -81,8 +87,12 @@ impl Way {
         &self,
         url: &str,
         address: &Address<'_>,
+        provider: &Provider,
         watch: &Watch,
     ) -> Result<Pooled, Failure> {
+        if !provider.fence.lets_url(url) {
+            return Err(watch.failure(Cause::Fenced));
+        }
         if let Some(kept) = self.pool.take(address.secure, address.authority) {
             watch.reused();
             return Ok(kept);
@@ -115,6 +125,34 @@ impl Caller {
         let ways = Arc::new(Ways::default());
         Ok(Caller { worker: 0, ways, downstream: None, metrics, office })
     }
+
+    /// Counts a call that the fence stopped and tells the operator of it, since nobody else knows
+    /// why; not of each, since there may be many.
+    fn tell(&self, provider: &Provider, url: &str, failure: &Failure) {
+        static TOLD_AT: Mutex<Option<Instant>> = Mutex::new(None);
+        if failure.cause != Cause::Fenced {
+            return;
+        }
+        self.metrics.count(Count::CallsFenced);
+        let now = Instant::now();
+        let pause = Duration::from_millis(limits::FENCE_TOLD_MS);
+        let mut told_at = TOLD_AT.lock();
+        if told_at.is_some_and(|at| now < at + pause) {
+            return;
+        }
+        *told_at = Some(now);
+        drop(told_at);
+        let name = &provider.name;
+        let (whose, url) = match &provider.proxy {
+            Some(proxy) if provider.fence.lets_url(url) => ("its proxy ", proxy.as_str()),
+            _ => ("", url),
+        };
+        let (host, why) = (fence::host_of(url), provider.fence.reason());
+        log::warn!(
+            target: "gproxy::fence",
+            "{name} was not called: {whose}{host} leads to an address that it may not reach: {why}"
+        );
+    }
 }
 
 impl Upstream for Caller {
@@ -140,13 +178,15 @@ impl Upstream for Caller {
     fn fetch(&mut self, fetch: &Fetch<'_>) -> Result<Fetched, Failure> {
         let _guard = self.metrics.clone().hold(Gauge::UpstreamInFlight, 1);
         let Fetch { provider, method, url, headers, body, bytes_max } = *fetch;
-        let way = self.ways.through(provider.proxy.as_deref())?;
+        let way = self.ways.of(provider)?;
         let timeouts = Timeouts { total_ms: limits::FETCH_MS_MAX, ..provider.timeouts };
-        let watch = Watch::begin(self.worker, self.downstream.clone(), timeouts, None);
+        let fence = provider.dial_fence();
+        let watch = Watch::begin(self.worker, fence, self.downstream.clone(), timeouts, None);
         let _attached = Attached;
         let malformed = || watch.failure(Cause::Malformed);
         let address = Address::of(url).ok_or_else(malformed)?;
-        let connection = way.connection(url, &address, &watch)?;
+        let connection = way.connection(url, &address, provider, &watch);
+        let connection = connection.inspect_err(|failure| self.tell(provider, url, failure))?;
         let call = Call {
             provider,
             timeouts,
@@ -180,15 +220,20 @@ impl Upstream for Caller {
             return echoed::answer(self, call, guard);
         }
         if let Some(protocols) = call.upgrade {
-            return dial::dial(self, call, protocols, guard);
+            let dialled = dial::dial(self, call, protocols, guard);
+            return dialled.inspect_err(|failure| self.tell(call.provider, call.url, failure));
         }
-        let way = self.ways.through(call.provider.proxy.as_deref())?;
+        let way = self.ways.of(call.provider)?;
         let drain = call.provider.drain.map(|drain| (drain, self.metrics.clone()));
-        let watch = Watch::begin(self.worker, self.downstream.clone(), call.timeouts, drain);
+        let downstream = self.downstream.clone();
+        let fence = call.provider.dial_fence();
+        let watch = Watch::begin(self.worker, fence, downstream, call.timeouts, drain);
         let attached = Attached;
         let malformed = || watch.failure(Cause::Malformed);
         let address = Address::of(call.url).ok_or_else(malformed)?;
-        let connection = way.connection(call.url, &address, &watch)?;
+        let connection = way.connection(call.url, &address, call.provider, &watch);
+        let connection =
+            connection.inspect_err(|failure| self.tell(call.provider, call.url, failure))?;
         let (head, incoming) = http::call(connection, &address, call, watch.clone())?;
         if call.stream {
             watch.streams();

@@ -15,12 +15,15 @@ use crate::failure::{Cause, Failure, Phase, Sent};
 use crate::io::worker;
 use crate::limits;
 use crate::metrics::{Gauge, Held, Metrics};
+use crate::route::fence::Fence;
 use crate::route::snapshot::{Drain, Timeouts};
 
 /// One attempt, as seen from its transports.
 pub struct Watch {
     /// The worker on which everything happens.
     pub worker: usize,
+    /// Which addresses may be connected.
+    pub fence: Fence,
     downstream: Option<Arc<OwnedFd>>,
     timeouts: Timeouts,
     begun: Instant,
@@ -68,6 +71,7 @@ impl Watch {
     /// Begins to watch an attempt of the current coroutine, on `worker`.
     pub fn begin(
         worker: usize,
+        fence: Fence,
         downstream: Option<Arc<OwnedFd>>,
         timeouts: Timeouts,
         drain: Option<(Drain, Arc<Metrics>)>,
@@ -87,6 +91,7 @@ impl Watch {
         };
         let watch = Arc::new(Watch {
             worker,
+            fence,
             downstream,
             timeouts,
             begun: now,

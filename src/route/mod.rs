@@ -5,6 +5,7 @@
 
 pub mod account;
 pub mod channel;
+pub mod fence;
 pub mod glob;
 pub mod health;
 pub mod listing;

@@ -24,6 +24,8 @@ pub enum Next {
     Final,
     /// Another credential, or another target.
     Another,
+    /// Another target; what hindered this one does so with every credential.
+    Elsewhere,
     /// The same request once more; with another credential where there is one.
     Again,
 }
@@ -37,6 +39,7 @@ pub fn after(outcome: Outcome, is_repeated: bool) -> Next {
         Outcome::Failed(failure) => failure,
     };
     let died = match failure.cause {
+        Cause::Fenced => return Next::Elsewhere,
         Cause::Disconnected | Cause::Unreachable => true,
         Cause::NoSuchHost
         | Cause::TimedOut
@@ -153,6 +156,20 @@ mod tests {
                 let next = after(Outcome::Failed(failure), is_repeated);
                 assert_eq!(next == Next::Another, expected, "{failure:?}");
             }
+        }
+    }
+
+    #[test]
+    fn another_target_is_asked_where_an_address_is_fenced_off() {
+        let failure = Failure {
+            phase: Phase::Connect,
+            sent: Sent::Nothing,
+            cause: Cause::Fenced,
+            reused: false,
+            after_ms: 0,
+        };
+        for is_repeated in [false, true] {
+            assert_eq!(after(Outcome::Failed(failure), is_repeated), Next::Elsewhere);
         }
     }
 

@@ -14,6 +14,7 @@ use crate::limits;
 use crate::password::Password;
 use crate::route::account::Account;
 use crate::route::channel::{self, Channel, Destination, Dialects};
+use crate::route::fence::Fence;
 use crate::route::glob::Glob;
 use crate::route::price::PriceRow;
 use crate::route::quota::Quota;
@@ -136,6 +137,10 @@ pub struct Provider {
     pub early_headers_ms: u64,
     /// URL of the proxy to go through, the global one already considered.
     pub proxy: Option<String>,
+    /// Which addresses it may have.
+    pub fence: Fence,
+    /// Which its proxy may have; the global one is the file's.
+    pub proxy_fence: Fence,
     /// Requests that we do not know go up as they are.
     pub passthrough: bool,
     /// Which models its list has.
@@ -512,6 +517,11 @@ impl Network {
 }
 
 impl Provider {
+    /// Which addresses may be connected for its calls: its own, or its proxy's.
+    pub fn dial_fence(&self) -> Fence {
+        if self.proxy.is_some() { self.proxy_fence } else { self.fence }
+    }
+
     /// Where it serves the dialect; `None`: it does not speak it.
     pub fn destination(&self, dialect: Dialect) -> Option<&Destination> {
         self.destinations[dialect as usize].as_ref()

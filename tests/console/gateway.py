@@ -17,6 +17,7 @@ host = "127.0.0.1"
 port = {port}
 workers = 2
 data_dir = "{folder}/data"
+allow_private_upstreams = true
 
 [[providers]]
 name = "openai-main"

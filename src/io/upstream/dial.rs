@@ -32,7 +32,8 @@ pub(super) fn dial(
     protocols: &str,
     guard: Held,
 ) -> Result<Answer, Failure> {
-    let watch = Watch::begin(caller.worker, caller.downstream.clone(), call.timeouts, None);
+    let fence = call.provider.dial_fence();
+    let watch = Watch::begin(caller.worker, fence, caller.downstream.clone(), call.timeouts, None);
     let result = shake(caller, call, protocols, &watch);
     worker::attach(None);
     let (ReplyHead { status, headers, .. }, body) = result.map_err(|cause| watch.failure(cause))?;
@@ -49,6 +50,9 @@ fn shake(
     protocols: &str,
     watch: &Watch,
 ) -> Result<(ReplyHead, Body), Cause> {
+    if !call.provider.fence.lets_url(call.url) {
+        return Err(Cause::Fenced);
+    }
     let address = Address::of(call.url).ok_or(Cause::Malformed)?;
     let mut wire = connect(&address, call.provider.proxy.as_deref(), watch)?;
     watch.enter(Phase::Send);

@@ -2,6 +2,7 @@
 
 use super::connection::{CONFIG, Connection, Step, chat, in_turn};
 use super::ends::{Author, End, Outcome, Script, Wire};
+use crate::failure::{Cause, Failure, Phase, Sent};
 use crate::metrics::Gauge;
 use crate::route::health::Why;
 
@@ -59,6 +60,29 @@ fn a_refused_call_moves_on_and_its_credential_rests() {
     let circuit = &seen[0].circuits[0];
     assert_eq!((circuit.why, &*circuit.model), (Why::Limited, "gpt-x"));
     assert!(seen.iter().all(|seen| seen.in_flight == 0));
+}
+
+#[test]
+fn a_fenced_address_asks_no_second_credential_and_is_held_against_none() {
+    let fenced = Failure {
+        phase: Phase::Connect,
+        sent: Sent::Nothing,
+        cause: Cause::Fenced,
+        reused: false,
+        after_ms: 0,
+    };
+    let mut connection = pool(2, in_turn(vec![Outcome::Fail(fenced), ok()]));
+    assert_eq!(next(&mut connection), Step::Again);
+    assert_eq!(used(&connection), "1");
+    let out = String::from_utf8_lossy(&connection.wire.borrow().out).into_owned();
+    assert!(out.contains(" 502 ") && out.contains("upstream fenced"), "{out}");
+    let snapshot = connection.core.snapshot();
+    let provider = &snapshot.providers[snapshot.provider_named("alpha").expect("it is there")];
+    let seen = connection.core.pool.seen(provider, 0);
+    assert!(seen.iter().all(|seen| seen.circuits.is_empty() && seen.in_flight == 0));
+    assert_eq!(next(&mut connection), Step::Again);
+    assert_eq!(used(&connection), "11", "it is still the one that is stuck to");
+    connection.check_balance();
 }
 
 #[test]

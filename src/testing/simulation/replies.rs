@@ -142,6 +142,7 @@ fn failure(prng: &mut Prng) -> Failure {
         Cause::Unreachable,
         Cause::TimedOut,
         Cause::TlsRefused,
+        Cause::Fenced,
         Cause::ProxyRefused,
         Cause::Disconnected,
         Cause::Disconnected,
