@@ -7,7 +7,8 @@ use super::kind::MONEY;
 use super::route::{Area, Param, Route};
 use super::{Call, entities};
 use crate::ledger::LedgerError;
-use crate::ledger::query::{Filter, Group, Reader};
+use crate::ledger::query::{Filter, Reader};
+use crate::ledger::sums::Group;
 use crate::limits;
 use crate::money;
 

@@ -7,6 +7,7 @@ use std::path::Path;
 use rusqlite::{Connection, Row};
 
 use super::LedgerError;
+use super::daily;
 use super::query::{self, damaged};
 use super::row::{self, Digest, NUMBERS};
 use crate::dialect::usage::Usage;
@@ -67,6 +68,9 @@ fn check_all(books: &Connection, audit: &mut Audit) -> rusqlite::Result<()> {
     let kinds = read_kinds(books, audit)?;
     let sums = check_rows(books, &kinds, audit)?;
     let spent = check_rollups(books, &kinds, &sums, audit)?;
+    for (day, kind) in daily::faults(books)? {
+        audit.fault(format!("day {day}, kind {kind}: its sums are not those of its hours"));
+    }
     check_spendings(books, spent, audit)
 }
 

@@ -10,6 +10,7 @@ use rusqlite::{
     Connection, OptionalExtension, Statement, Transaction, TransactionBehavior, params,
 };
 
+use super::daily;
 use super::entities::{self, Change};
 use super::logs::{Entry, Logs};
 use super::row::{self, Digest, Kind, NUMBERS, Row, count};
@@ -155,11 +156,13 @@ impl Store for Database {
 
     fn prune(&mut self, keep: &Retention) -> Result<bool, String> {
         let rows = self.prune_rows(keep, now_ms()).map_err(|error| error.to_string())?;
+        let days = daily::sum_up(&mut self.connection, now_ms());
+        let days = days.map_err(|error| error.to_string())?;
         let logs = match &mut self.logs {
             Some(logs) => logs.prune(keep, now_ms()).map_err(|error| error.to_string())?,
             None => false,
         };
-        Ok(rows || logs)
+        Ok(rows || days || logs)
     }
 
     fn finish(&mut self) {
@@ -234,6 +237,7 @@ impl Tail {
             batch.add(numbers(row::request(process, row.number), row), kind, &row.kind.user)?;
         }
         batch.spend()?;
+        batch.add_late()?;
         batch.end()
     }
 
@@ -420,6 +424,15 @@ impl<'c> Batch<'c> {
         Ok(())
     }
 
+    /// Adds what came late to the sums of its day, where it has some.
+    fn add_late(&self) -> rusqlite::Result<()> {
+        let until = daily::until(self.change)?;
+        let sums = self.sums.iter().map(|((hour, kind), sums)| (hour.div_euclid(24), *kind, sums));
+        let late = sums.filter(|(day, ..)| *day < until);
+        let late = late.map(|(day, kind, sums)| (day, kind, sums.daily_numbers()));
+        daily::add(self.change, &late.collect::<Vec<_>>())
+    }
+
     /// Adds the sums and writes the new end of the chain.
     pub(super) fn end(self) -> rusqlite::Result<(i64, Digest)> {
         let mut add = self.change.prepare(&format!("{ADD_SUMS}{SUM_UP}"))?;
@@ -465,6 +478,15 @@ impl Sums {
         }
         self.total_ms += total_ms;
         self.last_id = *id;
+    }
+
+    /// Those that daily sums have.
+    fn daily_numbers(&self) -> [i64; daily::SUMMED.len()] {
+        let [_, _, before @ .., cost, _, first_bytes, first_byte_ms, total_ms, _, _] =
+            self.numbers(0, 0);
+        let [requests, a, b, c, d, e, f, g, h, i] = before;
+        let times = [first_bytes, first_byte_ms, total_ms];
+        [requests, a, b, c, d, e, f, g, h, i, cost, times[0], times[1], times[2]]
     }
 
     fn numbers(&self, hour: i64, kind: i64) -> [i64; 19] {

@@ -4,12 +4,13 @@
 use rusqlite::{Connection, Row, Transaction};
 
 use super::books::{self, Batch};
+use super::daily;
 use super::row::{self, Digest, NUMBERS};
 use super::schema::APPLICATION;
 
 /// The steps, the first one from nothing.
 const STEPS: &[fn(&Transaction<'_>) -> rusqlite::Result<()>] =
-    &[begin, number_the_kinds, keep_credentials];
+    &[begin, number_the_kinds, keep_credentials, daily::make];
 /// What this program writes.
 pub(super) const VERSION: i64 = STEPS.len() as i64;
 

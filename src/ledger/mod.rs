@@ -8,6 +8,7 @@
 pub mod accounts;
 pub mod audit;
 mod books;
+mod daily;
 pub mod entities;
 pub mod export;
 pub mod logs;
@@ -17,6 +18,7 @@ mod retention;
 mod row;
 mod schema;
 mod statuses;
+pub mod sums;
 #[cfg(test)]
 mod tests;
 mod writer;

@@ -1,8 +1,7 @@
-//! Reading the books: rows by filter, newest first, and sums by what they have in common.
+//! Reading the books: which rows there are, and the rows by filter, newest first.
 //!
 //! Each call opens the file to read, which the writer does not notice. For OS threads only: it
-//! waits for the disk. Sums come from the hourly ones, so they cost the same for any number of
-//! rows; a search for rows asks them first where there are any to find.
+//! waits for the disk. A search for rows asks the hourly sums first where there are any to find.
 
 use std::fs::OpenOptions;
 use std::os::unix::fs::OpenOptionsExt;
@@ -26,6 +25,8 @@ pub(super) const COLUMNS: &str = "request_id, at, user, user_key, provider, cred
     reasoning_tokens, input_audio_tokens, output_audio_tokens, tool_calls, usage_source, \
     service_tier, cost, price, status, outcome, attempts, first_byte_ms, total_ms, bytes_in, \
     bytes_out";
+/// More hours than there are in all milliseconds that a number can count.
+const HOURS_MAX: i64 = i64::MAX / HOUR_MS + 1;
 /// Rows of one answer.
 const ROWS_MAX: usize = 1_000;
 
@@ -58,49 +59,6 @@ pub struct Filter {
     pub request_id: Option<String>,
 }
 
-/// What sums are taken by.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Group {
-    /// The user.
-    User,
-    /// The user's key.
-    Key,
-    /// The provider.
-    Provider,
-    /// The model, or alias, as asked for.
-    Model,
-    /// The model that served.
-    ModelServed,
-    /// The endpoint.
-    Operation,
-    /// The status.
-    Status,
-    /// How it ended.
-    Outcome,
-    /// The hour of admission: when it began, in milliseconds since 1970.
-    Hour,
-    /// The UTC day, likewise.
-    Day,
-}
-
-impl Group {
-    /// Name of the sum's column, and where it comes from.
-    fn column(self) -> (&'static str, &'static str) {
-        match self {
-            Group::User => ("user", "user"),
-            Group::Key => ("user_key", "user_key"),
-            Group::Provider => ("provider", "provider"),
-            Group::Model => ("model", "model"),
-            Group::ModelServed => ("model_served", "model_served"),
-            Group::Operation => ("operation", "operation"),
-            Group::Status => ("status", "status"),
-            Group::Outcome => ("outcome", "outcome"),
-            Group::Hour => ("hour", "hour * 3600000"),
-            Group::Day => ("day", "hour / 24 * 86400000"),
-        }
-    }
-}
-
 /// Some rows, newest first.
 #[derive(Debug, Default)]
 pub struct Page {
@@ -112,7 +70,7 @@ pub struct Page {
 
 /// The books of a data folder, opened to read.
 pub struct Reader {
-    books: Connection,
+    pub(super) books: Connection,
     path: PathBuf,
 }
 
@@ -164,9 +122,9 @@ pub(super) fn name(books: &Connection, id: i64, request: i64) -> String {
 
 /// A condition, with the values of its question marks.
 #[derive(Default)]
-struct Conditions {
-    text: String,
-    values: Vec<Cell>,
+pub(super) struct Conditions {
+    pub(super) text: String,
+    pub(super) values: Vec<Cell>,
 }
 
 impl Conditions {
@@ -179,7 +137,7 @@ impl Conditions {
 
 impl Filter {
     /// What concerns kinds.
-    fn of_kinds(&self) -> Conditions {
+    pub(super) fn of_kinds(&self) -> Conditions {
         let mut all = Conditions::default();
         if let Some(user) = &self.user {
             all.and("user = ?", user.clone());
@@ -203,12 +161,21 @@ impl Filter {
         all
     }
 
+    /// The first hour, and the one behind the last. What is not bounded begins and ends with time
+    /// as numbers of hours have it.
+    pub(super) fn hours(&self) -> (i64, i64) {
+        let up = |ms: i64| ms.div_euclid(HOUR_MS) + i64::from(ms.rem_euclid(HOUR_MS) > 0);
+        let from = self.from_ms.map_or(-HOURS_MAX, |from| from.div_euclid(HOUR_MS));
+        (from, self.to_ms.map_or(HOURS_MAX, up))
+    }
+
     fn of_hours(&self, all: &mut Conditions) {
-        if let Some(from) = self.from_ms {
-            all.and("hour >= ?", from.div_euclid(HOUR_MS));
+        let (from, to) = self.hours();
+        if self.from_ms.is_some() {
+            all.and("hour >= ?", from);
         }
-        if let Some(to) = self.to_ms {
-            all.and("hour < ?", to.div_euclid(HOUR_MS) + i64::from(to.rem_euclid(HOUR_MS) > 0));
+        if self.to_ms.is_some() {
+            all.and("hour < ?", to);
         }
     }
 
@@ -233,7 +200,7 @@ impl Reader {
         Ok(Reader { books: open(folder)?, path: folder.join(FILE) })
     }
 
-    fn sound<T>(&self, result: rusqlite::Result<T>) -> Result<T, LedgerError> {
+    pub(super) fn sound<T>(&self, result: rusqlite::Result<T>) -> Result<T, LedgerError> {
         result.map_err(|error| LedgerError::Damaged(self.path.clone(), error.to_string()))
     }
 
@@ -339,61 +306,6 @@ impl Reader {
         let select = "SELECT id FROM processes WHERE prefix = ?1";
         let process = self.books.query_row(select, [prefix as i64], |row| row.get(0)).optional()?;
         Ok(process.map(|process| row::request(process, number)))
-    }
-
-    /// Sums of the rows that pass the filter, by what is asked for, in its order. Rows that are no
-    /// longer there count too.
-    pub fn sums(
-        &self,
-        filter: &Filter,
-        by: &[Group],
-    ) -> Result<Vec<Map<String, Value>>, LedgerError> {
-        self.sound(self.sum_up(filter, by))
-    }
-
-    fn sum_up(&self, filter: &Filter, by: &[Group]) -> rusqlite::Result<Vec<Map<String, Value>>> {
-        let mut conditions = filter.of_kinds();
-        filter.of_hours(&mut conditions);
-        let mut columns = String::new();
-        for group in by {
-            let (name, source) = group.column();
-            columns.push_str(&format!("{source} AS {name}, "));
-        }
-        let places: Vec<String> = (1..=by.len()).map(|place| place.to_string()).collect();
-        let group = match places.is_empty() {
-            true => String::new(),
-            false => format!(" GROUP BY {0} ORDER BY {0}", places.join(", ")),
-        };
-        // A sum of costs may be more than one amount can be.
-        let select = format!(
-            "SELECT {columns}sum(requests) AS requests, \
-             sum(iif(status >= 400 OR outcome <> 'ok', requests, 0)) AS failed, \
-             sum(input_tokens) AS input_tokens, \
-             sum(cache_read_input_tokens) AS cache_read_input_tokens, \
-             sum(cache_creation_input_tokens_5min) AS cache_creation_input_tokens_5min, \
-             sum(cache_creation_input_tokens_1h) AS cache_creation_input_tokens_1h, \
-             sum(output_tokens) AS output_tokens, sum(reasoning_tokens) AS reasoning_tokens, \
-             sum(input_audio_tokens) AS input_audio_tokens, \
-             sum(output_audio_tokens) AS output_audio_tokens, sum(tool_calls) AS tool_calls, \
-             sum(first_bytes) AS first_bytes, sum(first_byte_ms) AS first_byte_ms, \
-             sum(total_ms) AS total_ms, \
-             sum(cost / 1000000) AS cost_high, sum(cost % 1000000) AS cost_low \
-             FROM rollups JOIN kinds ON kinds.id = kind{}{group}",
-            conditions.text
-        );
-        let mut statement = self.books.prepare(&select)?;
-        let mut rows = statement.query(params_from_iter(conditions.values))?;
-        let mut all = Vec::new();
-        while let Some(row) = rows.next()? {
-            let mut sums = object(row)?;
-            let mut part = |name| {
-                i128::from(sums.remove(name).and_then(|part| part.as_i64()).unwrap_or_default())
-            };
-            let cost = part("cost_high") * 1_000_000 + part("cost_low");
-            sums.insert("cost".to_owned(), json!(money::grand_text(cost)));
-            all.push(sums);
-        }
-        Ok(all)
     }
 }
 

@@ -8,6 +8,7 @@ use crate::route::quota::{Quota, Window};
 use crate::route::rate::{DAY_MS, RateLimit};
 use crate::route::snapshot::User;
 use crate::secret::{Digest, KeyId};
+use crate::testing::prng::Prng;
 use crossbeam_channel::unbounded;
 use std::sync::atomic::AtomicU32;
 
@@ -339,6 +340,7 @@ fn an_audit_names_the_row_that_was_changed_and_the_sum_that_was() {
         ("UPDATE spendings SET cost = 1 WHERE user = 'alice'", "user \"alice\", day".into(), 1),
         ("UPDATE rollups SET cost = 151", "hour 498720, kind 1: 50 rows of 151".into(), 2),
         ("DELETE FROM rollups", "1 sums of rows are missing".into(), 2),
+        ("UPDATE daily_until SET day = 20781", "day 20780, kind 1: its sums are not".into(), 1),
     ];
     for (change, fault, count) in rows {
         let folder = written(50);
@@ -471,13 +473,13 @@ fn rows_are_found_by_what_they_are_newest_first_and_sums_agree() {
         let ids: Vec<_> = found.iter().map(|row| row["request_id"].to_string()).collect();
         assert!(ids.is_sorted_by(|a, b| a > b), "newest first, each once: {ids:?}");
         if filter.cost_min.is_none() && filter.request_id.is_none() {
-            let by = [query::Group::Hour, query::Group::User, query::Group::Status];
+            let by = [sums::Group::Hour, sums::Group::User, sums::Group::Status];
             let sums = reader.sums(filter, &by).expect("sums");
             let requests: i64 = sums.iter().filter_map(|sums| sums["requests"].as_i64()).sum();
             assert_eq!(requests, expected as i64, "{filter:?}");
         }
     }
-    let sums = reader.sums(&query::Filter::default(), &[query::Group::Day]).expect("sums");
+    let sums = reader.sums(&query::Filter::default(), &[sums::Group::Day]).expect("sums");
     let day = |name: &str| sums[0][name].to_string();
     let total = (0..500).sum::<i64>();
     assert_eq!((sums.len(), day("day")), (1, (20_780 * DAY_MS).to_string()));
@@ -527,7 +529,7 @@ fn old_rows_go_in_steps_while_their_sums_stay_and_the_chain_goes_on() {
     drop(ledger);
     let reader = query::Reader::open(&folder.0).expect("it can be read");
     let days = || {
-        let sums = reader.sums(&query::Filter::default(), &[query::Group::Day]).expect("sums");
+        let sums = reader.sums(&query::Filter::default(), &[sums::Group::Day]).expect("sums");
         sums.iter().map(|sums| (sums["day"].clone(), sums["cost"].clone())).collect::<Vec<_>>()
     };
     let before = days();
@@ -537,7 +539,7 @@ fn old_rows_go_in_steps_while_their_sums_stay_and_the_chain_goes_on() {
     assert_eq!((audit.rows, audit.pruned, audit.cost), (500, 4_500, 15_000));
     assert_eq!(audit.faults, Vec::<String>::new());
     assert_eq!(days(), before);
-    let hours = reader.sums(&query::Filter::default(), &[query::Group::Hour]).expect("sums");
+    let hours = reader.sums(&query::Filter::default(), &[sums::Group::Hour]).expect("sums");
     assert_eq!(hours.len(), 2, "{hours:?}");
     let (_, opening) = open(&folder, &[]).expect("our file");
     assert_eq!(opening.spent.iter().map(|(.., cost)| cost).sum::<i64>(), 15_000, "{opening:?}");
@@ -590,4 +592,82 @@ fn logs_go_by_age_and_by_size() {
     prune(Retention { log_bytes: 1_300_000, ..KEEP_ALL });
     let (down, up): (i64, i64) = count();
     assert!(down == up && (1..400).contains(&down), "{down} {up}");
+}
+
+/// A row of one of the first `days` days from that of `NOW_MS`.
+fn any_row(number: u64, days: usize, prng: &mut Prng) -> Row {
+    let mut row = row(number, ["alice", "bob"][prng.below(2)], prng.below(1 << 40) as i64);
+    row.at_ms = NOW_MS + prng.below(days * DAY_MS as usize - 1) as i64;
+    let kind = Arc::make_mut(&mut row.kind);
+    kind.model = format!("p/gpt-{}", prng.below(3));
+    kind.status = *prng.pick(&[200, 200, 500]);
+    kind.price = None;
+    row.first_byte_ms = prng.below(9) as i64 - 1;
+    row.total_ms = prng.below(99) as i64;
+    row
+}
+
+/// By user and day: requests, those that failed, tokens, milliseconds, cost. From the rows.
+fn naive_sums(rows: &[Row], from: i64, to: i64) -> Vec<String> {
+    let mut sums = std::collections::BTreeMap::<_, [i64; 5]>::new();
+    for row in rows.iter().filter(|row| (from..to).contains(&row.at_ms)) {
+        let sum = sums.entry((row.kind.user.clone(), row.at_ms / DAY_MS * DAY_MS)).or_default();
+        let failed = i64::from(row.kind.status >= 400);
+        let tokens = row.usage.input_tokens as i64;
+        for (sum, number) in sum.iter_mut().zip([1, failed, tokens, row.total_ms, row.cost]) {
+            *sum += number;
+        }
+    }
+    let spelled =
+        |((user, day), [requests, failed, tokens, ms, cost]): ((String, i64), [i64; 5])| {
+            let cost = crate::money::text(cost);
+            format!("{user:?} {day} {requests} {failed} {tokens} {ms} {cost:?}")
+        };
+    sums.into_iter().map(spelled).collect()
+}
+
+/// The same as the books tell it.
+fn told_sums(folder: &Folder, from: i64, to: i64) -> Vec<String> {
+    let reader = query::Reader::open(&folder.0).expect("it can be read");
+    let filter = query::Filter { from_ms: Some(from), to_ms: Some(to), ..Default::default() };
+    let sums = reader.sums(&filter, &[sums::Group::User, sums::Group::Day]).expect("sums");
+    let names = ["user", "day", "requests", "failed", "input_tokens", "total_ms", "cost"];
+    let spelled = |sums: &serde_json::Map<_, serde_json::Value>| {
+        names.map(|name| sums[name].to_string()).join(" ")
+    };
+    sums.iter().map(spelled).collect()
+}
+
+#[test]
+fn daily_sums_are_those_of_the_rows_however_late_they_come() {
+    let mut prng = Prng::new(11);
+    let folder = Folder::new();
+    let (mut store, _) =
+        schema::open(&folder.0, &[], NOW_MS, Synchronous::Normal, None).expect("a new file");
+    let mut rows = Vec::new();
+    for days in 1..9 {
+        let first = rows.len() as u64;
+        rows.extend((first..first + 300).map(|number| any_row(number, days, &mut prng)));
+        store.write(&rows[first as usize..]).expect("our tables");
+        // Two hours into the last of the days.
+        let now_ms = NOW_MS + (days as i64 - 1) * DAY_MS + DAY_MS / 12;
+        let steps =
+            (0..99).take_while(|_| daily::sum_up(&mut store.connection, now_ms).expect("a step"));
+        assert_eq!(steps.count(), usize::from(days > 1), "each day that is over, once");
+        for _ in 0..20 {
+            let mut hour = || NOW_MS - 1 + (prng.below(24 * 10) as i64 - 6) * DAY_MS / 24;
+            let (from, to) = (hour(), hour());
+            assert_eq!(told_sums(&folder, from, to), naive_sums(&rows, from, to), "{from} {to}");
+        }
+        assert_eq!(told_sums(&folder, 0, i64::MAX), naive_sums(&rows, 0, i64::MAX));
+    }
+    assert_eq!(daily::faults(&store.connection).expect("our tables"), []);
+    let text = |select: &str| -> String {
+        let found = store.connection.query_row(select, [], |row| row.get(0));
+        found.expect("our tables")
+    };
+    let days = "SELECT min(day) || ' ' || max(day) || ' ' || (SELECT day FROM daily_until) ";
+    assert_eq!(text(&format!("{days} FROM daily_rollups")), "20780 20786 20787");
+    folder.change("UPDATE daily_rollups SET cost = cost + 1 WHERE day = 20782 AND kind = 1");
+    assert_eq!(daily::faults(&store.connection).expect("our tables"), [(20_782, 1)]);
 }
