@@ -49,6 +49,8 @@ def fill(path, rows, days, now_ms, seed=7):
     books.execute("INSERT INTO processes VALUES (?, ?)", (process, 0xABCDEF))
     last = books.execute("SELECT last FROM chain").fetchone()[0]
     assert last == 0, "the books have rows already"
+    summed = books.execute("SELECT count(*) FROM daily_rollups").fetchone()[0]
+    assert summed == 0, "days are summed up already"
     kinds = Kinds(books)
     times = times_of(chance, rows, days, now_ms)
     for batch in batches(times, 50_000):
