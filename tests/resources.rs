@@ -256,7 +256,14 @@ fn a_delete_may_have_a_small_body_and_no_other_method_may() {
 
 #[test]
 fn the_results_of_a_batch_are_fetched_here() {
-    let upstream = Upstream::answering(|conn, _| {
+    let upstream = Upstream::answering(|conn, seen| {
+        if seen.path().ends_with("/results") {
+            let line = |model| format!(r#"{{"custom_id":"a","result":{{"message":{model}}}}}"#);
+            let models = [r#"{"model":"claude-a"}"#, r#"{"text":"model","model":"claude-b"}"#];
+            let lines = models.map(line).join("\n");
+            conn.whole_with(200, "content-type: application/x-jsonl\r\n", lines);
+            return;
+        }
         let url = "https://api.anthropic.com/v1/messages/batches/b_1/results";
         let batch = format!(r#"{{"id":"b_1","results_url":"{url}"}}"#);
         conn.whole(200, format!(r#"{{"data":[{batch},{{"results_url":null}}],"x":{batch}}}"#));
@@ -264,17 +271,99 @@ fn the_results_of_a_batch_are_fetched_here() {
     let gateway = start(&upstream, "");
     let named = [("x-gproxy-provider", "anthropic-main"), ("anthropic-version", "2023-06-01")];
     let behind = [("x-forwarded-proto", "https"), ("anthropic-version", "2023-06-01")];
-    for (target, fields, scheme) in [
-        ("/anthropic-main/v1/messages/batches", &named[1..], "http"),
-        ("/v1/messages/batches", &named[..], "http"),
-        ("/anthropic-main/v1/messages/batches/b_1", &behind[..], "https"),
+    let tail = "/v1/messages/batches/b_1/results";
+    let scoped = format!("/anthropic-main{tail}");
+    let aggregated = format!("{tail}?x-gproxy-provider=anthropic-main");
+    for (target, fields, scheme, results, front) in [
+        ("/anthropic-main/v1/messages/batches", &named[1..], "http", &scoped, ""),
+        ("/v1/messages/batches", &named[..], "http", &aggregated, "anthropic-main/"),
+        ("/anthropic-main/v1/messages/batches/b_1", &behind[..], "https", &scoped, ""),
     ] {
         let reply = ask(&gateway, "GET", target, fields, b"").json();
-        let host = "gateway.test";
-        let own = format!("{scheme}://{host}/anthropic-main/v1/messages/batches/b_1/results");
+        let own = format!("{scheme}://gateway.test{results}");
         assert_eq!(reply["data"][0]["results_url"], own, "{target}");
         assert!(reply["data"][1]["results_url"].is_null());
         assert!(reply["x"]["results_url"].as_str().unwrap().starts_with("https://api.anthropic"));
+
+        let reply = ask(&gateway, "GET", results, &named[1..], b"");
+        assert_eq!(upstream.last().target, tail, "the parameter is ours");
+        let text = reply.text();
+        let models: Vec<_> = text.lines().map(|line| line.split(r#""model":"#).last()).collect();
+        let name = |model| format!("\"{front}{model}\"}}}}}}");
+        assert_eq!(models, [Some(&*name("claude-a")), Some(&*name("claude-b"))], "{text}");
+    }
+}
+
+/// What a vendor says of things made earlier, and what a caller of every provider is told.
+#[test]
+fn stored_things_name_a_model_that_the_caller_can_call() {
+    let upstream = Upstream::answering(|conn, seen| {
+        let told = seen.header("x-tells").unwrap_or_default().to_owned();
+        let is_stream = told.starts_with("data: ");
+        let kind = if is_stream { "text/event-stream" } else { "application/json" };
+        conn.whole_with(200, &format!("content-type: {kind}\r\n"), told.replace("|", "\n"));
+    });
+    let gateway = start(&upstream, "");
+    let one = r#"{"object":"x","metadata":{"model":"m"},"model":"m-1"}"#;
+    let listed = r#"{"data":[{"model":"m-1"},{"model":null}],"model":"m"}"#;
+    let event = r#"data: {"type":"response.created","response":{"model":"m-1"},"model":"m"}||"#;
+    let inlined =
+        r#"{"inlinedResponses":{"inlinedResponses":[{"response":{"modelVersion":"<id>"}}]}}"#;
+    let batch =
+        format!(r#"{{"metadata":{{"model":"<name>","output":{inlined}}},"response":{inlined}}}"#);
+    let batches = r#"{"operations":[{"metadata":{"model":"<name>"}}]}"#;
+    let caches = r#"{"cachedContents":[{"model":"<name>"}]}"#;
+    let cloud = r#"{"model":"projects/p/locations/l/publishers/google/models/m-1"}"#;
+    for (method, tail, told) in [
+        ("GET", "v1/responses/r", one),
+        ("GET", "v1/responses/r?stream=true", event),
+        ("POST", "v1/responses/r/cancel", one),
+        ("GET", "v1/chat/completions", listed),
+        ("GET", "v1/chat/completions/c", one),
+        ("POST", "v1/chat/completions/c", one),
+        ("GET", "v1/videos", listed),
+        ("GET", "v1/videos/v", one),
+        ("POST", "v1/videos/v/remix", one),
+        ("GET", "v1beta/batches/b", &batch),
+        ("GET", "v1beta/batches", batches),
+        ("GET", "v1beta/cachedContents", caches),
+        ("GET", "v1beta/cachedContents/c", r#"{"model":"<name>"}"#),
+        ("PATCH", "v1beta/cachedContents/c", r#"{"model":"<name>"}"#),
+    ] {
+        let provider = if tail.contains("beta") { "vertex-main" } else { "openai-main" };
+        let theirs = told.replace("<name>", "models/m-1").replace("<id>", "m-1");
+        let fields = [("x-gproxy-provider", provider), ("x-tells", &theirs)];
+        let ours = theirs.replace("m-1", &format!("{provider}/m-1")).replace('|', "\n");
+        let body: &[u8] = if method == "GET" { b"" } else { b"{}" };
+        let reply = ask(&gateway, method, &format!("/{tail}"), &fields, body);
+        assert_eq!((reply.status, reply.text()), (200, ours), "{method} {tail}");
+        // Below its provider's scope the name was never another one.
+        let reply = ask(&gateway, method, &format!("/{provider}/{tail}"), &fields, body);
+        assert_eq!(reply.text(), theirs.replace('|', "\n"), "{method} {tail}");
+    }
+    let fields = [("x-gproxy-provider", "vertex-main"), ("x-tells", cloud)];
+    let reply = ask(&gateway, "GET", "/v1beta/cachedContents/c", &fields, b"");
+    assert_eq!(reply.json()["model"], "models/vertex-main/m-1");
+    // What went up as it was comes back as it is.
+    for tail in ["/v1/batches/b", "/v1/fine_tuning/jobs/j", "/v1/files/f/content"] {
+        let fields = [("x-gproxy-provider", "openai-main"), ("x-tells", one)];
+        assert_eq!(ask(&gateway, "GET", tail, &fields, b"").text(), one, "{tail}");
+    }
+}
+
+#[test]
+fn stored_chats_are_listed_by_the_name_that_is_called() {
+    let upstream = telling();
+    let gateway = start(&upstream, "");
+    let named = [("x-gproxy-provider", "openai-main")];
+    for (target, expected) in [
+        ("/v1/chat/completions?model=openai-main%2Fo3&limit=2", "?model=o3&limit=2"),
+        ("/v1/chat/completions?limit=2&model=chat-default", "?limit=2&model=gpt-4.1-mini"),
+        ("/v1/chat/completions?model=o3", "?model=o3"),
+        ("/openai-main/v1/chat/completions?model=o3", "?model=o3"),
+    ] {
+        let told = ask(&gateway, "GET", target, &named, b"").json();
+        assert_eq!(told["target"], format!("/v1/chat/completions{expected}"), "{target}");
     }
 }
 

@@ -4,6 +4,7 @@
 //! read from it where the model's name stands.
 
 use super::Dialect;
+use super::stored::Places;
 pub use crate::wire::json::Step;
 
 /// One call of one API family.
@@ -28,8 +29,8 @@ pub struct Endpoint {
     pub usage_option: bool,
     /// It counts the tokens of a prompt, which no vendor bills.
     pub counts_tokens: bool,
-    /// Replies name addresses at the vendor's, which clients go to: see `links.rs`.
-    pub links: bool,
+    /// What is exchanged where replies tell of things made earlier.
+    pub places: Places,
 }
 
 /// Where a request names its model.
@@ -54,6 +55,29 @@ pub enum ModelPlace {
 
 const MODEL: &[Step] = &[Step::Key("model")];
 const MODEL_VERSION: &[Step] = &[Step::Key("modelVersion")];
+/// Of a batch of Gemini's, with its collection in front.
+const BATCH_MODEL: &[Step] = &[Step::Key("metadata"), Step::Key("model")];
+/// Each request of a batch may name the model again. Google's servers read both spellings.
+const BATCH_MODELS: &[&[Step]] = &[
+    &[
+        Step::Key("batch"),
+        Step::Key("inputConfig"),
+        Step::Key("requests"),
+        Step::Key("requests"),
+        Step::Each,
+        Step::Key("request"),
+        Step::Key("model"),
+    ],
+    &[
+        Step::Key("batch"),
+        Step::Key("input_config"),
+        Step::Key("requests"),
+        Step::Key("requests"),
+        Step::Each,
+        Step::Key("request"),
+        Step::Key("model"),
+    ],
+];
 const NONE: &[Step] = &[];
 
 impl ModelPlace {
@@ -75,7 +99,7 @@ pub static ENDPOINTS: &[Endpoint] = &[
         event_model: MODEL,
         usage_option: true,
         counts_tokens: false,
-        links: false,
+        places: Places::Nothing,
     },
     Endpoint {
         name: "completions",
@@ -87,7 +111,7 @@ pub static ENDPOINTS: &[Endpoint] = &[
         event_model: MODEL,
         usage_option: true,
         counts_tokens: false,
-        links: false,
+        places: Places::Nothing,
     },
     Endpoint {
         name: "responses",
@@ -99,7 +123,7 @@ pub static ENDPOINTS: &[Endpoint] = &[
         event_model: &[Step::Key("response"), Step::Key("model")],
         usage_option: false,
         counts_tokens: false,
-        links: false,
+        places: Places::Nothing,
     },
     Endpoint {
         name: "embeddings",
@@ -111,7 +135,7 @@ pub static ENDPOINTS: &[Endpoint] = &[
         event_model: NONE,
         usage_option: false,
         counts_tokens: false,
-        links: false,
+        places: Places::Nothing,
     },
     Endpoint {
         name: "messages",
@@ -123,7 +147,7 @@ pub static ENDPOINTS: &[Endpoint] = &[
         event_model: &[Step::Key("message"), Step::Key("model")],
         usage_option: false,
         counts_tokens: false,
-        links: false,
+        places: Places::Nothing,
     },
     Endpoint {
         name: "messages.count_tokens",
@@ -135,7 +159,7 @@ pub static ENDPOINTS: &[Endpoint] = &[
         event_model: NONE,
         usage_option: false,
         counts_tokens: true,
-        links: false,
+        places: Places::Nothing,
     },
     in_body("responses.compact", Dialect::OpenaiResponses, "responses/compact", MODEL),
     Endpoint {
@@ -171,8 +195,8 @@ pub static ENDPOINTS: &[Endpoint] = &[
     gemini("batchEmbedContents", &[&[Step::Key("requests"), Step::Each, Step::Key("model")]], NONE),
     gemini("predict", &[], NONE),
     gemini("predictLongRunning", &[], NONE),
-    gemini("batchGenerateContent", &[], NONE),
-    gemini("asyncBatchEmbedContent", &[], NONE),
+    gemini("batchGenerateContent", BATCH_MODELS, BATCH_MODEL),
+    gemini("asyncBatchEmbedContent", BATCH_MODELS, BATCH_MODEL),
     Endpoint {
         model: ModelPlace::Resource,
         ..in_body("cachedContents.create", Dialect::Gemini, "cachedContents", MODEL)
@@ -208,7 +232,7 @@ pub(super) const fn nameless(name: &'static str, dialect: Dialect, tail: &'stati
         event_model: NONE,
         usage_option: false,
         counts_tokens: false,
-        links: false,
+        places: Places::Nothing,
     }
 }
 
@@ -227,6 +251,6 @@ const fn gemini(
         event_model: model,
         usage_option: false,
         counts_tokens: false,
-        links: false,
+        places: Places::Nothing,
     }
 }

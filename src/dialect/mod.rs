@@ -9,7 +9,6 @@ pub mod echo;
 pub mod endpoint;
 pub mod finish;
 pub mod headers;
-pub mod links;
 pub mod listed;
 pub mod live;
 pub mod models;
@@ -18,6 +17,7 @@ pub mod ratelimit;
 pub mod refusal;
 pub mod resource;
 pub mod rewrite;
+pub mod stored;
 pub mod trouble;
 pub mod usage;
 

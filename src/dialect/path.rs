@@ -74,6 +74,10 @@ pub const VERSIONS: [&str; 4] = ["v1", "v1beta", "v1beta1", "v1alpha"];
 /// Parameter of our own addresses for uploads: who may send the bytes.
 pub const UPLOAD_SESSION: &str = "gproxy_session";
 
+/// Parameter that names the provider of a call whose path names none, as the header of this name
+/// does. Addresses of ours hold it.
+pub const PROVIDER: &str = "x-gproxy-provider";
+
 /// The one method of every endpoint so far, and the `Allow` of a 405.
 const METHOD: &str = "POST";
 
@@ -470,7 +474,7 @@ impl<'t> Query<'t> {
             .last()
             .is_some_and(|(_, value)| decode(value).is_ok_and(|value| value == "sse"));
         let is_clean = query.bytes().all(may_stand_in_query);
-        let is_ours = |name: &str| is_key(name) || name == UPLOAD_SESSION;
+        let is_ours = |name: &str| is_key(name) || [UPLOAD_SESSION, PROVIDER].contains(&name);
         if is_clean && !parameters(query).any(|(name, _)| is_ours(&name)) {
             return Query { rest: Cow::Borrowed(query), alt_sse };
         }
@@ -503,9 +507,41 @@ pub(super) fn parameters(query: &str) -> impl Iterator<Item = (Cow<'_, str>, &st
 }
 
 /// The decoded value of a parameter; `None`: it is not there, or cannot be decoded.
-pub(super) fn parameter<'t>(query: &'t str, wanted: &str) -> Option<Cow<'t, str>> {
+pub fn parameter<'t>(query: &'t str, wanted: &str) -> Option<Cow<'t, str>> {
     let (_, value) = parameters(query).find(|(name, _)| name == wanted)?;
     decode(value).ok()
+}
+
+/// The query with another value for a parameter.
+pub fn with_parameter(query: &str, wanted: &str, value: &str) -> String {
+    let is_it = |parameter: &str| parameters(parameter).any(|(name, _)| name == wanted);
+    let mut all = Vec::new();
+    for parameter in query.split('&') {
+        all.push(match is_it(parameter) {
+            true => format!("{wanted}={}", encode(value)),
+            false => parameter.to_owned(),
+        });
+    }
+    all.join("&")
+}
+
+/// A value as it may stand in a query.
+fn encode(value: &str) -> String {
+    let mut text = String::with_capacity(value.len());
+    for byte in value.bytes() {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' | b'/' | b':' => {
+                text.push(byte as char);
+            }
+            _ => text.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    text
+}
+
+/// The provider that a target's query names, for a call whose path names none.
+pub fn provider(target: &str) -> Option<Cow<'_, str>> {
+    parameter(split(target).1, PROVIDER)
 }
 
 /// Google reads a key under both names.

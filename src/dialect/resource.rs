@@ -1,15 +1,17 @@
 //! Calls that name no model: files, batches, stored answers and their like, as a table.
 //!
-//! They pass as they are: nothing in them is read or rewritten. A row says where a call lives and
-//! what guards it; in a pattern, `*` stands for one segment, an id of the vendor's, and `**` at its
-//! end for all that follows, be it nothing.
+//! They pass as they are, but for what `stored.rs` exchanges in their replies. A row says where a
+//! call lives and what guards it; in a pattern, `*` stands for one segment, an id of the vendor's,
+//! and `**` at its end for all that follows, be it nothing.
 
 #[cfg(test)]
 mod tests;
 
 use super::endpoint::{Endpoint, nameless};
 use super::path::{self, PathError, Query};
+use super::stored::Places;
 use super::{Dialect, Family};
+use crate::wire::json::Step;
 use std::borrow::Cow;
 
 /// One address of a vendor's, and what may be done there.
@@ -72,8 +74,49 @@ const fn unseen(
 
 /// Its replies hold addresses of its own.
 const fn linked(resource: Resource) -> Resource {
-    let endpoint = Endpoint { links: true, ..resource.endpoint };
+    let endpoint = Endpoint { places: Places::Addresses, ..resource.endpoint };
     Resource { endpoint, ..resource }
+}
+
+/// Its replies name the model that served, at these places. Only where the name was exchanged on
+/// its way up: what went up as it was comes back as it is.
+const fn named(paths: &'static [&'static [Step]], resource: Resource) -> Resource {
+    let endpoint = Endpoint { places: Places::Models(paths), ..resource.endpoint };
+    Resource { endpoint, ..resource }
+}
+
+const MODEL: &[&[Step]] = &[&[Step::Key("model")]];
+const LISTED: &[&[Step]] = &[&[Step::Key("data"), Step::Each, Step::Key("model")]];
+const RESULT: &[&[Step]] = &[&[Step::Key("result"), Step::Key("message"), Step::Key("model")]];
+const CACHES: &[&[Step]] = &[&[Step::Key("cachedContents"), Step::Each, Step::Key("model")]];
+const BATCHES: &[&[Step]] =
+    &[&[Step::Key("operations"), Step::Each, Step::Key("metadata"), Step::Key("model")]];
+/// A batch of Gemini's tells its replies twice.
+const BATCH: &[&[Step]] = &[
+    &[Step::Key("metadata"), Step::Key("model")],
+    &[
+        Step::Key("metadata"),
+        Step::Key("output"),
+        Step::Key("inlinedResponses"),
+        Step::Key("inlinedResponses"),
+        Step::Each,
+        Step::Key("response"),
+        Step::Key("modelVersion"),
+    ],
+    &[
+        Step::Key("response"),
+        Step::Key("inlinedResponses"),
+        Step::Key("inlinedResponses"),
+        Step::Each,
+        Step::Key("response"),
+        Step::Key("modelVersion"),
+    ],
+];
+
+/// A stored answer may come as the stream that it was.
+const fn streamed(resource: Resource) -> Resource {
+    let event_model = &[Step::Key("response"), Step::Key("model")];
+    Resource { endpoint: Endpoint { event_model, ..resource.endpoint }, ..resource }
 }
 
 /// Of a family of addresses that the vendor still changes.
@@ -84,12 +127,12 @@ pub static RESOURCES: &[Resource] = &[
     // https://platform.openai.com/docs/api-reference
     Resource {
         allow: "GET, POST",
-        ..row("chat.completions.list", OPENAI, "chat/completions", "GET")
+        ..named(LISTED, row("chat.completions.list", OPENAI, "chat/completions", "GET"))
     },
-    row("chat.completions.stored", OPENAI, "chat/completions/*", "GET, POST, DELETE"),
+    named(MODEL, row("chat.completions.stored", OPENAI, "chat/completions/*", "GET, POST, DELETE")),
     row("chat.completions.messages", OPENAI, "chat/completions/*/messages", "GET"),
-    row("responses.stored", RESPONSES, "responses/*", "GET, DELETE"),
-    row("responses.cancel", RESPONSES, "responses/*/cancel", "POST"),
+    streamed(named(MODEL, row("responses.stored", RESPONSES, "responses/*", "GET, DELETE"))),
+    named(MODEL, row("responses.cancel", RESPONSES, "responses/*/cancel", "POST")),
     row("responses.input_items", RESPONSES, "responses/*/input_items", "GET"),
     row("conversations", RESPONSES, "conversations", "POST"),
     row("conversations.stored", RESPONSES, "conversations/*", "GET, POST, DELETE"),
@@ -127,9 +170,9 @@ pub static RESOURCES: &[Resource] = &[
     row("vector_stores.batch_files", OPENAI, "vector_stores/*/file_batches/*/files", "GET"),
     unseen("realtime.client_secrets", OPENAI, "realtime/client_secrets", "POST"),
     unseen("realtime.others", OPENAI, "realtime/**", "POST"),
-    Resource { allow: "GET, POST", ..row("videos.list", OPENAI, "videos", "GET") },
-    row("videos.stored", OPENAI, "videos/*", "GET, DELETE"),
-    unseen("videos.others", OPENAI, "videos/**", ALL),
+    Resource { allow: "GET, POST", ..named(LISTED, row("videos.list", OPENAI, "videos", "GET")) },
+    named(MODEL, row("videos.stored", OPENAI, "videos/*", "GET, DELETE")),
+    named(MODEL, unseen("videos.others", OPENAI, "videos/**", ALL)),
     unseen("audio.voices", OPENAI, "audio/voices/**", ALL),
     unseen("audio.voice_consents", OPENAI, "audio/voice_consents/**", ALL),
     unseen("evals", OPENAI, "evals/**", ALL),
@@ -145,7 +188,7 @@ pub static RESOURCES: &[Resource] = &[
     },
     linked(row("messages.batch", ANTHROPIC, "messages/batches/*", "GET, DELETE")),
     linked(row("messages.batch_cancel", ANTHROPIC, "messages/batches/*/cancel", "POST")),
-    row("messages.batch_results", ANTHROPIC, "messages/batches/*/results", "GET"),
+    named(RESULT, row("messages.batch_results", ANTHROPIC, "messages/batches/*/results", "GET")),
     file("anthropic.files", ANTHROPIC, "files", "GET, POST"),
     file("anthropic.file", ANTHROPIC, "files/*", "GET, DELETE"),
     file("anthropic.file_content", ANTHROPIC, "files/*/content", "GET"),
@@ -155,14 +198,14 @@ pub static RESOURCES: &[Resource] = &[
     file("gemini.file", GEMINI, "files/*", "GET, DELETE"),
     Resource {
         allow: "GET, POST",
-        ..row("gemini.cached_contents", GEMINI, "cachedContents", "GET")
+        ..named(CACHES, row("gemini.cached_contents", GEMINI, "cachedContents", "GET"))
     },
-    row("gemini.cached_content", GEMINI, "cachedContents/*", "GET, PATCH, DELETE"),
+    named(MODEL, row("gemini.cached_content", GEMINI, "cachedContents/*", "GET, PATCH, DELETE")),
     unseen("gemini.tuned_models", GEMINI, "tunedModels", "GET, POST"),
     // A verb may stand behind the id: `tunedModels/a:cancel`.
     unseen("gemini.tuned_model", GEMINI, "tunedModels/*", "GET, POST, PATCH, DELETE"),
-    row("gemini.batches", GEMINI, "batches", "GET"),
-    row("gemini.batch", GEMINI, "batches/*", "GET, POST, PATCH, DELETE"),
+    named(BATCHES, row("gemini.batches", GEMINI, "batches", "GET")),
+    named(BATCH, row("gemini.batch", GEMINI, "batches/*", "GET, POST, PATCH, DELETE")),
     file("gemini.file_search_stores", GEMINI, "fileSearchStores/**", ALL),
     unseen("gemini.interactions", GEMINI, "interactions/**", ALL),
     unseen("gemini.auth_tokens", GEMINI, "auth_tokens", "POST"),

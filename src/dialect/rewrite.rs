@@ -14,7 +14,7 @@
 mod tests;
 
 use super::endpoint::{Endpoint, Step};
-use super::links::Links;
+use super::stored::{Exchange, Front, Strings};
 use super::usage::Tap;
 use crate::limits::EVENT_KEPT_BYTES_MAX;
 use crate::wire::json::{self, Event, Kind, STEPS_MAX, Scanner, Watch};
@@ -33,6 +33,8 @@ pub enum StreamError {
 pub struct Change {
     /// The model's name as the client sent it; `None` when nothing was renamed.
     pub model: Option<String>,
+    /// Where none was sent: the provider to put in front of the name that stands there.
+    pub front: Option<Front>,
     /// Take the usage out of an OpenAI chat stream again.
     pub hide_usage: bool,
 }
@@ -47,7 +49,7 @@ pub struct Rewriter {
 enum Mode {
     Identity,
     Whole(Box<Whole>),
-    Links(Box<Links>),
+    Strings(Box<Strings>),
     Stream(Box<Stream>),
 }
 
@@ -66,9 +68,10 @@ impl Rewriter {
         Rewriter { mode, tap: None }
     }
 
-    /// For a JSON reply with addresses of the vendor's; `base` is ours.
-    pub fn links(base: &str) -> Rewriter {
-        Rewriter { mode: Mode::Links(Box::new(Links::new(base))), tap: None }
+    /// For a JSON reply, or one of lines, that tells of things made earlier.
+    pub fn strings(endpoint: &'static Endpoint, exchange: Exchange, in_lines: bool) -> Rewriter {
+        let strings = Strings::new(endpoint.places, exchange, in_lines);
+        Rewriter { mode: Mode::Strings(Box::new(strings)), tap: None }
     }
 
     /// For a `text/event-stream` reply.
@@ -82,7 +85,7 @@ impl Rewriter {
         let tap = Some(Box::new(Tap::new(endpoint)));
         match &mut self.mode {
             Mode::Stream(stream) => stream.tap = tap,
-            Mode::Identity | Mode::Whole(_) | Mode::Links(_) => self.tap = tap,
+            Mode::Identity | Mode::Whole(_) | Mode::Strings(_) => self.tap = tap,
         }
         self
     }
@@ -100,7 +103,7 @@ impl Rewriter {
     pub fn tap(&self) -> Option<&Tap> {
         match &self.mode {
             Mode::Stream(stream) => stream.tap.as_deref(),
-            Mode::Identity | Mode::Whole(_) | Mode::Links(_) => self.tap.as_deref(),
+            Mode::Identity | Mode::Whole(_) | Mode::Strings(_) => self.tap.as_deref(),
         }
     }
 
@@ -112,7 +115,7 @@ impl Rewriter {
         match &mut self.mode {
             Mode::Identity => out.extend_from_slice(input),
             Mode::Whole(whole) => whole.feed(input, out),
-            Mode::Links(links) => links.feed(input, out),
+            Mode::Strings(strings) => strings.feed(input, out),
             Mode::Stream(stream) => return stream.feed(input, out),
         }
         Ok(())
@@ -122,7 +125,7 @@ impl Rewriter {
     pub fn finish(&mut self, out: &mut Vec<u8>) {
         match &mut self.mode {
             Mode::Stream(stream) => stream.finish(out),
-            Mode::Links(links) => links.finish(out),
+            Mode::Strings(strings) => strings.finish(out),
             Mode::Identity | Mode::Whole(_) => {}
         }
     }
@@ -131,7 +134,7 @@ impl Rewriter {
     pub fn held(&self) -> usize {
         match &self.mode {
             Mode::Identity | Mode::Whole(_) => 0,
-            Mode::Links(links) => links.held(),
+            Mode::Strings(strings) => strings.held(),
             Mode::Stream(stream) => stream.held.len(),
         }
     }
@@ -294,11 +297,18 @@ const USAGE_PATH: &[Step] = &[Step::Key("usage")];
 const CHOICES_PATH: &[Step] = &[Step::Key("choices")];
 const CHOICE_PATH: &[Step] = &[Step::Key("choices"), Step::Each];
 
+/// What stands in the place of a model's name.
+enum Name {
+    /// This literal.
+    Restored(Vec<u8>),
+    /// What was there, with its provider in front.
+    Fronted(Front),
+}
+
 /// Changes single pieces of a stream.
 struct Editor {
     scanner: Scanner,
-    /// The name to restore, as a literal.
-    name: Vec<u8>,
+    name: Name,
     hide_usage: bool,
     /// No piece came yet, so that a byte order mark may.
     first: bool,
@@ -329,7 +339,11 @@ struct Findings {
 
 impl Editor {
     fn new(event_model: &'static [Step], change: Change) -> Option<Editor> {
-        let name = change.model.filter(|_| !event_model.is_empty());
+        let name = match (change.model, change.front) {
+            _ if event_model.is_empty() => None,
+            (Some(name), _) => Some(Name::Restored(literal(&name))),
+            (None, front) => front.map(Name::Fronted),
+        };
         if name.is_none() && !change.hide_usage {
             return None;
         }
@@ -337,7 +351,7 @@ impl Editor {
         let watched = if name.is_some() { paths.len() } else { MODEL };
         Some(Editor {
             scanner: Scanner::new(Watch::of(&paths[..watched])),
-            name: name.map_or_else(Vec::new, |name| literal(&name)),
+            name: name.unwrap_or(Name::Restored(Vec::new())),
             hide_usage: change.hide_usage,
             first: true,
             edits: Vec::new(),
@@ -354,8 +368,10 @@ impl Editor {
         let mut kept = 0;
         for edit in self.edits.drain(..) {
             out.extend_from_slice(&piece[kept..edit.span.start]);
-            if edit.is_model {
-                out.extend_from_slice(&self.name);
+            match &self.name {
+                _ if !edit.is_model => {}
+                Name::Restored(literal) => out.extend_from_slice(literal),
+                Name::Fronted(front) => front.write(&piece[edit.span.clone()], out),
             }
             kept = edit.span.end;
         }

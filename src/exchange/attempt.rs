@@ -7,11 +7,13 @@ use super::note::Note;
 use super::pool::{self, Search, Seat};
 use super::upload::{self, Upload};
 use super::{Call, Core, Ended, Reply, Source, Upstream, Waiting, tokens};
+use crate::dialect::Dialect;
 use crate::dialect::ask::{self, Ask, AskError};
 use crate::dialect::endpoint::{Endpoint, ModelPlace};
 use crate::dialect::headers;
-use crate::dialect::path::Route;
+use crate::dialect::path::{PROVIDER, Route};
 use crate::dialect::refusal::Refusal;
+use crate::dialect::stored::{Exchange, Front, Places};
 use crate::dialect::trouble::{self, Trouble};
 use crate::failure::{Cause, Failure};
 use crate::limits;
@@ -35,6 +37,8 @@ pub(super) struct Plan<'a> {
     pub(super) output_max: Option<u64>,
     /// Where the bytes of a file go that is uploaded in two steps.
     pub(super) upload: Option<Upload>,
+    /// The caller reaches every provider, and named none for what was made earlier.
+    pub(super) aggregated: bool,
     // A WebSocket is wanted, with these subprotocols.
     upgrade: Option<&'a str>,
     destination: &'a Destination,
@@ -93,6 +97,7 @@ impl<'a> Plan<'a> {
             hide_usage: false,
             output_max: None,
             upload: None,
+            aggregated: false,
             upgrade: None,
             destination,
             head,
@@ -116,10 +121,44 @@ impl<'a> Plan<'a> {
     /// The name that a reply gets in place of the served one; `None`: nothing was renamed.
     pub(super) fn restored(&self) -> Option<String> {
         let Target { model_asked, renamed, .. } = *self.target;
+        // A batch is the only call that says in its reply which collection the model is in.
+        let is_batch = |place| place == ModelPlace::Path && !self.endpoint.body_models.is_empty();
         renamed.then(|| match self.endpoint.model {
             ModelPlace::Resource => format!("models/{model_asked}"),
+            place if is_batch(place) => format!("models/{model_asked}"),
             _ => model_asked.to_owned(),
         })
+    }
+
+    /// The provider that goes in front of a model's name that nobody sent.
+    pub(super) fn front(&self) -> Option<Front> {
+        let is_named = matches!(self.endpoint.places, Places::Models(_));
+        (self.aggregated && is_named).then(|| Front {
+            provider: self.provider.name.clone(),
+            in_collection: self.endpoint.dialect == Dialect::Gemini,
+        })
+    }
+
+    /// What is exchanged in a reply about things made earlier.
+    pub(super) fn exchange(&self) -> Option<Exchange> {
+        match self.endpoint.places {
+            Places::Nothing => None,
+            Places::Models(_) => self.front().map(Exchange::Name),
+            Places::Addresses => Some(self.own_address()),
+        }
+    }
+
+    /// Where the caller reaches what is at this provider, in the mode in which he called.
+    fn own_address(&self) -> Exchange {
+        let origin = upload::own_origin(self.head).unwrap_or_default();
+        let provider = &self.provider.name;
+        match self.aggregated {
+            true => Exchange::Address { base: origin, query: format!("{PROVIDER}={provider}") },
+            false => {
+                let base = format!("{origin}/{provider}");
+                Exchange::Address { base, query: String::new() }
+            }
+        }
     }
 
     /// Its answer is to come as server-sent events.
@@ -135,11 +174,6 @@ impl<'a> Plan<'a> {
     /// Where it goes.
     pub(super) fn url(&self) -> &str {
         &self.url
-    }
-
-    /// Where the caller reaches this provider, as far as we can know.
-    pub(super) fn own_base(&self) -> String {
-        format!("{}/{}", upload::own_origin(self.head).unwrap_or_default(), self.provider.name)
     }
 
     /// Puts the served model's name into the body, and our wish for usage.

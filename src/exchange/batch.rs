@@ -59,7 +59,8 @@ pub(super) fn answer<D: Downstream, U: Upstream>(
     let endpoint = &call.resource.endpoint;
     let destination = nameless::spoken(provider, endpoint.dialect).map_err(Refusal::from)?;
     let url = destination.resource_url(call.version, &call.tail, false, &call.query.rest);
-    let plan = Plan::plain(provider, destination, head, endpoint, &target, url);
+    let mut plan = Plan::plain(provider, destination, head, endpoint, &target, url);
+    plan.aggregated = call.scope.is_none();
     super::carry(core, snapshot, session, up, head, &plan, load, note)
 }
 
@@ -77,7 +78,7 @@ fn exchange(
     let is_bare = |name| plan::resolve(snapshot, None, name) == Err(RouteError::ProviderPrefix);
     let is_empty = batch.names().next().is_none();
     // Names that say nothing of their provider are those of the only one that fits.
-    if is_empty || nameless::names_provider(head) || batch.names().any(is_bare) {
+    if is_empty || nameless::named(head).is_some() || batch.names().any(is_bare) {
         let need = if is_empty { Need::Every } else { Need::Any };
         scope = Some(nameless::provider(snapshot, scope, head, note, dialect, need)?);
     }

@@ -3,6 +3,8 @@
 //! Such a body is not held unless it is small. A form is read as far as its model, which is
 //! restored in place; the rest follows piece by piece.
 
+use std::borrow::Cow;
+
 use super::attempt::Plan;
 use super::incoming::{self, Begun, Load};
 use super::note::Note;
@@ -11,9 +13,10 @@ use super::upload::Upload;
 use super::{Core, Downstream, Ended, Upstream, batch, packed};
 use crate::dialect::Dialect;
 use crate::dialect::ask::AskError;
-use crate::dialect::path::{PathError, Route};
+use crate::dialect::path::{self, PathError, Route};
 use crate::dialect::refusal::Refusal;
 use crate::dialect::resource::{self, Call};
+use crate::dialect::stored::Places;
 use crate::limits;
 use crate::route::channel::Destination;
 use crate::route::plan::{self, Chosen, Need, RouteError, Target};
@@ -22,8 +25,11 @@ use crate::wire::coding;
 use crate::wire::head::{Framing, Head};
 use crate::wire::multipart::{self, Scanner};
 
-/// Headers in which a caller names the provider, the older name last.
-const PROVIDER_FIELDS: [&str; 2] = ["x-gproxy-provider", "x-provider"];
+/// Headers in which a caller names the provider, the older name last. A parameter does it, too.
+const PROVIDER_FIELDS: [&str; 2] = [path::PROVIDER, "x-provider"];
+
+/// Parameter by which a list is filtered.
+const MODEL: &str = "model";
 
 /// Answers what names no model at all. `error`: why it is no endpoint either.
 ///
@@ -40,7 +46,7 @@ pub(super) fn answer<D: Downstream, U: Upstream>(
 ) -> Result<(), Ended> {
     let is_provider = |name: &str| snapshot.provider_named(name).is_some();
     let family = session.family();
-    let call = match resource::parse(head.method(), head.target(), family, &is_provider) {
+    let mut call = match resource::parse(head.method(), head.target(), family, &is_provider) {
         Ok(call) => call,
         Err(refused) => passthrough(snapshot, head, refused, error)?,
     };
@@ -60,6 +66,7 @@ pub(super) fn answer<D: Downstream, U: Upstream>(
     let dialect = if is_raw { raw_dialect(snapshot, scope) } else { endpoint.dialect };
     let provider = provider(snapshot, scope, head, note, dialect, need)?;
     let target = unnamed(provider);
+    call.query.rest = filtered(snapshot, scope, provider, &call).into();
     let provider = &snapshot.providers[provider];
     let destination = spoken(provider, dialect).map_err(Refusal::from)?;
     // Google's client in Node sends `{}` with a DELETE; what is longer is nobody's.
@@ -73,6 +80,7 @@ pub(super) fn answer<D: Downstream, U: Upstream>(
     }
     let url = url_of(&call, destination, is_raw);
     let mut plan = Plan::plain(provider, destination, head, endpoint, &target, url);
+    plan.aggregated = call.scope.is_none();
     if call.is_upload {
         let (version, tail, name) = (call.version, &call.tail, &provider.name);
         let key = note.key_id();
@@ -165,9 +173,12 @@ pub(super) fn target(
     provider(snapshot, scope, head, note, dialect, need).map(unnamed)
 }
 
-/// Whether a header names the provider.
-pub(super) fn names_provider(head: &Head) -> bool {
-    PROVIDER_FIELDS.into_iter().any(|name| head.headers.has(name))
+/// The provider that the caller names beside the path.
+pub(super) fn named(head: &Head) -> Option<Cow<'_, str>> {
+    match PROVIDER_FIELDS.into_iter().find_map(|name| head.headers.get(name)) {
+        Some(value) => Some(Cow::Borrowed(std::str::from_utf8(value.trim_ascii()).unwrap_or(""))),
+        None => path::provider(head.target()),
+    }
 }
 
 /// The provider of a request that names no model.
@@ -179,10 +190,9 @@ pub(super) fn provider(
     dialect: Dialect,
     need: Need,
 ) -> Result<usize, Refusal> {
-    let field = PROVIDER_FIELDS.into_iter().find_map(|name| head.headers.get(name));
-    let named = field.map(|value| std::str::from_utf8(value.trim_ascii()).unwrap_or_default());
+    let named = named(head);
     let user = note.user.unwrap_or_default();
-    let provider = match plan::choose(snapshot, user, scope, named, dialect, need)? {
+    let provider = match plan::choose(snapshot, user, scope, named.as_deref(), dialect, need)? {
         Chosen::One(provider) => provider,
         Chosen::Several(providers) => {
             let names = providers.iter().map(|at| snapshot.providers[*at].name.as_str());
@@ -216,6 +226,19 @@ fn passthrough<'h>(
 fn raw_dialect(snapshot: &Snapshot, scope: Option<usize>) -> Dialect {
     let spoken = scope.and_then(|at| snapshot.providers[at].dialects().iter().next());
     spoken.unwrap_or(resource::PASSTHROUGH.endpoint.dialect)
+}
+
+/// The query for the upstream. A list may be asked for the things of one model, by the name that is
+/// called here.
+fn filtered(snapshot: &Snapshot, scope: Option<usize>, provider: usize, call: &Call<'_>) -> String {
+    let query = &call.query.rest;
+    let is_named = matches!(call.resource.endpoint.places, Places::Models(_));
+    let asked = path::parameter(query, MODEL).filter(|_| is_named);
+    let target = asked.as_deref().and_then(|name| plan::resolve(snapshot, scope, name).ok());
+    match target.filter(|target| target.provider == provider) {
+        Some(target) => path::with_parameter(query, MODEL, target.model_served),
+        None => query.to_string(),
+    }
 }
 
 pub(super) fn spoken(provider: &Provider, dialect: Dialect) -> Result<&Destination, RouteError> {

@@ -177,7 +177,8 @@ fn rewriter<R: Reply>(
     plan: &Plan<'_>,
     event_bytes_max: usize,
 ) -> (Rewriter, bool, bool, bool) {
-    let change = Change { model: plan.restored(), hide_usage: plan.hide_usage };
+    let (model, hide_usage) = (plan.restored(), plan.hide_usage);
+    let change = Change { model, front: plan.front(), hide_usage };
     let mut kind = Kind::Other;
     let mut encoded = false;
     for (name, value) in reply.headers() {
@@ -188,14 +189,17 @@ fn rewriter<R: Reply>(
         }
     }
     // What an upstream compressed although it was asked not to passes as it is.
-    let (rewriter, changes) = match kind {
+    let exchange = plan.exchange().filter(|_| reply.status() < 400 && !encoded);
+    let (rewriter, changes) = match (kind, exchange) {
+        (Kind::Json | Kind::Lines, Some(exchange)) => {
+            (Rewriter::strings(plan.endpoint, exchange, kind == Kind::Lines), true)
+        }
         _ if reply.status() >= 400 || encoded => (Rewriter::identity(), false),
-        Kind::Json if plan.endpoint.links => (Rewriter::links(&plan.own_base()), true),
-        Kind::EventStream => (Rewriter::stream(plan.endpoint, change, event_bytes_max), true),
-        Kind::Json if change.model.is_some() && !plan.endpoint.reply_model.is_empty() => {
+        (Kind::EventStream, _) => (Rewriter::stream(plan.endpoint, change, event_bytes_max), true),
+        (Kind::Json, _) if change.model.is_some() && !plan.endpoint.reply_model.is_empty() => {
             (Rewriter::whole(plan.endpoint, change), true)
         }
-        Kind::Json | Kind::Other => (Rewriter::identity(), false),
+        (Kind::Json | Kind::Lines | Kind::Other, _) => (Rewriter::identity(), false),
     };
     (rewriter, changes, encoded, kind == Kind::Json)
 }
@@ -207,10 +211,14 @@ fn meter_of<'s>(snapshot: &'s Snapshot, plan: &Plan<'_>, note: &Note) -> Option<
     (ends && !user.quotas.is_empty()).then_some(user)
 }
 
+/// How types of JSON in lines end.
+const LINES: [&[u8]; 2] = [b"jsonl", b"ndjson"];
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
     EventStream,
     Json,
+    Lines,
     Other,
 }
 
@@ -222,6 +230,7 @@ impl Kind {
             b"text/event-stream" => Kind::EventStream,
             b"application/json" => Kind::Json,
             essence if essence.ends_with(b"+json") => Kind::Json,
+            essence if LINES.iter().any(|name| essence.ends_with(name)) => Kind::Lines,
             _ => Kind::Other,
         }
     }
@@ -732,6 +741,7 @@ mod tests {
         assert_eq!(Kind::of(b"text/event-stream; charset=utf-8"), Kind::EventStream);
         assert_eq!(Kind::of(b"Application/JSON"), Kind::Json);
         assert_eq!(Kind::of(b"application/problem+json"), Kind::Json);
+        assert_eq!(Kind::of(b"application/x-jsonl"), Kind::Lines);
         assert_eq!(Kind::of(b"audio/mpeg"), Kind::Other);
         assert_eq!(Kind::of(b""), Kind::Other);
     }

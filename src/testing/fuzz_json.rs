@@ -148,7 +148,7 @@ pub fn rewritten(mut rewriter: Rewriter, pieces: &[&[u8]]) -> Vec<u8> {
 pub fn whole_reply(data: &[u8]) {
     let Some((&choice, body)) = data.split_first() else { return };
     let endpoint = &ENDPOINTS[usize::from(choice) % ENDPOINTS.len()];
-    let change = Change { model: Some(NAME.to_owned()), hide_usage: true };
+    let change = Change { model: Some(NAME.to_owned()), hide_usage: true, ..Change::default() };
     let whole = || Rewriter::whole(endpoint, change.clone());
     let out = rewritten(whole(), &[body]);
     assert_eq!(out, rewritten(whole(), &splits::bytewise(body)));

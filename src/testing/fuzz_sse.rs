@@ -55,7 +55,7 @@ pub fn stream(data: &[u8]) {
     let endpoint = &ENDPOINTS[usize::from(choice >> 1) % ENDPOINTS.len()];
     let hide_usage = choice & 1 == 1;
     let rewriter = || {
-        let change = Change { model: Some(NAME.to_owned()), hide_usage };
+        let change = Change { model: Some(NAME.to_owned()), hide_usage, ..Change::default() };
         Rewriter::stream(endpoint, change, usize::MAX)
     };
     let out = rewritten(rewriter(), &[body]);

@@ -25,7 +25,7 @@ pub use text::{escape, unescape};
 /// Paths of one [`Watch`].
 pub const PATHS_MAX: usize = 8;
 /// Steps of one path.
-pub const STEPS_MAX: usize = 5;
+pub const STEPS_MAX: usize = 7;
 
 /// One step of a path into a JSON document.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -205,9 +205,10 @@ def listed(row, family, query):
     first = not re.search("after|page_token|pageToken|page=", query)
     one = row["pages"][0 if first else 1]
     if family == "gemini":
-        page = {row["key"]: [{"name": f"{row['key']}/{one}"}]}
+        page = {row["key"]: [{"name": f"{row['key']}/{one}", **row.get("item", {})}]}
         return {**page, "nextPageToken": "second"} if first else page
-    page = {"data": [{"id": one}], "has_more": first, "first_id": one, "last_id": one}
+    item = {"id": one, **row.get("item", {})}
+    page = {"data": [item], "has_more": first, "first_id": one, "last_id": one}
     if "skills" in row["call"]:
         page["next_page"] = "page_2" if first else None
     return {"object": "list", **page} if family == "openai" else page
@@ -234,6 +235,7 @@ def answer_row(connection, request, name):
         return connection.blob(BYTES, row["bytes"])
     if "lines" in row:
         lines = "".join(json.dumps(line) + "\n" for line in row["lines"])
+        lines = lines.replace("$dated", dated("m-1"))
         return connection.blob(lines.encode(), "application/x-jsonl")
     if "events" in row:
         text = json.dumps(row["events"]).replace("$dated", dated("m-1"))

@@ -8,11 +8,11 @@ fn endpoint(name: &str) -> &'static Endpoint {
 }
 
 fn renaming() -> Change {
-    Change { model: Some("a/b".to_owned()), hide_usage: false }
+    Change { model: Some("a/b".to_owned()), ..Change::default() }
 }
 
 fn hiding() -> Change {
-    Change { model: None, hide_usage: true }
+    Change { hide_usage: true, ..Change::default() }
 }
 
 #[test]
@@ -185,7 +185,7 @@ fn a_byte_order_mark_opens_a_stream_only() {
 #[test]
 fn a_hostile_name_is_escaped() {
     let name = "\"}\n\ndata: {\"a\":\"\u{2028}";
-    let change = Change { model: Some(name.to_owned()), hide_usage: false };
+    let change = Change { model: Some(name.to_owned()), ..Change::default() };
     let expected = br#"{"model":"\"}\n\ndata: {\"a\":\"\u2028"}"#;
     check(b"{\"model\":\"x\"}", expected, || Rewriter::whole(endpoint("messages"), change.clone()));
     let event = [b"data: ", &expected[..], b"\n\n"].concat();
