@@ -232,3 +232,58 @@ fn a_second_process_on_the_same_books_ends_and_the_first_goes_on() {
     assert!(line.contains("gproxy.db"), "{line}");
     assert_eq!(first.connect().ask(&request("GET", "/readyz", &[], b"")).status, 200);
 }
+
+const IMAGES: &str = "[[models]]\nprovider_name = \"router\"\nmodel_id = \"painter\"\n\
+    price_each_image = \"0.04\"\nprice_tiers = [{ price_input_tokens = \"0\" }]\n";
+
+#[test]
+fn images_are_counted_and_billed_and_held_before_they_are_made() {
+    let upstream = Upstream::answering(|conn, seen| {
+        let json = "content-type: application/json\r\n";
+        let made = match seen.target.contains(":predict") {
+            true => r#"{"predictions":[{"mimeType":"image/png","bytesBase64Encoded":"AA=="}]}"#,
+            false => r#"{"created":1,"data":[{"b64_json":"AA=="},{"b64_json":"AA=="}]}"#,
+        };
+        conn.whole_with(200, json, made);
+    });
+    let quota = "[[quotas]]\nuser_name = \"admin\"\nquota = \"0.25\"\n";
+    let gateway = Gateway::start(&Config::to(&upstream).tail(IMAGES).tail(quota).text());
+    let made = |n: u64| {
+        let body = format!(r#"{{"model":"router/painter","prompt":"a fish","n":{n}}}"#);
+        gateway.connect().ask(&post("/v1/images/generations", body))
+    };
+    let reply = made(2);
+    assert_eq!((reply.status, reply.header("x-gproxy-images")), (200, Some("2")));
+    assert_eq!(reply.header("x-gproxy-cost-usd"), Some("0.08"));
+    // Where nobody says how many, Google makes four at most.
+    let predict = |body: &str| {
+        gateway.connect().ask(&post("/v1beta/models/router/painter:predict", body.to_owned()))
+    };
+    assert_eq!(predict(r#"{"instances":[{}]}"#).header("x-gproxy-images"), Some("1"));
+    // 0.12 of 0.25 USD are spent.
+    assert_eq!(predict(r#"{"instances":[{}]}"#).status, 402);
+    assert_eq!(predict(r#"{"instances":[{}],"parameters":{"sampleCount":2}}"#).status, 200);
+    assert_eq!(made(3).status, 402);
+    assert_eq!(made(u64::MAX).status, 402);
+    assert_eq!(made(2).status, 200);
+    let folder = gateway.folder().to_path_buf();
+    let rows = wait_for("the rows to be written", || {
+        support::books::rows(&folder).filter(|rows| rows.len() == 4)
+    });
+    let told = |row: &support::books::Row| (row.number("images"), row.number("cost"));
+    let cost = |images: i64| (images, images * 40_000_000_000);
+    assert_eq!(rows.iter().map(told).collect::<Vec<_>>(), [2, 1, 1, 2].map(cost));
+    assert!(rows.iter().all(|row| row.text("usage_source") == "upstream"));
+    let admin = [("authorization", &*format!("Bearer {ADMIN_KEY}"))];
+    let ask = |path: &str| gateway.connect().ask(&request("GET", path, &admin, b"")).json();
+    let sums = ask("/admin/api/usage/sums");
+    let sum = &sums["items"][0];
+    assert_eq!((&sum["images"], &sum["cost"]), (&6.into(), &"0.24".into()));
+    assert_eq!(ask("/admin/api/usage")["items"][0]["images"], 2);
+    let written = gateway.folder().join("config.toml");
+    let mut export = Command::new(env!("CARGO_BIN_EXE_gproxy"));
+    let export = export.args(["usage", "export", "--json", "-c"]).arg(&written).output();
+    let text = String::from_utf8_lossy(&export.expect("cargo built it").stdout).into_owned();
+    assert_eq!(text.matches("\"images\":").count(), 4, "{text}");
+    assert_eq!(support::books::audit(&folder), "4 rows, 0.24 USD, 0 faults\n");
+}

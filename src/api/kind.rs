@@ -173,6 +173,9 @@ pub(super) const KINDS: [Kind; 10] = [
             field("price_each_tool_call", CALL, Is::Optional, "USD for a tool of the vendor's."),
             field("price_input_audio_tokens", CALL, Is::Optional, "USD per million."),
             field("price_output_audio_tokens", CALL, Is::Optional, "USD per million."),
+            field("price_each_image", CALL, Is::Optional, "USD for an image that is made."),
+            field("price_input_image_tokens", CALL, Is::Optional, "USD per million."),
+            field("price_output_image_tokens", CALL, Is::Optional, "USD per million."),
         ],
     },
     Kind {

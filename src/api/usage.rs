@@ -94,7 +94,8 @@ fn row_schema() -> Value {
     {
         properties.insert(name.to_owned(), json!({ "type": "string" }));
     }
-    for name in ["at", "input_tokens", "output_tokens", "status", "attempts", "total_ms"] {
+    let counts = ["input_tokens", "output_tokens", "tool_calls", "images"];
+    for name in ["at", "status", "attempts", "total_ms"].into_iter().chain(counts) {
         properties.insert(name.to_owned(), json!({ "type": "integer" }));
     }
     let says = "Place of the credential that was presented among the provider's, from 0.";

@@ -34,9 +34,6 @@ use self::sources::Sources;
 use self::users::Users;
 use crate::route::snapshot::{Snapshot, Tables};
 
-/// Said of what is checked and has no effect so far.
-const NOT_YET: &str = "is checked but not enforced yet: it has no effect in this version";
-
 /// A configuration without mistakes.
 pub struct Loaded {
     /// What may change while we run.

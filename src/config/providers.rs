@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use super::NOT_YET;
 use super::address::Use;
 use super::clouds::Cloud;
 use super::error::{At, Place, Report, hint, shown};
@@ -521,12 +520,11 @@ fn read_prices(table: &mut Table<'_>, report: &mut Report<'_>) -> Option<Arc<Pri
         each_tool_call: money("price_each_tool_call"),
         input_audio: money("price_input_audio_tokens"),
         output_audio: money("price_output_audio_tokens"),
+        each_image: money("price_each_image"),
+        input_image: money("price_input_image_tokens"),
+        output_image: money("price_output_image_tokens"),
         ..PriceRow::default()
     };
-    let image = table.money(report, "price_each_image", money::DOLLARS_MAX);
-    if let Some(At { place, .. }) = image {
-        report.warn(&place, NOT_YET);
-    }
     for (at, (call, tiers)) in CALLS.into_iter().zip(TIERS).enumerate() {
         row.modes[at].each_call =
             table.money(report, call, money::DOLLARS_MAX).map(|price| price.value);
@@ -553,10 +551,10 @@ fn read_tiers(table: &mut Table<'_>, report: &mut Report<'_>, key: &'static str)
             input_audio: money("price_input_audio_tokens"),
             output_audio: money("price_output_audio_tokens"),
             each_tool_call: money("price_each_tool_call"),
+            each_image: money("price_each_image"),
+            input_image: money("price_input_image_tokens"),
+            output_image: money("price_output_image_tokens"),
         });
-        if let Some(At { place, .. }) = tier.money(report, "price_each_image", money::DOLLARS_MAX) {
-            report.warn(&place, NOT_YET);
-        }
         // 0 has no bound, so it comes last.
         let reach = if bound == 0 { u64::MAX } else { bound };
         if previous.is_some_and(|previous| reach <= previous) {

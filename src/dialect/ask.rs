@@ -93,6 +93,8 @@ pub struct Ask {
     pub stream: bool,
     /// The longest answer that is asked for, in tokens.
     pub output_max: Option<u64>,
+    /// How many answers or images are asked for at once; `None`: what is usual.
+    pub copies: Option<u64>,
     model_at: Range<usize>,
     /// Further names of the path's model.
     body_models: Vec<Value>,
@@ -108,8 +110,11 @@ const MODEL: usize = 1;
 const STREAM: usize = 2;
 /// The first of the three names of the longest answer.
 const OUTPUT: usize = 3;
-const OPTIONS: usize = 6;
-const INCLUDE: usize = 7;
+/// The first of the two names of how many answers.
+const COPIES: usize = 6;
+const OPTIONS: usize = 8;
+const INCLUDE: usize = 9;
+const IN_BODY: usize = 10;
 
 const MODEL_PATH: &[Step] = &[Step::Key("model")];
 const OUTPUT_PATHS: [&[Step]; 3] = [
@@ -117,12 +122,24 @@ const OUTPUT_PATHS: [&[Step]; 3] = [
     &[Step::Key("max_completion_tokens")],
     &[Step::Key("max_output_tokens")],
 ];
+/// The legacy endpoint makes the best of several, and bills all.
+const COPIES_PATHS: [&[Step]; 2] = [&[Step::Key("n")], &[Step::Key("best_of")]];
 /// Google's servers read every name in both ways.
 const GEMINI_OUTPUT_PATHS: [&[Step]; 4] = [
     &[Step::Key("generationConfig"), Step::Key("maxOutputTokens")],
     &[Step::Key("generation_config"), Step::Key("max_output_tokens")],
     &[Step::Key("generationConfig"), Step::Key("max_output_tokens")],
     &[Step::Key("generation_config"), Step::Key("maxOutputTokens")],
+];
+const GEMINI_COPIES_PATHS: [&[Step]; 4] = [
+    &[Step::Key("generationConfig"), Step::Key("candidateCount")],
+    &[Step::Key("generation_config"), Step::Key("candidate_count")],
+    &[Step::Key("generationConfig"), Step::Key("candidate_count")],
+    &[Step::Key("generation_config"), Step::Key("candidateCount")],
+];
+const SAMPLES_PATHS: [&[Step]; 2] = [
+    &[Step::Key("parameters"), Step::Key("sampleCount")],
+    &[Step::Key("parameters"), Step::Key("sample_count")],
 ];
 const STREAM_PATH: &[Step] = &[Step::Key("stream")];
 const OPTIONS_PATH: &[Step] = &[Step::Key("stream_options")];
@@ -145,12 +162,18 @@ pub fn scan(endpoint: &Endpoint, body: &[u8]) -> Result<Ask, AskError> {
 
 fn scan_named_in_body(endpoint: &Endpoint, body: &[u8]) -> Result<Ask, AskError> {
     debug_assert!(endpoint.body_models.is_empty());
-    let [first, second, third] = OUTPUT_PATHS;
-    let mut paths: [&[Step]; 8] =
-        [&[], MODEL_PATH, STREAM_PATH, first, second, third, OPTIONS_PATH, INCLUDE_PATH];
-    let watched = if endpoint.usage_option { paths.len() } else { OPTIONS };
-    let mut values: [Option<Value>; 8] = [const { None }; 8];
-    let mut output_max = None;
+    let mut paths: [&[Step]; IN_BODY] = [&[]; IN_BODY];
+    paths[MODEL..OUTPUT].copy_from_slice(&[MODEL_PATH, STREAM_PATH]);
+    paths[OUTPUT..COPIES].copy_from_slice(&OUTPUT_PATHS);
+    paths[COPIES..OPTIONS].copy_from_slice(&COPIES_PATHS);
+    paths[OPTIONS..].copy_from_slice(&[OPTIONS_PATH, INCLUDE_PATH]);
+    let watched = match (endpoint.usage_option, endpoint.images.is_empty()) {
+        (true, _) => paths.len(),
+        (false, false) => OPTIONS,
+        (false, true) => COPIES,
+    };
+    let mut values: [Option<Value>; IN_BODY] = [const { None }; IN_BODY];
+    let (mut output_max, mut copies) = (None, None);
     let mut repeated: Option<AskError> = None;
     each_event(&mut paths[..watched], body, |event| match event {
         Event::Begins { path, kind, at, .. } => {
@@ -160,8 +183,11 @@ fn scan_named_in_body(endpoint: &Endpoint, body: &[u8]) -> Result<Ask, AskError>
         Event::Ends { path, end } => {
             if let Some(value) = &mut values[path] {
                 value.span.end = end as usize;
-                if (OUTPUT..OPTIONS).contains(&path) {
-                    output_max = output_max.max(number(&body[value.span.clone()]));
+                let asked = || number(&body[value.span.clone()]);
+                match path {
+                    OUTPUT..COPIES => output_max = output_max.max(asked()),
+                    COPIES..OPTIONS => copies = copies.max(asked()),
+                    _ => {}
                 }
             }
         }
@@ -177,7 +203,7 @@ fn scan_named_in_body(endpoint: &Endpoint, body: &[u8]) -> Result<Ask, AskError>
             repeated.get_or_insert(error);
         }
     })?;
-    let [root, model, stream, _, _, _, stream_options, include_usage] = values;
+    let [root, model, stream, .., stream_options, include_usage] = values;
     if root.is_none_or(|root| root.kind != Kind::Object) {
         return Err(AskError::NotAnObject);
     }
@@ -197,6 +223,7 @@ fn scan_named_in_body(endpoint: &Endpoint, body: &[u8]) -> Result<Ask, AskError>
     Ok(Ask {
         model: name,
         output_max,
+        copies,
         stream: stream.is_some_and(|stream| stream.kind == Kind::True),
         model_at,
         body_models: Vec::new(),
@@ -211,17 +238,24 @@ fn scan_named_in_path(endpoint: &Endpoint, body: &[u8]) -> Result<Ask, AskError>
     let watched = MODEL + endpoint.body_models.len();
     paths[MODEL..watched].copy_from_slice(endpoint.body_models);
     // Behind the models.
-    let (output, watched) = (watched, watched + GEMINI_OUTPUT_PATHS.len());
-    paths[output..watched].copy_from_slice(&GEMINI_OUTPUT_PATHS);
-    let mut output_max = None;
-    let mut output_at = 0;
+    let output = watched;
+    let copied = output + GEMINI_OUTPUT_PATHS.len();
+    paths[output..copied].copy_from_slice(&GEMINI_OUTPUT_PATHS);
+    let copies_paths: &[&[Step]] =
+        if endpoint.images.is_empty() { &GEMINI_COPIES_PATHS } else { &SAMPLES_PATHS };
+    let watched = copied + copies_paths.len();
+    paths[copied..watched].copy_from_slice(copies_paths);
+    let (mut output_max, mut copies) = (None, None);
+    let mut asked_at = 0;
     let mut body_models: Vec<Value> = Vec::new();
     let mut error: Option<AskError> = None;
     each_event(&mut paths[..watched], body, |event| match event {
         Event::Begins { path: ROOT, .. } | Event::Ends { path: ROOT, .. } => {}
-        Event::Begins { path, at, .. } if path >= output => output_at = at as usize,
+        Event::Begins { path, at, .. } if path >= output => asked_at = at as usize,
         Event::Ends { path, end } if path >= output => {
-            output_max = output_max.max(number(&body[output_at..end as usize]));
+            let asked = number(&body[asked_at..end as usize]);
+            let place = if path < copied { &mut output_max } else { &mut copies };
+            *place = (*place).max(asked);
         }
         Event::Repeats { path } if path >= output => {}
         _ if error.is_some() => {}
@@ -242,7 +276,7 @@ fn scan_named_in_path(endpoint: &Endpoint, body: &[u8]) -> Result<Ask, AskError>
     })?;
     match error {
         Some(error) => Err(error),
-        None => Ok(Ask { body_models, output_max, ..Ask::default() }),
+        None => Ok(Ask { body_models, output_max, copies, ..Ask::default() }),
     }
 }
 

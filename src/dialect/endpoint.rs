@@ -31,6 +31,8 @@ pub struct Endpoint {
     pub counts_tokens: bool,
     /// What is exchanged where replies tell of things made earlier.
     pub places: Places,
+    /// Where a whole JSON reply has each image that was made, for calls that make nothing else.
+    pub images: &'static [Step],
 }
 
 /// Where a request names its model.
@@ -79,6 +81,9 @@ const BATCH_MODELS: &[&[Step]] = &[
     ],
 ];
 const NONE: &[Step] = &[];
+const DATA: &[Step] = &[Step::Key("data"), Step::Each];
+/// One that was held back has none. Vectors have none either.
+const PREDICTED: &[Step] = &[Step::Key("predictions"), Step::Each, Step::Key("mimeType")];
 
 impl ModelPlace {
     /// The path is `models/{model}:{verb}`, and not a fixed one.
@@ -100,6 +105,7 @@ pub static ENDPOINTS: &[Endpoint] = &[
         usage_option: true,
         counts_tokens: false,
         places: Places::Nothing,
+        images: NONE,
     },
     Endpoint {
         name: "completions",
@@ -112,6 +118,7 @@ pub static ENDPOINTS: &[Endpoint] = &[
         usage_option: true,
         counts_tokens: false,
         places: Places::Nothing,
+        images: NONE,
     },
     Endpoint {
         name: "responses",
@@ -124,6 +131,7 @@ pub static ENDPOINTS: &[Endpoint] = &[
         usage_option: false,
         counts_tokens: false,
         places: Places::Nothing,
+        images: NONE,
     },
     Endpoint {
         name: "embeddings",
@@ -136,6 +144,7 @@ pub static ENDPOINTS: &[Endpoint] = &[
         usage_option: false,
         counts_tokens: false,
         places: Places::Nothing,
+        images: NONE,
     },
     Endpoint {
         name: "messages",
@@ -148,6 +157,7 @@ pub static ENDPOINTS: &[Endpoint] = &[
         usage_option: false,
         counts_tokens: false,
         places: Places::Nothing,
+        images: NONE,
     },
     Endpoint {
         name: "messages.count_tokens",
@@ -160,6 +170,7 @@ pub static ENDPOINTS: &[Endpoint] = &[
         usage_option: false,
         counts_tokens: true,
         places: Places::Nothing,
+        images: NONE,
     },
     in_body("responses.compact", Dialect::OpenaiResponses, "responses/compact", MODEL),
     Endpoint {
@@ -177,12 +188,13 @@ pub static ENDPOINTS: &[Endpoint] = &[
     },
     Endpoint {
         model: ModelPlace::MaybeBody,
+        images: DATA,
         ..in_body("images.generations", Dialect::OpenaiChat, "images/generations", NONE)
     },
     in_body("audio.speech", Dialect::OpenaiChat, "audio/speech", NONE),
     Endpoint { reply_model: MODEL, ..in_form("videos", "videos") },
-    in_form("images.edits", "images/edits"),
-    in_form("images.variations", "images/variations"),
+    Endpoint { images: DATA, ..in_form("images.edits", "images/edits") },
+    Endpoint { images: DATA, ..in_form("images.variations", "images/variations") },
     in_form("audio.transcriptions", "audio/transcriptions"),
     in_form("audio.translations", "audio/translations"),
     gemini("generateContent", &[], MODEL_VERSION),
@@ -193,7 +205,7 @@ pub static ENDPOINTS: &[Endpoint] = &[
     },
     gemini("embedContent", &[&[Step::Key("model")]], NONE),
     gemini("batchEmbedContents", &[&[Step::Key("requests"), Step::Each, Step::Key("model")]], NONE),
-    gemini("predict", &[], NONE),
+    Endpoint { images: PREDICTED, ..gemini("predict", &[], NONE) },
     gemini("predictLongRunning", &[], NONE),
     gemini("batchGenerateContent", BATCH_MODELS, BATCH_MODEL),
     gemini("asyncBatchEmbedContent", BATCH_MODELS, BATCH_MODEL),
@@ -233,6 +245,7 @@ pub(super) const fn nameless(name: &'static str, dialect: Dialect, tail: &'stati
         usage_option: false,
         counts_tokens: false,
         places: Places::Nothing,
+        images: NONE,
     }
 }
 
@@ -252,5 +265,6 @@ const fn gemini(
         usage_option: false,
         counts_tokens: false,
         places: Places::Nothing,
+        images: NONE,
     }
 }

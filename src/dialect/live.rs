@@ -432,7 +432,7 @@ impl Listener {
     fn openai(&self, event: &mut Vec<u8>, names: &Names) -> Option<News> {
         let model = self.live.down_model;
         let paths = [TYPE, USAGE, TIER, model, STATUS, TRANSCRIBER, NEW_TRANSCRIBER, OWN_USAGE];
-        let [kind, usage, tier, model, status, old, new, own] =
+        let [kind, usage, tier, model, status, old, new, own, ..] =
             read(Watch::of(&paths), event, |_| ()).ok()?;
         let told = |usage| {
             let mut told = Told::default();

@@ -34,6 +34,12 @@ pub struct Usage {
     pub output_audio_tokens: u64,
     /// Tools of the vendor's that it ran and bills by the call.
     pub tool_calls: u64,
+    /// Images that it made, where it is asked for nothing else.
+    pub images: u64,
+    /// Of which of `input_tokens`: images.
+    pub input_image_tokens: u64,
+    /// Of which of `output_tokens`: images.
+    pub output_image_tokens: u64,
 }
 
 impl Usage {
@@ -145,6 +151,9 @@ impl Told {
             (&mut sum.input_audio_tokens, more.input_audio_tokens),
             (&mut sum.output_audio_tokens, more.output_audio_tokens),
             (&mut sum.tool_calls, more.tool_calls),
+            (&mut sum.images, more.images),
+            (&mut sum.input_image_tokens, more.input_image_tokens),
+            (&mut sum.output_image_tokens, more.output_image_tokens),
         ] {
             *sum = sum.saturating_add(more);
         }
@@ -192,11 +201,12 @@ impl Told {
         let cached = cached.max(value.get("prompt_cache_hit_tokens").map_or(0, count)).min(all_in);
         let written = detail(of_input, "cache_write_tokens").min(all_in - cached);
         let rest = all_in - cached - written;
-        // Realtime says how much of what was cached is audio.
+        // Realtime says how much of what was cached is audio, and images.
         let cached_parts = of_input.and_then(|details| details.get("cached_tokens_details"));
-        let audio_in = detail(of_input, "audio_tokens");
-        let audio_in = audio_in.saturating_sub(detail(cached_parts, "audio_tokens"));
+        let uncached = |name| detail(of_input, name).saturating_sub(detail(cached_parts, name));
+        let (audio_in, image_in) = (uncached("audio_tokens").min(rest), uncached("image_tokens"));
         let all_out = either("completion_tokens", "output_tokens");
+        let audio_out = detail(of_output, "audio_tokens").min(all_out);
         self.usage = Usage {
             input_tokens: rest,
             cache_read_input_tokens: cached,
@@ -204,9 +214,12 @@ impl Told {
             cache_creation_input_tokens_1h: 0,
             output_tokens: all_out,
             reasoning_tokens: detail(of_output, "reasoning_tokens").min(all_out),
-            input_audio_tokens: audio_in.min(rest),
-            output_audio_tokens: detail(of_output, "audio_tokens").min(all_out),
+            input_audio_tokens: audio_in,
+            output_audio_tokens: audio_out,
             tool_calls: self.usage.tool_calls,
+            images: self.usage.images,
+            input_image_tokens: image_in.min(rest - audio_in),
+            output_image_tokens: detail(of_output, "image_tokens").min(all_out - audio_out),
         };
         self.output = true;
     }
@@ -250,12 +263,20 @@ impl Told {
     /// Thoughts stand beside the candidates, cached tokens within the prompt.
     fn gemini(&mut self, value: &Node<'_>) {
         let field = |name: &str| value.get(name).map_or(0, count);
-        let of_audio = |name: &str| {
+        let of = |modality: &str, name: &str| {
             let parts = value.get(name).into_iter().flat_map(Node::values);
-            let is_audio =
-                |part: &&Node<'_>| part.get("modality").and_then(Node::as_str) == Some("AUDIO");
-            let counts = parts.filter(is_audio).filter_map(|part| part.get("tokenCount"));
+            let fits =
+                |part: &&Node<'_>| part.get("modality").and_then(Node::as_str) == Some(modality);
+            let counts = parts.filter(fits).filter_map(|part| part.get("tokenCount"));
             counts.map(count).fold(0, u64::saturating_add)
+        };
+        // What was cached is broken down too.
+        let uncached = |modality| {
+            let cached = of(modality, "cacheTokensDetails");
+            of(modality, "promptTokensDetails").saturating_sub(cached)
+        };
+        let generated = |modality| {
+            of(modality, "candidatesTokensDetails").max(of(modality, "responseTokensDetails"))
         };
         let prompt = field("promptTokenCount");
         let cached = field("cachedContentTokenCount").min(prompt);
@@ -263,15 +284,19 @@ impl Told {
         let thoughts = field("thoughtsTokenCount");
         // Live has another name for what it generates.
         let output = field("candidatesTokenCount").max(field("responseTokenCount")) + thoughts;
+        let audio_in = uncached("AUDIO").min(rest);
+        let audio_out = generated("AUDIO").min(output);
         self.usage = Usage {
             input_tokens: rest,
             cache_read_input_tokens: cached,
             output_tokens: output,
             reasoning_tokens: thoughts,
-            input_audio_tokens: of_audio("promptTokensDetails").min(rest),
-            output_audio_tokens: of_audio("candidatesTokensDetails")
-                .max(of_audio("responseTokensDetails"))
-                .min(output),
+            input_audio_tokens: audio_in,
+            output_audio_tokens: audio_out,
+            input_image_tokens: uncached("IMAGE").min(rest - audio_in),
+            output_image_tokens: generated("IMAGE").min(output - audio_out),
+            images: self.usage.images,
+            tool_calls: self.usage.tool_calls,
             ..Usage::default()
         };
         self.output = true;

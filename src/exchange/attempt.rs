@@ -35,6 +35,8 @@ pub(super) struct Plan<'a> {
     pub(super) hide_usage: bool,
     /// The longest answer that was asked for, in tokens.
     pub(super) output_max: Option<u64>,
+    /// How many answers or images were asked for at once; `None`: what is usual.
+    pub(super) copies: Option<u64>,
     /// Where the bytes of a file go that is uploaded in two steps.
     pub(super) upload: Option<Upload>,
     /// The caller reaches every provider, and named none for what was made earlier.
@@ -74,6 +76,7 @@ impl<'a> Plan<'a> {
         Plan {
             hide_usage,
             output_max: ask.output_max,
+            copies: ask.copies,
             stream: ask.stream || endpoint.tail == "streamGenerateContent",
             alt_sse: route.query.alt_sse,
             wants_usage: hide_usage || (in_stream && ask.wants_usage()),
@@ -96,6 +99,7 @@ impl<'a> Plan<'a> {
             target,
             hide_usage: false,
             output_max: None,
+            copies: None,
             upload: None,
             aggregated: false,
             upgrade: None,

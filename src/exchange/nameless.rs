@@ -28,6 +28,8 @@ use crate::wire::multipart::{self, Scanner};
 /// Headers in which a caller names the provider, the older name last. A parameter does it, too.
 const PROVIDER_FIELDS: [&str; 2] = [path::PROVIDER, "x-provider"];
 
+/// Images that vendors make of one form at most.
+const FORM_IMAGES_MAX: u64 = 10;
 /// Parameter by which a list is filtered.
 const MODEL: &str = "model";
 
@@ -156,7 +158,9 @@ pub(super) fn form<D: Downstream, U: Upstream>(
         query,
         false,
     );
-    let plan = Plan::plain(provider, destination, head, route.endpoint, &target, url);
+    let mut plan = Plan::plain(provider, destination, head, route.endpoint, &target, url);
+    // How many it asks for stands anywhere in it.
+    plan.copies = (!route.endpoint.images.is_empty()).then_some(FORM_IMAGES_MAX);
     let load = Load::Coming { begun, length, form: Some(scanner) };
     super::carry(core, snapshot, session, up, head, &plan, load, note)
 }

@@ -27,6 +27,8 @@ use crate::route::snapshot::{Logging, Model, Snapshot, User};
 const INPUT_TOKENS: u64 = 200_000;
 /// An answer of so many tokens is reserved where nobody said how long it may be.
 const OUTPUT_TOKENS: u64 = 4_096;
+/// Images that Google makes where nobody said how many.
+const GEMINI_IMAGES: u64 = 4;
 /// How long a request waits for a place in the books: so often, so long.
 const SLOT_TRIES: usize = 40;
 const SLOT_PAUSE: Duration = Duration::from_millis(50);
@@ -146,7 +148,7 @@ fn at_most(plans: &[Plan<'_>], bytes_in: u64) -> (i64, u64) {
         if let Some(price) = price_of(plan).filter(|_| !is_free(plan.endpoint)) {
             cost = cost.max(dearest(price, &expected));
         }
-        tokens = tokens.max(expected.input_tokens + expected.output_tokens);
+        tokens = tokens.max(expected.tokens());
     }
     (cost, tokens)
 }
@@ -187,9 +189,17 @@ fn expected(plan: &Plan<'_>, model: Option<&Model>, bytes_in: u64) -> Usage {
     }
     let input_max = model.and_then(|model| model.max_input_tokens).unwrap_or(INPUT_TOKENS);
     let output_max = model.and_then(|model| model.max_output_tokens).unwrap_or(OUTPUT_TOKENS);
+    let output = plan.output_max.unwrap_or(output_max);
+    let makes_images = !plan.endpoint.images.is_empty();
+    let usual = match plan.endpoint.dialect {
+        Dialect::Gemini if makes_images => GEMINI_IMAGES,
+        _ => 1,
+    };
+    let copies = plan.copies.unwrap_or(usual).max(1);
     Usage {
         input_tokens: (bytes_in / 3).min(input_max),
-        output_tokens: plan.output_max.unwrap_or(output_max),
+        output_tokens: output.saturating_mul(copies),
+        images: if makes_images { copies } else { 0 },
         ..Usage::default()
     }
 }
@@ -391,6 +401,7 @@ impl Bill {
             ("cache-creation-input-tokens-1h", usage.cache_creation_input_tokens_1h),
             ("reasoning-tokens", usage.reasoning_tokens),
             ("tool-calls", usage.tool_calls),
+            ("images", usage.images),
         ];
         let some = some.into_iter().filter(|(_, count)| *count > 0);
         always.into_iter().chain(some.map(|(name, count)| (name, Figure::Count(count))))

@@ -9,7 +9,7 @@ use rusqlite::{Connection, Row};
 use super::LedgerError;
 use super::daily;
 use super::query::{self, damaged};
-use super::row::{self, Digest, NUMBERS};
+use super::row::{self, Digest, NUMBERS, NUMBERS_ALWAYS};
 use crate::dialect::usage::Usage;
 use crate::route::price::Applied;
 use crate::route::rate::DAY_MS;
@@ -119,10 +119,10 @@ fn check_rows(
     while let Some(row) = rows.next()? {
         let mut numbers = [0; NUMBERS];
         for (at, number) in numbers.iter_mut().enumerate() {
-            *number = row.get(at)?;
+            *number = row.get(row::column(at))?;
         }
-        let [id, request, at_ms, .., cost, _, _, _, _, _] = numbers;
-        let kind: i64 = row.get(NUMBERS)?;
+        let [id, request, at_ms, _, _, _, _, _, _, _, _, _, cost, ..] = numbers;
+        let kind: i64 = row.get(NUMBERS_ALWAYS)?;
         let name = || query::name(books, id, request);
         if id != last + 1 {
             audit.fault(format!("{}: {} rows before it are missing", name(), id - last - 1));
@@ -132,7 +132,7 @@ fn check_rows(
             continue;
         };
         let expected = row::chained(&last_digest, &known.digest, &numbers);
-        last_digest = row.get(NUMBERS + 1)?;
+        last_digest = row.get(NUMBERS_ALWAYS + 1)?;
         if last_digest != expected && id == last + 1 {
             audit.fault(format!("{}: it was changed, or the one before it", name()));
         }
@@ -149,9 +149,10 @@ fn check_rows(
 }
 
 fn check_cost(numbers: &[i64; NUMBERS], kind: &Kind, name: &dyn Fn() -> String, audit: &mut Audit) {
-    let [_, _, _, counts @ .., cost, _, _, _, _, _] = numbers;
-    let [input, read, write_5min, write_1h, output, reasoning, audio_in, audio_out, tools] =
-        counts.map(i64::unsigned_abs);
+    let counts = numbers.map(i64::unsigned_abs);
+    let [_, _, _, input, read, write_5min, write_1h, output, reasoning, ..] = counts;
+    let [.., audio_in, audio_out, tools, _, _, _, _, _, _, images, image_in, image_out] = counts;
+    let [.., cost, _, _, _, _, _, _, _, _] = numbers;
     let usage = Usage {
         input_tokens: input,
         cache_read_input_tokens: read,
@@ -162,6 +163,9 @@ fn check_cost(numbers: &[i64; NUMBERS], kind: &Kind, name: &dyn Fn() -> String, 
         input_audio_tokens: audio_in,
         output_audio_tokens: audio_out,
         tool_calls: tools,
+        images,
+        input_image_tokens: image_in,
+        output_image_tokens: image_out,
     };
     let worked_out = match &kind.price {
         Ok(None) => 0,

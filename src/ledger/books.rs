@@ -13,7 +13,7 @@ use rusqlite::{
 use super::daily;
 use super::entities::{self, Change};
 use super::logs::{Entry, Logs};
-use super::row::{self, Digest, Kind, NUMBERS, Row, count};
+use super::row::{self, Digest, Kind, NUMBERS, NUMBERS_ALWAYS, Row, count};
 use super::statuses::{self, Status};
 use crate::limits;
 use crate::route::rate::DAY_MS;
@@ -22,13 +22,14 @@ use crate::route::snapshot::Retention;
 pub(super) const HOUR_MS: i64 = DAY_MS / 24;
 
 const INSERT_ROW: &str = "INSERT INTO usage_rows VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, \
-    ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20) ON CONFLICT (request) DO NOTHING";
+    ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22, ?23) \
+    ON CONFLICT (request) DO NOTHING";
 const INSERT_KIND: &str = "INSERT INTO kinds (digest, user, user_key, provider, operation, \
     protocol, model, limit_name, model_served, usage_source, service_tier, outcome, price, status, \
     credential) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15) \
     ON CONFLICT DO NOTHING";
 const ADD_SUMS: &str = "INSERT INTO rollups VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, \
-    ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, 0, 0)";
+    ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, 0, 0, ?20, ?21, ?22)";
 /// What stands behind an insertion of sums that may be there already.
 pub(super) const SUM_UP: &str = " ON CONFLICT (hour, kind) DO UPDATE SET \
     requests = requests + excluded.requests, \
@@ -51,7 +52,10 @@ pub(super) const SUM_UP: &str = " ON CONFLICT (hour, kind) DO UPDATE SET \
     first_id = min(first_id, excluded.first_id), \
     last_id = max(last_id, excluded.last_id), \
     pruned = pruned + excluded.pruned, \
-    pruned_cost = pruned_cost + excluded.pruned_cost";
+    pruned_cost = pruned_cost + excluded.pruned_cost, \
+    images = images + excluded.images, \
+    input_image_tokens = input_image_tokens + excluded.input_image_tokens, \
+    output_image_tokens = output_image_tokens + excluded.output_image_tokens";
 pub(super) const SPEND: &str = "INSERT INTO spendings (user, day, cost) VALUES (?1, ?2, ?3) \
     ON CONFLICT (user, day) DO UPDATE SET cost = cost + excluded.cost";
 
@@ -111,6 +115,7 @@ struct Sums {
     user: String,
     requests: i64,
     counts: [i64; 9],
+    later: [i64; 3],
     cost: i64,
     cost_max: i64,
     first_bytes: i64,
@@ -365,6 +370,9 @@ fn numbers(request: i64, row: &Row) -> [i64; NUMBERS] {
         row.total_ms,
         count(row.bytes_in),
         count(row.bytes_out),
+        count(usage.images),
+        count(usage.input_image_tokens),
+        count(usage.output_image_tokens),
     ]
 }
 
@@ -397,10 +405,10 @@ impl<'c> Batch<'c> {
         numbers[0] = self.last + 1;
         let digest = row::chained(&self.last_digest, &kind_digest, &numbers);
         for (at, number) in numbers.iter().enumerate() {
-            self.insert.raw_bind_parameter(at + 1, number)?;
+            self.insert.raw_bind_parameter(row::column(at) + 1, number)?;
         }
-        self.insert.raw_bind_parameter(NUMBERS + 1, kind)?;
-        self.insert.raw_bind_parameter(NUMBERS + 2, digest)?;
+        self.insert.raw_bind_parameter(NUMBERS_ALWAYS + 1, kind)?;
+        self.insert.raw_bind_parameter(NUMBERS_ALWAYS + 2, digest)?;
         // Written twice, a row changes nothing.
         if self.insert.raw_execute()? == 1 {
             (self.last, self.last_digest) = (numbers[0], digest);
@@ -454,6 +462,7 @@ impl Sums {
             user: user.to_owned(),
             requests: 0,
             counts: [0; 9],
+            later: [0; 3],
             cost: 0,
             cost_max: 0,
             first_bytes: 0,
@@ -465,9 +474,13 @@ impl Sums {
     }
 
     fn add(&mut self, numbers: &[i64; NUMBERS]) {
-        let [id, _, _, counts @ .., cost, _, first_byte_ms, total_ms, _, _] = numbers;
+        let (always, later) = numbers.split_at(NUMBERS_ALWAYS);
+        let [id, _, _, counts @ .., cost, _, first_byte_ms, total_ms, _, _] = always else {
+            return;
+        };
         self.requests += 1;
-        for (sum, count) in self.counts.iter_mut().zip(counts) {
+        let counts = counts.iter().chain(later);
+        for (sum, count) in self.counts.iter_mut().chain(&mut self.later).zip(counts) {
             *sum = sum.saturating_add(*count);
         }
         self.cost = self.cost.saturating_add(*cost);
@@ -482,15 +495,16 @@ impl Sums {
 
     /// Those that daily sums have.
     fn daily_numbers(&self) -> [i64; daily::SUMMED.len()] {
-        let [_, _, before @ .., cost, _, first_bytes, first_byte_ms, total_ms, _, _] =
+        let [_, _, before @ .., cost, _, first_bytes, first_byte_ms, total_ms, _, _, j, k, l] =
             self.numbers(0, 0);
         let [requests, a, b, c, d, e, f, g, h, i] = before;
         let times = [first_bytes, first_byte_ms, total_ms];
-        [requests, a, b, c, d, e, f, g, h, i, cost, times[0], times[1], times[2]]
+        [requests, a, b, c, d, e, f, g, h, i, cost, times[0], times[1], times[2], j, k, l]
     }
 
-    fn numbers(&self, hour: i64, kind: i64) -> [i64; 19] {
+    fn numbers(&self, hour: i64, kind: i64) -> [i64; 22] {
         let [a, b, c, d, e, f, g, h, i] = self.counts;
+        let [j, k, l] = self.later;
         [
             hour,
             kind,
@@ -511,6 +525,9 @@ impl Sums {
             self.total_ms,
             self.first_id,
             self.last_id,
+            j,
+            k,
+            l,
         ]
     }
 }

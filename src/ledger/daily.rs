@@ -16,7 +16,7 @@ use super::books::HOUR_MS;
 const AFTER_HOURS: i64 = 1;
 
 /// What daily sums have of hourly ones, in the order of their columns.
-pub(super) const SUMMED: [&str; 14] = [
+pub(super) const SUMMED: [&str; 17] = [
     "requests",
     "input_tokens",
     "cache_read_input_tokens",
@@ -31,6 +31,9 @@ pub(super) const SUMMED: [&str; 14] = [
     "first_bytes",
     "first_byte_ms",
     "total_ms",
+    "images",
+    "input_image_tokens",
+    "output_image_tokens",
 ];
 
 /// The tables, empty: `daily_until` is the day before which all are summed up.

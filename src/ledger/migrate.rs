@@ -5,12 +5,12 @@ use rusqlite::{Connection, Row, Transaction};
 
 use super::books::{self, Batch};
 use super::daily;
-use super::row::{self, Digest, NUMBERS};
+use super::row::{self, Digest, NUMBERS, NUMBERS_ALWAYS};
 use super::schema::APPLICATION;
 
 /// The steps, the first one from nothing.
 const STEPS: &[fn(&Transaction<'_>) -> rusqlite::Result<()>] =
-    &[begin, number_the_kinds, keep_credentials, daily::make];
+    &[begin, number_the_kinds, keep_credentials, daily::make, count_images];
 /// What this program writes.
 pub(super) const VERSION: i64 = STEPS.len() as i64;
 
@@ -87,7 +87,10 @@ const KINDS: &str = "
         bytes_in INTEGER NOT NULL,
         bytes_out INTEGER NOT NULL,
         kind INTEGER NOT NULL,
-        digest BLOB NOT NULL
+        digest BLOB NOT NULL,
+        images INTEGER NOT NULL DEFAULT 0,
+        input_image_tokens INTEGER NOT NULL DEFAULT 0,
+        output_image_tokens INTEGER NOT NULL DEFAULT 0
     ) STRICT;
     -- Sums of all rows ever, by hour of admission and kind. `pruned`: rows that are no longer here.
     CREATE TABLE rollups (
@@ -112,6 +115,9 @@ const KINDS: &str = "
         last_id INTEGER NOT NULL,
         pruned INTEGER NOT NULL,
         pruned_cost INTEGER NOT NULL,
+        images INTEGER NOT NULL DEFAULT 0,
+        input_image_tokens INTEGER NOT NULL DEFAULT 0,
+        output_image_tokens INTEGER NOT NULL DEFAULT 0,
         PRIMARY KEY (hour, kind)
     ) STRICT, WITHOUT ROWID;
     -- The last row that is no longer here, and the last one of all.
@@ -131,7 +137,8 @@ const VIEW: &str = "
         at, user, user_key, provider, operation, protocol, model, model_served, limit_name,
         input_tokens, cache_read_input_tokens, cache_creation_input_tokens_5min,
         cache_creation_input_tokens_1h, output_tokens, reasoning_tokens, input_audio_tokens,
-        output_audio_tokens, tool_calls, usage_source, service_tier, cost, price, status, outcome,
+        output_audio_tokens, tool_calls, images, input_image_tokens, output_image_tokens,
+        usage_source, service_tier, cost, price, status, outcome,
         attempts, first_byte_ms, total_ms, bytes_in, bytes_out,
         printf('%014x%010x', processes.prefix, request & 0xffffffffff) AS trace_id,
         printf('%014x%010x', processes.prefix, request & 0xffffffffff) AS downstream_trace_id,
@@ -169,6 +176,22 @@ fn keep_credentials(change: &Transaction<'_>) -> rusqlite::Result<()> {
     change.execute_batch(VIEW)
 }
 
+/// Rows tell how many images were made, and which tokens were images.
+fn count_images(change: &Transaction<'_>) -> rusqlite::Result<()> {
+    change.execute_batch("DROP VIEW usages")?;
+    for table in ["usage_rows", "rollups", "daily_rollups"] {
+        let there = "SELECT count(*) FROM pragma_table_info(?1) WHERE name = 'images'";
+        if change.query_row(there, [table], |row| row.get::<_, i64>(0))? > 0 {
+            continue;
+        }
+        for column in ["images", "input_image_tokens", "output_image_tokens"] {
+            let add = format!("ALTER TABLE {table} ADD COLUMN {column} INTEGER NOT NULL DEFAULT 0");
+            change.execute_batch(&add)?;
+        }
+    }
+    change.execute_batch(VIEW)
+}
+
 /// Rows of the first version. Their chain begins anew.
 fn copy_rows(change: &Transaction<'_>) -> rusqlite::Result<()> {
     let select = "SELECT id, request_id, at, input_tokens, cache_read_input_tokens, \
@@ -183,10 +206,10 @@ fn copy_rows(change: &Transaction<'_>) -> rusqlite::Result<()> {
     while let Some(row) = old.next()? {
         let mut texts = [""; 11];
         for (at, text) in texts.iter_mut().enumerate() {
-            *text = row.get_ref(NUMBERS + at)?.as_str()?;
+            *text = row.get_ref(NUMBERS_ALWAYS + at)?.as_str()?;
         }
-        let price: Option<String> = row.get(NUMBERS + 11)?;
-        let status = row.get(NUMBERS + 12)?;
+        let price: Option<String> = row.get(NUMBERS_ALWAYS + 11)?;
+        let status = row.get(NUMBERS_ALWAYS + 12)?;
         let kind = books::enter_kind(change, &texts, price.as_deref(), status, None)?;
         batch.add(old_numbers(change, row)?, kind, texts[0])?;
     }
@@ -200,7 +223,7 @@ fn old_numbers(change: &Transaction<'_>, row: &Row<'_>) -> rusqlite::Result<[i64
     let own = (0, row.get::<_, i64>(0)?.unsigned_abs());
     let (process, number) = row::split_id(row.get_ref(1)?.as_str()?).unwrap_or(own);
     numbers[1] = row::request(books::enter_process(change, process)?, number);
-    for (at, place) in numbers.iter_mut().enumerate().skip(2) {
+    for (at, place) in numbers.iter_mut().enumerate().take(NUMBERS_ALWAYS).skip(2) {
         *place = row.get(at)?;
     }
     Ok(numbers)

@@ -171,9 +171,18 @@ pub(super) fn kind_digest(texts: &[&str], numbers: [i64; 2], credential: Option<
 }
 
 /// Numbers of a row that its digest covers.
-pub(super) const NUMBERS: usize = 18;
+pub(super) const NUMBERS: usize = 21;
+/// Of them, those that rows of every version have. Behind them stands what came later.
+pub(super) const NUMBERS_ALWAYS: usize = 18;
 
-/// A row's link in the chain.
+/// Where a number's column is, from 0. The kind and the digest stand behind those that every row
+/// has.
+pub(super) fn column(number: usize) -> usize {
+    if number < NUMBERS_ALWAYS { number } else { number + 2 }
+}
+
+/// A row's link in the chain. What came later is covered where any of it is there, so that rows
+/// from before have the digests that they had.
 pub(super) fn chained(before: &Digest, kind: &Digest, numbers: &[i64; NUMBERS]) -> Digest {
     let mut bytes = [0; 32 + 8 * NUMBERS];
     bytes[..16].copy_from_slice(before);
@@ -181,8 +190,10 @@ pub(super) fn chained(before: &Digest, kind: &Digest, numbers: &[i64; NUMBERS]) 
     for (place, number) in bytes[32..].chunks_exact_mut(8).zip(numbers) {
         place.copy_from_slice(&number.to_be_bytes());
     }
+    let has_later = numbers[NUMBERS_ALWAYS..].iter().any(|number| *number != 0);
+    let covered = if has_later { NUMBERS } else { NUMBERS_ALWAYS };
     let mut context = Context::new(&SHA256);
-    context.update(&bytes);
+    context.update(&bytes[..32 + 8 * covered]);
     finish(context)
 }
 

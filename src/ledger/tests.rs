@@ -401,6 +401,50 @@ fn a_file_from_before_credentials_were_kept_goes_on() {
 }
 
 #[test]
+fn a_file_from_before_images_were_counted_keeps_its_digests_and_goes_on() {
+    const PRICE: &str = r#"{"price_each_image":"0.04","price_output_image_tokens":"1"}"#;
+    let folder = written(3);
+    let digests = || {
+        let books = rusqlite::Connection::open(folder.0.join(schema::FILE)).expect("a database");
+        let mut select = books.prepare("SELECT digest FROM usage_rows ORDER BY id").expect("rows");
+        let digests = select.query_map([], |row| row.get::<_, Vec<u8>>(0)).expect("rows");
+        digests.collect::<rusqlite::Result<Vec<_>>>().expect("digests")
+    };
+    let before = digests();
+    let mut older = "DROP VIEW usages; CREATE VIEW usages AS SELECT 1; ".to_owned();
+    for table in ["usage_rows", "rollups", "daily_rollups"] {
+        for column in ["images", "input_image_tokens", "output_image_tokens"] {
+            older += &format!("ALTER TABLE {table} DROP COLUMN {column}; ");
+        }
+    }
+    folder.change(&(older + "PRAGMA user_version = 3"));
+    let (ledger, _) = open(&folder, &[]).expect("an older file");
+    assert_eq!(digests(), before);
+    let text = row(3, "alice", 3);
+    let kind = Arc::new(Kind { price: Applied::from_json(PRICE), ..Kind::clone(&text.kind) });
+    let usage = Usage { images: 2, output_tokens: 9, output_image_tokens: 5, ..Usage::default() };
+    let cost = 2 * crate::money::DOLLAR / 25 + 5 * 1_000_000;
+    ledger.slot().expect("room").record(Row { kind, usage, cost, ..text });
+    ledger.slot().expect("room").record(row(4, "alice", 3));
+    assert!(ledger.close(Duration::from_secs(20)));
+    assert_eq!(folder.faults(), Vec::<String>::new());
+    let reader = query::Reader::open(&folder.0).expect("it can be read");
+    let rows = reader.rows(&query::Filter::default(), None, 9).expect("rows").rows;
+    let images: Vec<_> = rows.iter().map(|row| row["images"].as_i64()).collect();
+    assert_eq!(images, [0, 2, 0, 0, 0].map(Some));
+    let sums = reader.sums(&query::Filter::default(), &[]).expect("sums");
+    let of = |name: &str| sums[0][name].as_i64();
+    assert_eq!((of("images"), of("output_image_tokens")), (Some(2), Some(5)));
+    folder.change("UPDATE usage_rows SET images = 1 WHERE id = 4");
+    let faults = folder.faults();
+    assert!(faults[0].contains("(4): it was changed") && faults.len() == 2, "{faults:#?}");
+    folder.change("UPDATE usage_rows SET images = 2 WHERE id = 4");
+    assert_eq!(folder.faults(), Vec::<String>::new());
+    folder.change("UPDATE usage_rows SET images = 1 WHERE id = 1");
+    assert!(folder.faults()[0].contains("(1): it was changed"), "an older row's too");
+}
+
+#[test]
 fn a_file_of_the_first_version_is_brought_up_with_all_that_it_holds() {
     let folder = Folder::new();
     std::fs::create_dir_all(&folder.0).expect("a folder");

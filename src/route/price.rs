@@ -24,6 +24,12 @@ pub struct PriceRow {
     pub input_audio: Option<i64>,
     /// Audio that was generated; likewise.
     pub output_audio: Option<i64>,
+    /// An image that was made, by a call that makes nothing else.
+    pub each_image: Option<i64>,
+    /// Images in the prompt; without it, their tokens cost what text costs.
+    pub input_image: Option<i64>,
+    /// Images that were generated; likewise.
+    pub output_image: Option<i64>,
 }
 
 /// Prices in one mode of service.
@@ -56,6 +62,12 @@ pub struct Tier {
     pub output_audio: Option<i64>,
     /// A tool's run, likewise.
     pub each_tool_call: Option<i64>,
+    /// An image, likewise.
+    pub each_image: Option<i64>,
+    /// Images in the prompt, likewise.
+    pub input_image: Option<i64>,
+    /// Images that were generated, likewise.
+    pub output_image: Option<i64>,
 }
 
 /// The prices that one call was billed by: all that its cost depends on.
@@ -66,6 +78,9 @@ pub struct Applied {
     each_tool_call: Option<i64>,
     input_audio: Option<i64>,
     output_audio: Option<i64>,
+    each_image: Option<i64>,
+    input_image: Option<i64>,
+    output_image: Option<i64>,
 }
 
 impl PriceRow {
@@ -93,6 +108,9 @@ impl PriceRow {
             each_tool_call: tier.each_tool_call.or(self.each_tool_call),
             input_audio: tier.input_audio.or(self.input_audio),
             output_audio: tier.output_audio.or(self.output_audio),
+            each_image: tier.each_image.or(self.each_image),
+            input_image: tier.input_image.or(self.input_image),
+            output_image: tier.output_image.or(self.output_image),
         }
     }
 }
@@ -113,19 +131,27 @@ impl Applied {
     pub fn cost(&self, usage: &Usage) -> i64 {
         let audio_in = usage.input_audio_tokens.min(usage.input_tokens);
         let audio_out = usage.output_audio_tokens.min(usage.output_tokens);
+        let image_in = usage.input_image_tokens.min(usage.input_tokens - audio_in);
+        let image_out = usage.output_image_tokens.min(usage.output_tokens - audio_out);
         let tier = &self.tier;
         let tokens = [
-            (usage.input_tokens - audio_in, tier.input),
+            (usage.input_tokens - audio_in - image_in, tier.input),
             (audio_in, self.input_audio.or(tier.input)),
-            (usage.output_tokens - audio_out, tier.output),
+            (usage.output_tokens - audio_out - image_out, tier.output),
             (audio_out, self.output_audio.or(tier.output)),
+            (image_in, self.input_image.or(tier.input)),
+            (image_out, self.output_image.or(tier.output)),
             (usage.cache_read_input_tokens, tier.cache_read),
             (usage.cache_creation_input_tokens_5min, tier.cache_write_5min),
             (usage.cache_creation_input_tokens_1h, tier.cache_write_1h),
         ];
         let of_tokens = tokens.into_iter().map(|(count, price)| per_million(count, price));
-        let of_tools = i128::from(usage.tool_calls) * i128::from(self.each_tool_call.unwrap_or(0));
-        let total = of_tokens.sum::<i128>() + of_tools + i128::from(self.each_call.unwrap_or(0));
+        let each =
+            |count: u64, price: Option<i64>| i128::from(count) * i128::from(price.unwrap_or(0));
+        let of_things = each(usage.tool_calls, self.each_tool_call)
+            + each(usage.images, self.each_image)
+            + each(1, self.each_call);
+        let total = of_tokens.sum::<i128>() + of_things;
         i64::try_from(total).unwrap_or(i64::MAX)
     }
 
@@ -161,10 +187,13 @@ impl Applied {
             each_tool_call: price("price_each_tool_call")?,
             input_audio: price("price_input_audio_tokens")?,
             output_audio: price("price_output_audio_tokens")?,
+            each_image: price("price_each_image")?,
+            input_image: price("price_input_image_tokens")?,
+            output_image: price("price_output_image_tokens")?,
         })
     }
 
-    fn fields(&self) -> [(&'static str, Option<i64>); 9] {
+    fn fields(&self) -> [(&'static str, Option<i64>); 12] {
         [
             ("price_each_call", self.each_call),
             ("price_input_tokens", self.tier.input),
@@ -175,6 +204,9 @@ impl Applied {
             ("price_each_tool_call", self.each_tool_call),
             ("price_input_audio_tokens", self.input_audio),
             ("price_output_audio_tokens", self.output_audio),
+            ("price_each_image", self.each_image),
+            ("price_input_image_tokens", self.input_image),
+            ("price_output_image_tokens", self.output_image),
         ]
     }
 }

@@ -23,7 +23,7 @@ use crate::limits::JSON_DEPTH_MAX;
 pub use text::{escape, unescape};
 
 /// Paths of one [`Watch`].
-pub const PATHS_MAX: usize = 8;
+pub const PATHS_MAX: usize = 12;
 /// Steps of one path.
 pub const STEPS_MAX: usize = 7;
 
@@ -116,16 +116,19 @@ pub enum Event {
     },
 }
 
-/// Paths to watch, prepared for matching. A set of paths is a bit mask everywhere below.
+/// A set of paths, a bit for each.
+type Paths = u16;
+
+/// Paths to watch, prepared for matching.
 #[derive(Clone, Copy, Debug)]
 pub struct Watch {
     steps: [[Step; STEPS_MAX]; PATHS_MAX],
     /// `[n]`: paths of exactly `n` steps.
-    whole: [u8; STEPS_MAX + 1],
+    whole: [Paths; STEPS_MAX + 1],
     /// `[n]`: paths whose step `n` is a key.
-    keys: [u8; STEPS_MAX],
+    keys: [Paths; STEPS_MAX],
     /// `[n]`: paths whose step `n` is any element.
-    each: [u8; STEPS_MAX],
+    each: [Paths; STEPS_MAX],
     any_case: bool,
 }
 
@@ -142,7 +145,7 @@ impl Watch {
             any_case: false,
         };
         for (path, steps) in paths.iter().enumerate() {
-            let bit = 1u8 << path;
+            let bit = 1 << path;
             watch.steps[path][..steps.len()].copy_from_slice(steps);
             watch.whole[steps.len()] |= bit;
             for (depth, step) in steps.iter().enumerate() {
@@ -165,7 +168,13 @@ impl Watch {
 
     /// The paths among `keys` whose key at `depth` has `byte` at `index` (`None`: ends there), and
     /// those of them that have it in the other case.
-    fn narrowed(&self, keys: u8, depth: usize, index: usize, byte: Option<u8>) -> (u8, u8) {
+    fn narrowed(
+        &self,
+        keys: Paths,
+        depth: usize,
+        index: usize,
+        byte: Option<u8>,
+    ) -> (Paths, Paths) {
         let (mut left, mut odd) = (0, 0);
         for path in bits(keys) {
             let Step::Key(name) = self.steps[path][depth] else { continue };
@@ -186,7 +195,7 @@ fn same_letter(one: Option<u8>, other: Option<u8>) -> bool {
 }
 
 /// The indices of the set bits.
-fn bits(mut mask: u8) -> impl Iterator<Item = usize> {
+fn bits(mut mask: Paths) -> impl Iterator<Item = usize> {
     std::iter::from_fn(move || {
         let index = mask.trailing_zeros() as usize;
         mask &= mask.checked_sub(1)?;
@@ -276,19 +285,19 @@ pub struct Scanner {
     /// Bit `n`: open container `n` is an object.
     objects: [u64; DEPTH_WORDS],
     /// `[n]`: paths that may go on inside open container `n`.
-    live: [u8; STEPS_MAX],
+    live: [Paths; STEPS_MAX],
     /// `[n]`: paths whose key was met in open container `n`.
-    seen: [u8; STEPS_MAX],
+    seen: [Paths; STEPS_MAX],
     /// `[n]`: paths that end at open container `n`.
-    found: [u8; STEPS_MAX + 1],
+    found: [Paths; STEPS_MAX + 1],
     /// Paths whose first `depth` steps lead to the value that is read or comes next.
-    here: u8,
+    here: Paths,
     /// The string that is read is a key.
     in_key: bool,
     /// Paths that the key, as far as it was read, can still lead along.
-    keys: u8,
+    keys: Paths,
     /// Of these, those of which it has a letter in the other case.
-    odd: u8,
+    odd: Paths,
     /// Decoded bytes of the key that were compared.
     matched: usize,
     /// The comma or bracket before the value that is read or comes next.
@@ -464,7 +473,7 @@ impl Scanner {
     }
 
     /// Paths that may go on inside the innermost open container.
-    fn inside(&self) -> u8 {
+    fn inside(&self) -> Paths {
         self.live.get(self.depth.wrapping_sub(1)).copied().unwrap_or(0)
     }
 

@@ -31,11 +31,12 @@ KIND = "INSERT INTO kinds (id, digest, user, user_key, provider, operation, prot
     "limit_name, model_served, usage_source, service_tier, outcome, price, status) " \
     "VALUES (?, randomblob(16), ?, ?, ?, ?, ?, ?, ?, ?, 'upstream', 'default', ?, ?, ?)"
 ROW = "INSERT INTO usage_rows VALUES (?, ?, ?, ?, ?, 0, 0, ?, 0, 0, 0, 0, ?, ?, ?, ?, ?, ?, ?, " \
-    "zeroblob(16))"
+    "zeroblob(16), 0, 0, 0)"
 ROLLUPS = """
     INSERT INTO rollups SELECT at / 3600000, kind, count(*), sum(input_tokens),
         sum(cache_read_input_tokens), 0, 0, sum(output_tokens), 0, 0, 0, 0, sum(cost), max(cost),
-        sum(first_byte_ms >= 0), sum(max(first_byte_ms, 0)), sum(total_ms), min(id), max(id), 0, 0
+        sum(first_byte_ms >= 0), sum(max(first_byte_ms, 0)), sum(total_ms), min(id), max(id), 0, 0,
+        0, 0, 0
     FROM usage_rows GROUP BY 1, 2
 """
 

@@ -7,7 +7,7 @@ use super::{Node, Told};
 use crate::dialect::Dialect;
 use crate::dialect::endpoint::Endpoint;
 use crate::dialect::finish::Memory;
-use crate::wire::json::{Event, Kind, Scanner, Step, Watch};
+use crate::wire::json::{Event, Kind, PATHS_MAX, Scanner, Step, Watch};
 use crate::wire::sse;
 
 /// A usage object or a tier that is longer is none of a vendor's.
@@ -18,16 +18,50 @@ const fn key(name: &'static str) -> Step {
 }
 
 type Path = &'static [Step];
-const TIERS: [Path; 2] = [&[key("service_tier")], &[key("response"), key("service_tier")]];
-const OPENAI: [Path; 5] = [
-    &[key("usage")],
-    &[key("x_groq"), key("usage")],
-    &[key("response"), key("usage")],
-    TIERS[0],
-    TIERS[1],
+
+/// What a watched value is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Holds {
+    /// Counts.
+    Usage,
+    /// Counts as a message begins with them.
+    Begun,
+    /// The name of the tier that served.
+    Tier,
+    /// The type of an item that was made: a tool's run, or something else.
+    Item,
+    /// What a tool did in its run.
+    Action,
+}
+
+type Watched = &'static [(Holds, Path)];
+const USAGE: (Holds, Path) = (Holds::Usage, &[key("usage")]);
+const TIER: (Holds, Path) = (Holds::Tier, &[key("service_tier")]);
+const CHAT: Watched = &[USAGE, TIER, (Holds::Usage, &[key("x_groq"), key("usage")])];
+const RESPONSES: Watched = &[
+    USAGE,
+    TIER,
+    (Holds::Usage, &[key("response"), key("usage")]),
+    (Holds::Tier, &[key("response"), key("service_tier")]),
+    (Holds::Item, &[key("output"), Step::Each, key("type")]),
+    (Holds::Action, &[key("output"), Step::Each, key("action"), key("type")]),
+    (Holds::Item, &[key("response"), key("output"), Step::Each, key("type")]),
+    (Holds::Action, &[key("response"), key("output"), Step::Each, key("action"), key("type")]),
+    (Holds::Item, &[key("item"), key("type")]),
+    (Holds::Action, &[key("item"), key("action"), key("type")]),
 ];
-const ANTHROPIC: [Path; 2] = [&[key("usage")], &[key("message"), key("usage")]];
-const GEMINI: [Path; 2] = [&[key("usageMetadata")], &[Step::Each, key("usageMetadata")]];
+const ANTHROPIC: Watched = &[USAGE, (Holds::Begun, &[key("message"), key("usage")])];
+const GEMINI: Watched =
+    &[(Holds::Usage, &[key("usageMetadata")]), (Holds::Usage, &[Step::Each, key("usageMetadata")])];
+
+/// Items of the Responses API that are billed by the call, and those that are images.
+const TOOLS: [&str; 2] = ["web_search_call", "file_search_call"];
+const IMAGE_TOOL: &str = "image_generation_call";
+/// What a search does besides searching, which is not billed.
+const LOOKS: [&str; 3] = ["open_page", "find_in_page", "find"];
+const ITEM_DONE: &[u8] = b"event: response.output_item.done";
+/// Types of the events that end an image of a stream.
+const IMAGE_DONE: [&[u8]; 2] = [b"\"image_generation.completed\"", b"\"image_edit.completed\""];
 
 /// What stands in front of generated text, by dialect: for the estimate of a stream that breaks off
 /// before it told its usage.
@@ -39,12 +73,20 @@ const GEMINI_TEXT: &[&[u8]] = &[b"\"text\": \"", b"\"text\":\""];
 /// Watches one reply go by.
 pub struct Tap {
     dialect: Dialect,
+    watched: Watched,
+    /// The endpoint's path of images has the index behind all others.
+    has_images: bool,
     scanner: Scanner,
     /// The value that is being read: its path, and its bytes of earlier feeds.
     open: Option<(usize, Vec<u8>)>,
     /// The document is broken or over.
     done: bool,
     told: Told,
+    /// What the document has of things that are counted, and what had been told before it.
+    here: Things,
+    before: Things,
+    /// It tells of one that is done, and does not list all.
+    adds: bool,
     text_bytes: u64,
     /// Kept for a stream that may have to be ended early.
     memory: Option<Box<Memory>>,
@@ -53,13 +95,28 @@ pub struct Tap {
 impl Tap {
     /// A tap on a reply of this endpoint.
     pub fn new(endpoint: &Endpoint) -> Tap {
-        let scanner = Scanner::new(Watch::of(paths(endpoint.dialect)));
+        let watched = watched(endpoint.dialect);
+        let mut paths: [Path; PATHS_MAX] = [&[]; PATHS_MAX];
+        for (path, (_, of)) in paths.iter_mut().zip(watched) {
+            *path = of;
+        }
+        let has_images = !endpoint.images.is_empty();
+        let mut count = watched.len();
+        if has_images {
+            paths[count] = endpoint.images;
+            count += 1;
+        }
         Tap {
             dialect: endpoint.dialect,
-            scanner,
+            watched,
+            has_images,
+            scanner: Scanner::new(Watch::of(&paths[..count])),
             open: None,
             done: false,
             told: Told::default(),
+            here: Things::default(),
+            before: Things::default(),
+            adds: false,
             text_bytes: 0,
             memory: None,
         }
@@ -91,9 +148,11 @@ impl Tap {
             return;
         }
         let base = self.scanner.offset();
-        let (dialect, open, told) = (self.dialect, &mut self.open, &mut self.told);
+        let (dialect, watched) = (self.dialect, self.watched);
+        let (open, told, here) = (&mut self.open, &mut self.told, &mut self.here);
         let mut from = 0;
         let result = self.scanner.feed(input, &mut |event| match event {
+            Event::Begins { path, .. } if path == watched.len() => here.images += 1,
             Event::Begins { path, kind: Kind::Object | Kind::String, at, .. } => {
                 *open = Some((path, Vec::new()));
                 from = (at - base) as usize;
@@ -102,15 +161,16 @@ impl Tap {
                 let end = (end - base) as usize;
                 if let Some((_, mut value)) = open.take_if(|(opened, _)| *opened == path) {
                     take(&mut value, &input[from..end]);
-                    note(dialect, path, &value, told);
+                    note(dialect, watched[path].0, &value, told, here);
                 }
             }
             _ => {}
         });
-        self.done = result.is_err();
         if let Some((_, value)) = open {
             take(value, &input[from..]);
         }
+        self.done = result.is_err();
+        self.count();
     }
 
     /// Reads one whole piece of a stream.
@@ -119,16 +179,19 @@ impl Tap {
         if let Some(memory) = &mut self.memory {
             memory.piece(self.dialect, piece);
         }
+        self.count_images(piece);
         let name: &[u8] = match self.dialect {
             Dialect::Gemini => b"\"usageMetadata\"",
             _ => b"\"usage\"",
         };
         let has_tier = self.dialect != Dialect::Gemini
             && memchr::memmem::find(piece, b"\"service_tier\"").is_some();
-        if !has_tier && memchr::memmem::find(piece, name).is_none() {
+        self.adds = self.dialect == Dialect::OpenaiResponses && piece.starts_with(ITEM_DONE);
+        if !self.adds && !has_tier && memchr::memmem::find(piece, name).is_none() {
             return;
         }
         self.scanner.reset();
+        (self.here, self.before) = (Things::default(), Things::of(&self.told));
         self.done = false;
         self.open = None;
         let lead = if piece.starts_with(sse::BOM) { sse::BOM.len() } else { 0 };
@@ -137,13 +200,55 @@ impl Tap {
             self.feed(b"\n");
         }
     }
+
+    /// A document that lists all that was made replaces what was counted before.
+    fn count(&mut self) {
+        let Things { calls, looks, images } = self.here;
+        let usage = &mut self.told.usage;
+        let total =
+            |before: u64, here: u64| if self.adds { before + here } else { before.max(here) };
+        if calls > 0 {
+            usage.tool_calls = total(self.before.calls, calls.saturating_sub(looks));
+        }
+        if images > 0 {
+            usage.images = total(self.before.images, images);
+            // A vendor that bills by the image may tell nothing else.
+            self.told.any |= self.has_images;
+        }
+    }
+
+    /// Counts an image that an event says is done.
+    fn count_images(&mut self, piece: &[u8]) {
+        let holds = |text: &[u8]| memchr::memmem::find(piece, text).is_some();
+        if self.has_images && IMAGE_DONE.into_iter().any(holds) {
+            self.told.usage.images += 1;
+            self.told.any = true;
+        }
+    }
 }
 
-fn paths(dialect: Dialect) -> &'static [Path] {
+/// Things that are counted one by one.
+#[derive(Clone, Copy, Debug, Default)]
+struct Things {
+    /// Runs of tools.
+    calls: u64,
+    /// Of which the vendor bills not.
+    looks: u64,
+    images: u64,
+}
+
+impl Things {
+    fn of(told: &Told) -> Things {
+        Things { calls: told.usage.tool_calls, looks: 0, images: told.usage.images }
+    }
+}
+
+fn watched(dialect: Dialect) -> Watched {
     match dialect {
-        Dialect::Anthropic => &ANTHROPIC,
-        Dialect::Gemini => &GEMINI,
-        Dialect::OpenaiChat | Dialect::OpenaiResponses | Dialect::OpenaiEmbeddings => &OPENAI,
+        Dialect::Anthropic => ANTHROPIC,
+        Dialect::Gemini => GEMINI,
+        Dialect::OpenaiResponses => RESPONSES,
+        Dialect::OpenaiChat | Dialect::OpenaiEmbeddings => CHAT,
     }
 }
 
@@ -152,17 +257,24 @@ fn take(value: &mut Vec<u8>, bytes: &[u8]) {
     value.extend_from_slice(&bytes[..bytes.len().min(room)]);
 }
 
-fn note(dialect: Dialect, path: usize, value: &[u8], told: &mut Told) {
+fn note(dialect: Dialect, holds: Holds, value: &[u8], told: &mut Told, here: &mut Things) {
     if value.len() > VALUE_BYTES_MAX {
         return;
     }
     let Ok(value) = serde_json::from_slice::<Node<'_>>(value) else { return };
-    if TIERS.contains(&paths(dialect)[path]) {
-        told.served(value.as_str().unwrap_or_default());
-    } else {
-        told.add(dialect, &value);
-        // What a message begins with is a placeholder; the top level has the last word.
-        told.output |= dialect == Dialect::Anthropic && path == 0;
+    let word = value.as_str().unwrap_or_default();
+    match holds {
+        Holds::Tier => told.served(word),
+        Holds::Item => {
+            here.calls += u64::from(TOOLS.contains(&word));
+            here.images += u64::from(word == IMAGE_TOOL);
+        }
+        Holds::Action => here.looks += u64::from(LOOKS.contains(&word)),
+        Holds::Usage | Holds::Begun => {
+            told.add(dialect, &value);
+            // What a message begins with is a placeholder; the top level has the last word.
+            told.output |= dialect == Dialect::Anthropic && holds == Holds::Usage;
+        }
     }
 }
 

@@ -121,6 +121,90 @@ fn thoughts_of_gemini_are_output_and_modalities_a_breakdown() {
 }
 
 #[test]
+fn tokens_of_images_and_audio_are_parts_less_what_was_cached_of_them() {
+    let images = |told: &Told| (told.usage.input_image_tokens, told.usage.output_image_tokens);
+    let reply = json!({"data": [{"b64_json": "AA"}], "usage": {"input_tokens": 50,
+        "output_tokens": 1_056, "input_tokens_details": {"text_tokens": 10, "image_tokens": 40},
+        "output_tokens_details": {"image_tokens": 1_056}}});
+    let told = whole("images.generations", &reply, [50, 0, 0, 0, 1_056, 0, 0, 0, 0]);
+    assert_eq!(images(&told), (40, 1_056));
+    let reply = json!({"usageMetadata": {"promptTokenCount": 300, "cachedContentTokenCount": 258,
+        "candidatesTokenCount": 1_290, "promptTokensDetails": [
+            {"modality": "IMAGE", "tokenCount": 258}, {"modality": "AUDIO", "tokenCount": 9}],
+        "cacheTokensDetails": [{"modality": "IMAGE", "tokenCount": 258}],
+        "candidatesTokensDetails": [{"modality": "IMAGE", "tokenCount": 1_290}]}});
+    let told = whole("generateContent", &reply, [42, 258, 0, 0, 1_290, 0, 9, 0, 0]);
+    assert_eq!(images(&told), (0, 1_290));
+    let reply = json!({"usage": {"prompt_tokens": 5, "completion_tokens": 5,
+        "prompt_tokens_details": {"audio_tokens": 4, "image_tokens": 4},
+        "completion_tokens_details": {"audio_tokens": 9, "image_tokens": 9}}});
+    let told = whole("chat.completions", &reply, [5, 0, 0, 0, 5, 0, 4, 5, 0]);
+    assert_eq!(images(&told), (1, 0), "parts are never more than the whole");
+}
+
+#[test]
+fn images_are_counted_where_they_are_made() {
+    let count = |name: &str, reply: &Value| {
+        let text = reply.to_string();
+        let mut told = Told::default();
+        splits::each_split(text.as_bytes(), |pieces| {
+            let mut tap = Tap::new(endpoint(name));
+            pieces.iter().for_each(|piece| tap.feed(piece));
+            told = tap.told();
+        });
+        assert_eq!(told.any, told.usage.images > 0, "{text}");
+        told.usage.images
+    };
+    let data = json!({"created": 1, "data": [{"url": "a"}, {"b64_json": "{\"data\":[{}]}"}]});
+    for (name, images) in [("images.generations", 2), ("images.edits", 2), ("embeddings", 0)] {
+        assert_eq!(count(name, &data), images, "{name}");
+    }
+    let predictions = json!({"predictions": [
+        {"bytesBase64Encoded": "AA", "mimeType": "image/png"},
+        {"raiFilteredReason": "none of it is billed"}, {"mimeType": "image/png", "gcsUri": "g"}]});
+    assert_eq!(count("predict", &predictions), 2);
+    let vectors = json!({"predictions": [{"embeddings": {"values": [1, 2]}}]});
+    assert_eq!(count("predict", &vectors), 0);
+
+    let mut tap = Tap::new(endpoint("images.generations"));
+    for kind in ["partial_image", "completed", "partial_image", "completed"] {
+        let event = json!({"type": format!("image_generation.{kind}"), "b64_json": "AAAA",
+            "usage": {"input_tokens": 3, "output_tokens": 7}});
+        tap.piece(format!("event: image_generation.{kind}\ndata: {event}\n\n").as_bytes());
+    }
+    assert_eq!((tap.told().usage.images, tap.told().usage.output_tokens), (2, 7));
+}
+
+#[test]
+fn searches_and_images_of_a_response_are_counted_once() {
+    let items = json!([{"type": "reasoning"},
+        {"type": "web_search_call", "action": {"type": "search", "query": "web_search_call"}},
+        {"action": {"type": "open_page"}, "type": "web_search_call"},
+        {"type": "web_search_call", "status": "completed"}, {"type": "function_call"},
+        {"type": "file_search_call", "results": null},
+        {"type": "image_generation_call", "result": "AA"},
+        {"type": "message", "content": [{"type": "web_search_call"}]}]);
+    let usage = json!({"input_tokens": 4, "output_tokens": 6});
+    let reply = json!({"output": items, "usage": usage});
+    let told = whole("responses", &reply, [4, 0, 0, 0, 6, 0, 0, 0, 3]);
+    assert_eq!(told.usage.images, 1);
+
+    let mut tap = Tap::new(endpoint("responses"));
+    for item in items.as_array().expect("a list") {
+        for step in ["added", "done"] {
+            let event = json!({"type": "response.output_item", "item": item});
+            let name = format!("event: response.output_item.{step}");
+            tap.piece(format!("{name}\ndata: {event}\n\n").as_bytes());
+        }
+    }
+    assert_eq!((tap.told().usage.tool_calls, tap.told().usage.images), (3, 1));
+    let end = json!({"type": "response.completed", "response": {"output": items, "usage": usage}});
+    tap.piece(format!("event: response.completed\ndata: {end}\n\n").as_bytes());
+    assert_eq!(listed(tap.told().usage), [4, 0, 0, 0, 6, 0, 0, 0, 3]);
+    assert_eq!(tap.told().usage.images, 1);
+}
+
+#[test]
 fn hostile_counts_saturate_and_never_go_below_zero() {
     let reply = json!({"usage": {"prompt_tokens": 5, "completion_tokens": -3,
         "prompt_tokens_details": {"cached_tokens": 900, "cache_write_tokens": 900},

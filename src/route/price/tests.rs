@@ -75,6 +75,28 @@ fn a_cost_is_worked_out_again_from_the_prices_that_were_kept() {
 }
 
 #[test]
+fn images_are_billed_one_by_one_or_by_their_tokens() {
+    let mut row = row();
+    (row.each_image, row.output_image) = (Some(DOLLAR / 25), Some(30 * DOLLAR));
+    let used = Usage {
+        images: 3,
+        input_image_tokens: 6,
+        output_image_tokens: 4,
+        output_audio_tokens: 1,
+        ..usage(10, 0, 0, 0, 9)
+    };
+    let applied = row.applied(&used, ServiceTier::Default);
+    // Audio, and images in the prompt, cost what text costs.
+    let expected = 3 * DOLLAR / 25 + 10 * 3_000_000 + 5 * 15_000_000 + 4 * 30_000_000 + 7;
+    assert_eq!(applied.cost(&used), expected);
+    let again = Applied::from_json(&applied.to_json()).expect("what was written is read");
+    assert_eq!(again.cost(&used), expected);
+    row.modes[0].tiers[0].each_image = Some(0);
+    let free = row.applied(&used, ServiceTier::Default);
+    assert_eq!(free.cost(&used), expected - 3 * DOLLAR / 25);
+}
+
+#[test]
 fn costs_round_half_up_and_saturate() {
     let tier = Tier { input: Some(1), ..Tier::default() };
     let applied = Applied { tier, ..Applied::default() };

@@ -23,7 +23,10 @@ const CLASSES = [
   ["of it reasoning", "reasoning_tokens", null, 0],
   ["of input audio", "input_audio_tokens", "price_input_audio_tokens", 1e6],
   ["of output audio", "output_audio_tokens", "price_output_audio_tokens", 1e6],
+  ["of input images", "input_image_tokens", "price_input_image_tokens", 1e6],
+  ["of output images", "output_image_tokens", "price_output_image_tokens", 1e6],
   ["Calls of tools", "tool_calls", "price_each_tool_call", 1],
+  ["Images made", "images", "price_each_image", 1],
 ];
 
 /** Where each dialect is called, and how it is told who calls. */
