@@ -256,9 +256,8 @@ fn images_are_counted_and_billed_and_held_before_they_are_made() {
     assert_eq!((reply.status, reply.header("x-gproxy-images")), (200, Some("2")));
     assert_eq!(reply.header("x-gproxy-cost-usd"), Some("0.08"));
     // Where nobody says how many, Google makes four at most.
-    let predict = |body: &str| {
-        gateway.connect().ask(&post("/v1beta/models/router/painter:predict", body.to_owned()))
-    };
+    let predict =
+        |body: &str| gateway.connect().ask(&post("/v1beta/models/router/painter:predict", body));
     assert_eq!(predict(r#"{"instances":[{}]}"#).header("x-gproxy-images"), Some("1"));
     // 0.12 of 0.25 USD are spent.
     assert_eq!(predict(r#"{"instances":[{}]}"#).status, 402);
@@ -286,4 +285,26 @@ fn images_are_counted_and_billed_and_held_before_they_are_made() {
     let text = String::from_utf8_lossy(&export.expect("cargo built it").stdout).into_owned();
     assert_eq!(text.matches("\"images\":").count(), 4, "{text}");
     assert_eq!(support::books::audit(&folder), "4 rows, 0.24 USD, 0 faults\n");
+}
+
+#[test]
+fn a_model_without_a_price_costs_what_its_vendors_list_says_where_that_is_switched_on() {
+    let upstream = vendor();
+    let vendors = format!(
+        "[[providers]]\nname = \"vendors\"\nchannel = \"openai\"\ncredentials = [{{ api_key = \
+         \"k\" }}]\nsettings = {{ base_url = \"http://127.0.0.1:{}\" }}\n",
+        upstream.port
+    );
+    for (setting, cost, priced) in [("list_prices = true", "0.00108", true), ("", "0", false)] {
+        let config = Config::to(&upstream).global(setting).tail(&vendors).text();
+        let gateway = Gateway::start(&config);
+        let body = r#"{"model":"vendors/gpt-4.1-mini","messages":[]}"#;
+        let reply = gateway.connect().ask(&post("/v1/chat/completions", body));
+        assert_eq!(reply.header("x-gproxy-cost-usd"), Some(cost), "{setting}");
+        let admin = [("authorization", &*format!("Bearer {ADMIN_KEY}"))];
+        let path = "/admin/api/prices?provider_name=vendors&model_id=gpt-4.1-mini";
+        let told = gateway.connect().ask(&request("GET", path, &admin, b"")).json();
+        let source = &told["items"][0]["source"];
+        assert_eq!(source.as_str(), priced.then_some("list"), "{told}");
+    }
 }

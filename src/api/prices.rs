@@ -8,6 +8,8 @@ use super::entities;
 use super::route::{Param, Route};
 use crate::dialect::usage::{ServiceTier, Usage};
 use crate::limits;
+use crate::route::price::PriceSource;
+use crate::route::sheet::sheet;
 use crate::route::snapshot::Provider;
 
 pub(super) fn routes() -> Vec<Route> {
@@ -17,7 +19,8 @@ pub(super) fn routes() -> Vec<Route> {
             "provider_name": { "type": "string" },
             "model_id": { "type": "string" },
             "priced": { "type": "boolean" },
-            "from": { "type": "string", "description": "A model or a pattern." },
+            "source": { "enum": ["alias", "model", "pattern", "list", "default"] },
+            "from": { "type": "string", "description": "Which row, or list, it is." },
             "price": {
                 "type": "object",
                 "description": "USD, first tier, default service, by the file's names."
@@ -60,16 +63,17 @@ fn list(_: &Route, call: &Call<'_>) -> Result<Answer, Fault> {
 
 fn item(&(provider, model): &(&Provider, &str)) -> Value {
     let mut item = json!({ "provider_name": provider.name, "model_id": model, "priced": false });
-    if let Some(row) = provider.price(model, model) {
+    if let Some((source, row)) = provider.priced(model, model) {
         let applied = row.applied(&Usage::default(), ServiceTier::Default);
         let price = serde_json::from_str::<Value>(&applied.to_json()).unwrap_or_default();
-        let own = provider.models.get(model).is_some_and(|model| model.price.is_some());
-        let pattern = provider.price_patterns.iter().find(|(at, _)| at.matches(model));
-        let from = match pattern {
-            Some((pattern, _)) if !own => pattern.as_str(),
-            _ => model,
+        let from = match source {
+            PriceSource::Alias | PriceSource::Model => model.to_owned(),
+            PriceSource::Pattern(pattern) => pattern.to_owned(),
+            PriceSource::List => format!("list prices of {}", sheet().taken_on),
+            PriceSource::Default => "default".to_owned(),
         };
         item["priced"] = true.into();
+        item["source"] = source.name().into();
         item["from"] = from.into();
         item["price"] = price;
     }

@@ -21,6 +21,8 @@ commands:
   explain       say what would happen to a request, and call nobody
   usage export  print the rows of the books: CSV, or JSON lines with --json
   backup FILE   copy the books to FILE, while the gateway runs or not
+  prices        print what each model of the file costs, and which row says so
+  prices diff   print where that is not what the sheet of list prices says
   audit         say whether the books add up, and which row does not
   reset-admin   make and print a new key for the administrator, while the gateway is stopped
   models pull PROVIDER
@@ -53,8 +55,8 @@ options of explain:
       --body FILE       the request's body; - is standard input
       --json            print JSON
 
-exit codes: 0 well, 1 explain: it would be refused, audit: the books do not add up, or the gateway
-cannot start, 2 a mistake in the words or the configuration
+exit codes: 0 well, 1 explain: it would be refused, audit: the books do not add up, prices diff:
+there are differences, or the gateway cannot start, 2 a mistake in the words or the configuration
 ";
 
 /// A command line without mistakes.
@@ -92,6 +94,13 @@ pub enum Command {
     Backup(String),
     /// Say whether the books add up.
     Audit,
+    /// Say what models cost.
+    Prices {
+        /// As JSON lines.
+        json: bool,
+        /// Only where it is not what the sheet says.
+        diff: bool,
+    },
     /// Print the models of an upstream that are not declared.
     Pull {
         /// Whose upstream.
@@ -131,8 +140,18 @@ impl fmt::Display for ArgumentError {
     }
 }
 
-const COMMANDS: &[&str] =
-    &["serve", "check", "explain", "usage", "audit", "backup", "models", "hash-key", "reset-admin"];
+const COMMANDS: &[&str] = &[
+    "serve",
+    "check",
+    "explain",
+    "usage",
+    "audit",
+    "prices",
+    "backup",
+    "models",
+    "hash-key",
+    "reset-admin",
+];
 
 /// Flags with a value, and the one command that has them; empty: all have.
 const FLAGS: &[(&str, &str)] = &[
@@ -184,7 +203,7 @@ pub fn parse(words: &[String]) -> Result<Arguments, ArgumentError> {
             "--takeover" if attached.is_none() => takeover = true,
             _ if !flag.starts_with('-') => match command {
                 None => command = Some(known_command(flag)?),
-                Some("models" | "usage" | "backup") => operands.push(flag),
+                Some("models" | "usage" | "backup" | "prices") => operands.push(flag),
                 Some(first) => {
                     return error(format!("one command is enough: `{first}` has no such word"));
                 }
@@ -246,6 +265,10 @@ fn command_of(
         },
         "models" => pull(operands)?,
         "audit" => Command::Audit,
+        "prices" => match operands {
+            [] | ["diff"] => Command::Prices { json, diff: !operands.is_empty() },
+            _ => return error("`prices` is followed by nothing, or by `diff`".to_owned()),
+        },
         "hash-key" => Command::HashKey,
         "reset-admin" => Command::ResetAdmin,
         _ => Command::Serve,
@@ -381,8 +404,8 @@ fn refuse_foreign(
     if let Some((name, owner)) = foreign.next() {
         return error(format!("`{name}` is an option of `{owner}`"));
     }
-    match json && !matches!(command, "explain" | "usage") {
-        true => error("`--json` is an option of `explain` and `usage`".to_owned()),
+    match json && !matches!(command, "explain" | "usage" | "prices") {
+        true => error("`--json` is an option of `explain`, `usage` and `prices`".to_owned()),
         false => Ok(()),
     }
 }
@@ -407,6 +430,7 @@ mod tests {
             Command::Explain(_) => "explain",
             Command::Usage { .. } => "usage",
             Command::Audit => "audit",
+            Command::Prices { .. } => "prices",
             Command::Backup(_) => "backup",
             Command::HashKey => "hash-key",
             Command::Pull { .. } => "models pull",

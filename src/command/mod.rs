@@ -9,6 +9,7 @@ pub mod check;
 pub mod explain;
 pub mod hash_key;
 pub mod models;
+pub mod prices;
 mod reset_admin;
 
 use std::io::{self, Read, Write};
@@ -20,6 +21,8 @@ use crate::route::snapshot::Snapshot;
 
 /// Everything is well.
 pub const EXIT_WELL: u8 = 0;
+/// Prices differ from the list.
+const EXIT_DIFFERS: u8 = 1;
 /// A mistake in the words or in the configuration.
 pub const EXIT_MISTAKE: u8 = 2;
 
@@ -65,6 +68,17 @@ pub fn run(arguments: &Arguments, terminal: &mut Terminal<'_>) -> io::Result<Opt
         Command::Usage { json, selection } => books::usage(*json, selection, arguments, terminal)?,
         Command::Backup(target) => books::backup(target, arguments, terminal)?,
         Command::Audit => books::audit(arguments, terminal)?,
+        Command::Prices { json, diff } => match load(arguments, terminal)? {
+            Some(loaded) if *diff => {
+                let differ = prices::write_diff(&loaded.snapshot, *json, terminal.out)?;
+                if differ { EXIT_DIFFERS } else { EXIT_WELL }
+            }
+            Some(loaded) => {
+                prices::write(&loaded.snapshot, *json, terminal.out)?;
+                EXIT_WELL
+            }
+            None => EXIT_MISTAKE,
+        },
         Command::HashKey => hash_key::run(terminal)?,
         Command::ResetAdmin => reset_admin::run(arguments, terminal)?,
         Command::Version => {

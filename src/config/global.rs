@@ -66,6 +66,7 @@ pub(super) fn read(mut table: Table<'_>, report: &mut Report<'_>, sources: &Sour
         receipts: table.flag(report, "receipts", true),
         stream_receipts: table.flag(report, "stream_receipts", false),
         quota_ends_streams: table.flag(report, "quota_ends_streams", true),
+        list_prices: table.flag(report, "list_prices", false),
     };
     let usage_off = (!logging.enable_usage).then(|| table.place_of(report, "enable_usage"));
     for (key, enabled, envelope) in [

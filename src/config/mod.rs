@@ -156,7 +156,8 @@ fn read<'t>(
     let limits = global::read_limits(&mut root, report);
     let (timeouts, drain_ms) = global::read_timeouts(&mut root, report);
     let made_fence = global.made_fence;
-    let defaults = Defaults { proxy: global.proxy, timeouts, made_fence };
+    let list_prices = global.billing.list_prices;
+    let defaults = Defaults { proxy: global.proxy, timeouts, made_fence, list_prices };
     let (mut providers, names) = providers::read(&mut root, report, sources, &defaults);
     providers::read_models(&mut root, report, &mut providers, &names);
     let aliases = providers::read_aliases(&mut root, report, &names);

@@ -19,6 +19,7 @@ use crate::route::fence::Fence;
 use crate::route::glob::Glob;
 use crate::route::price::{PriceRow, Tier};
 use crate::route::rate::{MINUTE_MS, RateLimit};
+use crate::route::sheet::sheet;
 use crate::route::snapshot::{
     Alias, AliasTarget, Credential, Drain, ListSource, Model, NO_PLACE, Provider, Strategy,
     Timeouts,
@@ -31,6 +32,8 @@ pub(super) struct Defaults {
     pub(super) timeouts: Timeouts,
     /// Where it may stand when the database declares it.
     pub(super) made_fence: Fence,
+    /// What has no price of its own costs what its vendor's list says.
+    pub(super) list_prices: bool,
 }
 
 /// Index of each name that was declared so far, and the line where.
@@ -190,6 +193,8 @@ fn blank(
         place: NO_PLACE,
         models: BTreeMap::new(),
         price_patterns: Vec::new(),
+        list_prices: defaults.list_prices.then(|| sheet().list(channel.name)).flatten(),
+        price_default: None,
         include_usage: true,
         forward_headers: Vec::new(),
         timeouts: defaults.timeouts,
@@ -465,8 +470,8 @@ pub(super) fn read_models(
             let provider = &mut providers[provider];
             match (Glob::parse(value), price) {
                 // A row for prices alone; the longest pattern that fits counts.
-                (Ok(pattern), Some(price)) if value == "default" || value.contains(['*', '?']) => {
-                    let pattern = if value == "default" { Glob::any() } else { pattern };
+                (_, Some(price)) if value == "default" => provider.price_default = Some(price),
+                (Ok(pattern), Some(price)) if value.contains(['*', '?']) => {
                     let is_shorter = |(other, _): &(Glob, Arc<PriceRow>)| {
                         other.as_str().len() < pattern.as_str().len()
                     };

@@ -23,7 +23,8 @@ pub(super) const COLUMNS: &str = "request_id, at, user, user_key, provider, cred
     operation, protocol, model, model_served, input_tokens, cache_read_input_tokens, \
     cache_creation_input_tokens_5min, cache_creation_input_tokens_1h, output_tokens, \
     reasoning_tokens, input_audio_tokens, output_audio_tokens, tool_calls, images, \
-    input_image_tokens, output_image_tokens, usage_source, service_tier, cost, price, status, outcome, attempts, first_byte_ms, total_ms, bytes_in, \
+    input_image_tokens, output_image_tokens, usage_source, service_tier, \
+    cost, price, status, outcome, attempts, first_byte_ms, total_ms, bytes_in, \
     bytes_out";
 /// More hours than there are in all milliseconds that a number can count.
 const HOURS_MAX: i64 = i64::MAX / HOUR_MS + 1;

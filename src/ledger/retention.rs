@@ -111,5 +111,6 @@ const MERGE: &str = "INSERT INTO rollups SELECT ?1, kind, sum(requests), sum(inp
     sum(cache_creation_input_tokens_1h), sum(output_tokens), sum(reasoning_tokens), \
     sum(input_audio_tokens), sum(output_audio_tokens), sum(tool_calls), sum(cost), max(cost_max), \
     sum(first_bytes), sum(first_byte_ms), sum(total_ms), min(first_id), max(last_id), sum(pruned), \
-    sum(pruned_cost), sum(images), sum(input_image_tokens), sum(output_image_tokens) FROM rollups WHERE hour > ?1 AND hour < ?2 AND pruned = requests \
+    sum(pruned_cost), sum(images), sum(input_image_tokens), sum(output_image_tokens) \
+    FROM rollups WHERE hour > ?1 AND hour < ?2 AND pruned = requests \
     GROUP BY kind";

@@ -15,4 +15,5 @@ pub mod price;
 pub mod quota;
 pub mod rate;
 pub mod retry;
+pub mod sheet;
 pub mod snapshot;

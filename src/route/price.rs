@@ -70,6 +70,34 @@ pub struct Tier {
     pub output_image: Option<i64>,
 }
 
+/// Where a price stands, the first that has one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PriceSource<'p> {
+    /// In the row of the name that was asked for.
+    Alias,
+    /// In the row of the model that serves.
+    Model,
+    /// In the row of this pattern.
+    Pattern(&'p str),
+    /// In the sheet of list prices.
+    List,
+    /// In the row `default`.
+    Default,
+}
+
+impl PriceSource<'_> {
+    /// Name of the source.
+    pub fn name(self) -> &'static str {
+        match self {
+            PriceSource::Alias => "alias",
+            PriceSource::Model => "model",
+            PriceSource::Pattern(_) => "pattern",
+            PriceSource::List => "list",
+            PriceSource::Default => "default",
+        }
+    }
+}
+
 /// The prices that one call was billed by: all that its cost depends on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Applied {
@@ -89,6 +117,28 @@ impl PriceRow {
         *self == PriceRow::default()
     }
 
+    /// Everything that is priced by the token or the thing within a tier, by the names of the
+    /// configuration.
+    pub fn of_tier(
+        &self,
+        tier: &Tier,
+    ) -> impl Iterator<Item = (&'static str, Option<i64>)> + use<> {
+        self.with_tier(*tier, None).fields().into_iter()
+    }
+
+    fn with_tier(&self, tier: Tier, each_call: Option<i64>) -> Applied {
+        Applied {
+            each_call,
+            tier,
+            each_tool_call: tier.each_tool_call.or(self.each_tool_call),
+            input_audio: tier.input_audio.or(self.input_audio),
+            output_audio: tier.output_audio.or(self.output_audio),
+            each_image: tier.each_image.or(self.each_image),
+            input_image: tier.input_image.or(self.input_image),
+            output_image: tier.output_image.or(self.output_image),
+        }
+    }
+
     /// The prices for a call that used this and was served so.
     pub fn applied(&self, usage: &Usage, served: ServiceTier) -> Applied {
         let [default, ..] = &self.modes;
@@ -102,16 +152,7 @@ impl PriceRow {
             .saturating_add(usage.cache_creation_input_tokens_1h);
         let fits = |tier: &&Tier| tier.input_tokens_up_to == 0 || size <= tier.input_tokens_up_to;
         let tier = tiers.iter().find(fits).or(tiers.last()).copied().unwrap_or_default();
-        Applied {
-            each_call,
-            tier,
-            each_tool_call: tier.each_tool_call.or(self.each_tool_call),
-            input_audio: tier.input_audio.or(self.input_audio),
-            output_audio: tier.output_audio.or(self.output_audio),
-            each_image: tier.each_image.or(self.each_image),
-            input_image: tier.input_image.or(self.input_image),
-            output_image: tier.output_image.or(self.output_image),
-        }
+        self.with_tier(tier, each_call)
     }
 }
 

@@ -16,9 +16,10 @@ use crate::route::account::Account;
 use crate::route::channel::{self, Channel, Destination, Dialects};
 use crate::route::fence::Fence;
 use crate::route::glob::Glob;
-use crate::route::price::PriceRow;
+use crate::route::price::{PriceRow, PriceSource};
 use crate::route::quota::Quota;
 use crate::route::rate::RateLimit;
+use crate::route::sheet::List;
 use crate::secret::{Digest, KeyId, Secret};
 use crate::wire::head::Head;
 
@@ -125,6 +126,10 @@ pub struct Provider {
     pub models: BTreeMap<String, Model>,
     /// What models cost that have no price of their own, the longest pattern first.
     pub price_patterns: Vec<(Glob, Arc<PriceRow>)>,
+    /// List prices of its vendor, where they are switched on.
+    pub list_prices: Option<&'static List>,
+    /// What all others cost.
+    pub price_default: Option<Arc<PriceRow>>,
     /// OpenAI-style streams are asked for usage.
     pub include_usage: bool,
     /// Headers of the client that go up although they are dropped otherwise, in lower case.
@@ -422,6 +427,8 @@ pub struct Billing {
     pub stream_receipts: bool,
     /// A stream ends when its user's quota does.
     pub quota_ends_streams: bool,
+    /// What has no price of its own costs what its vendor's list says.
+    pub list_prices: bool,
 }
 
 /// What is kept of the books and the logs. 0: no bound.
@@ -533,13 +540,27 @@ impl Provider {
     }
 
     /// The prices of a model: those of the name that was asked for, of the model that serves, of
-    /// the longest pattern.
+    /// the longest pattern, of the vendor's list, of all others.
     pub fn price(&self, asked: &str, served: &str) -> Option<&Arc<PriceRow>> {
+        self.priced(asked, served).map(|(_, row)| row)
+    }
+
+    /// The same, and which of them it is.
+    pub fn priced(&self, asked: &str, served: &str) -> Option<(PriceSource<'_>, &Arc<PriceRow>)> {
         let own = |name| self.models.get(name).and_then(|model| model.price.as_ref());
-        own(asked).or_else(|| own(served)).or_else(|| {
-            let (_, row) = self.price_patterns.iter().find(|(at, _)| at.matches(served))?;
-            Some(row)
-        })
+        if let Some(row) = own(asked).filter(|_| asked != served) {
+            return Some((PriceSource::Alias, row));
+        }
+        if let Some(row) = own(served) {
+            return Some((PriceSource::Model, row));
+        }
+        if let Some((at, row)) = self.price_patterns.iter().find(|(at, _)| at.matches(served)) {
+            return Some((PriceSource::Pattern(at.as_str()), row));
+        }
+        if let Some(row) = self.list_prices.and_then(|list| list.price(served)) {
+            return Some((PriceSource::List, row));
+        }
+        self.price_default.as_ref().map(|row| (PriceSource::Default, row))
     }
 
     /// Its upstream's list of models is wanted.
