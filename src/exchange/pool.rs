@@ -233,8 +233,8 @@ pub(super) struct Seat<'a> {
     begun_ms: i64,
     is_probe: bool,
     beginnings: Beginnings,
-    // Tokens that were counted at the ceilings, and those that were really used.
-    tokens: Option<(u64, u64)>,
+    // Tokens that were counted at the ceilings, those that were really used, and since when.
+    tokens: Option<(u64, u64, i64)>,
 }
 
 /// What a call may be made with.
@@ -360,7 +360,7 @@ impl<'a> Search<'a> {
             let mut counters = status.counters.lock();
             counters.check(rule, tokens, now_ms).ok()?;
             counters.enter(rule, tokens, now_ms);
-            seat.tokens = Some((tokens, tokens));
+            seat.tokens = Some((tokens, tokens, now_ms));
         }
         Some(seat)
     }
@@ -466,7 +466,7 @@ impl Seat<'_> {
 
     /// Tells what was really used.
     pub(super) fn used(&mut self, tokens: u64) {
-        if let Some((_, used)) = &mut self.tokens {
+        if let Some((_, used, _)) = &mut self.tokens {
             *used = tokens;
         }
     }
@@ -485,8 +485,8 @@ impl Drop for Seat<'_> {
             status.health.lock().release(self.model);
         }
         status.in_flight.fetch_sub(1, Ordering::Relaxed);
-        if let Some((reserved, used)) = self.tokens {
-            status.counters.lock().leave(reserved, used);
+        if let Some((reserved, used, at_ms)) = self.tokens {
+            status.counters.lock().leave(reserved, used, at_ms);
         }
     }
 }

@@ -164,8 +164,8 @@ impl Accounts {
         reserve(cost.saturating_add(cost / STEP)).or_else(|_: Spent| reserve(cost))
     }
 
-    /// Puts what a request cost and used in the place of what was taken for it.
-    pub fn settle(&self, user: &str, taken: &Taken, cost: i64, tokens: u64, now_ms: i64) {
+    /// Puts what a request cost and used in the place of what was taken for it at `at_ms`.
+    pub fn settle(&self, user: &str, taken: &Taken, cost: i64, tokens: u64, at_ms: i64) {
         if cost == 0 && *taken == Taken::default() {
             return;
         }
@@ -174,11 +174,11 @@ impl Accounts {
             all.insert(user.to_owned(), Account::default());
         }
         let Some(account) = all.get_mut(user) else { return };
-        let day = now_ms.div_euclid(DAY_MS);
+        let day = at_ms.div_euclid(DAY_MS);
         account.spending.settle(taken.cost, cost, day);
         for pattern in &taken.rules {
             if let Some(counters) = account.counters.get_mut(&**pattern) {
-                counters.leave(taken.tokens, tokens);
+                counters.leave(taken.tokens, tokens, at_ms);
             }
         }
     }

@@ -51,12 +51,23 @@ struct Sliding {
     bucket: i64,
     before: u64,
     now: u64,
+    /// Of the buckets; 0: nothing was counted yet.
+    window_ms: i64,
 }
 
 impl Sliding {
-    /// Moves to the bucket of `now_ms`.
+    /// Moves to the bucket of `now_ms`. Where a rule has another window now, what counted in the
+    /// old one counts as if it had just come.
     fn turn(&mut self, now_ms: i64, window_ms: i64) {
         let bucket = now_ms.div_euclid(window_ms);
+        if self.window_ms != window_ms {
+            let old_ms = self.window_ms;
+            if old_ms > 0 {
+                self.turn(now_ms, old_ms);
+                self.now = self.level(now_ms, old_ms);
+            }
+            *self = Sliding { bucket, before: 0, now: self.now, window_ms };
+        }
         if bucket > self.bucket {
             self.before = if bucket == self.bucket + 1 { self.now } else { 0 };
             self.now = 0;
@@ -84,6 +95,17 @@ impl Sliding {
             _ => left + window_ms,
         };
         Window { limit, remaining: limit.saturating_sub(self.level(now_ms, window_ms)), reset_ms }
+    }
+
+    /// Puts what was used in the place of what was reserved at `at_ms`, in the bucket of then. What
+    /// is older than both buckets counts no more.
+    fn settle(&mut self, reserved: u64, used: u64, at_ms: i64) {
+        let count = match self.bucket - at_ms.div_euclid(self.window_ms.max(1)) {
+            ..=0 => &mut self.now,
+            1 => &mut self.before,
+            _ => return,
+        };
+        *count = count.saturating_add(used).saturating_sub(reserved);
     }
 
     /// When the level will have fallen such that `wanted` more fit below `limit`.
@@ -187,9 +209,10 @@ impl Counters {
         self.in_flight += 1;
     }
 
-    /// Takes back what was reserved beyond what was used, or adds what was used beyond it.
-    pub fn leave(&mut self, reserved: u64, used: u64) {
+    /// Takes back what was reserved beyond what was used, or adds what was used beyond it. `at_ms`:
+    /// when the request was entered.
+    pub fn leave(&mut self, reserved: u64, used: u64, at_ms: i64) {
         self.in_flight = self.in_flight.saturating_sub(1);
-        self.tokens.now = self.tokens.now.saturating_add(used).saturating_sub(reserved);
+        self.tokens.settle(reserved, used, at_ms);
     }
 }
