@@ -168,6 +168,46 @@ fn a_quota_of_the_file_is_reopened_by_a_top_up() {
 }
 
 #[test]
+fn what_was_spent_elsewhere_counts_once_for_users_who_come_later_too() {
+    let local = "[[providers]]\nname = \"local\"\nchannel = \"echo\"\n";
+    let config = config().tail(local).text();
+    let shared = Shared::new("seen", &config);
+    let gateway = shared.start();
+    let used = |gateway: &Gateway, id: &str| {
+        admin(gateway, "GET", &format!("quotas/{id}"), Value::Null, 200)["used"].clone()
+    };
+    // Made here: with his first quota.
+    admin(&gateway, "POST", "users", json!({ "name": "bob" }), 201);
+    let quota = json!({ "user_name": "bob", "quota": "5", "cost_used": "2.5" });
+    admin(&gateway, "POST", "quotas", quota.clone(), 201);
+    let month = json!({ "user_name": "bob", "window": "month", "quota": "5", "cost_used": "4" });
+    admin(&gateway, "POST", "quotas", month, 201);
+    assert_eq!(used(&gateway, "bob:total"), "2.5", "once");
+    assert_eq!(used(&gateway, "bob:month"), "0", "nobody knows when");
+    admin(&gateway, "DELETE", "quotas/bob:total", Value::Null, 204);
+    admin(&gateway, "POST", "quotas", quota, 201);
+    // In the file, which is read again.
+    let carol = "[[users]]\nname = \"carol\"\n[[quotas]]\nuser_name = \"carol\"\n\
+        quota = \"9\"\ncost_used = \"3\"\n";
+    gateway.rewrite_config(&format!("{}{carol}", shared.config));
+    admin(&gateway, "POST", "reload", Value::Null, 200);
+    gateway.rewrite_config(&format!("{}{}", shared.config, carol.replace("\"3\"", "\"4\"")));
+    admin(&gateway, "POST", "reload", Value::Null, 200);
+    let quotas = |gateway: &Gateway| ["bob:total", "carol:total"].map(|id| used(gateway, id));
+    assert_eq!(quotas(&gateway), ["2.5", "3"]);
+    assert!(gateway.stop().success());
+    let gateway = Gateway::start(&format!("{}{carol}", shared.config));
+    assert_eq!(quotas(&gateway), ["2.5", "3"], "a restart counts nothing again");
+    let file = gateway.folder().join("config.toml");
+    let audit = Command::new(env!("CARGO_BIN_EXE_gproxy"))
+        .args(["audit", "--config"])
+        .arg(file)
+        .output()
+        .expect("cargo built the binary for this test");
+    assert_eq!(String::from_utf8_lossy(&audit.stdout), "0 rows, 0 USD, 0 faults\n");
+}
+
+#[test]
 fn what_the_file_declares_is_shown_and_read_only() {
     let gateway = Gateway::start(&config().text());
     let user = admin(&gateway, "GET", "users/alice", Value::Null, 200);

@@ -104,6 +104,11 @@ pub fn boot(
         made = Some(make_admin(&ledger, &both.snapshot, &mut state.kept, now_ms)?);
         both = load(&state)?;
     }
+    let unseen = state.unseen(&both);
+    if let Some(change) = unseen.change(now_ms) {
+        ledger.change(change).map_err(|why| BootError::Other(why.to_string()))?;
+        state.see(unseen, &accounts);
+    }
     state.declared = both.declared;
     let earlier = loaded.warnings.into_iter().filter(|warning| !both.warnings.contains(warning));
     warnings.splice(0..0, earlier);
@@ -129,7 +134,8 @@ fn open(loaded: &Loaded, now_ms: i64, lock: Option<File>) -> Result<Opened, Boot
     let kept = kept.iter().map(Kept::read).collect::<Option<Vec<_>>>();
     let kept = kept.ok_or_else(|| BootError::Other("a row of the database is no object".into()))?;
     let top_ups = opening.top_ups.clone();
-    let state = State { text: String::new(), declared: Vec::new(), kept, top_ups };
+    let seen = std::mem::take(&mut opening.seen).into_iter().collect();
+    let state = State { text: String::new(), declared: Vec::new(), kept, top_ups, seen };
     let statuses = std::mem::take(&mut opening.statuses);
     Ok((ledger, Accounts::new(opening), state, statuses))
 }

@@ -431,7 +431,7 @@ fn commit(
     api: &Interface,
     state: &mut State,
     kept: Vec<Kept>,
-    change: Change,
+    mut change: Change,
     about: Option<(&str, &str)>,
 ) -> Result<(), Fault> {
     if kept.len() > limits::API_ROWS_MAX {
@@ -448,7 +448,10 @@ fn commit(
     if !loaded.snapshot.users.iter().any(is_admin) {
         return Err(Fault::new(409, "nobody would be left who may use this interface"));
     }
+    let unseen = state.unseen(&loaded);
+    change.edits.extend(unseen.edits());
     write(api, change)?;
+    state.see(unseen, &api.books.accounts);
     state.kept = kept;
     api.core.swap(loaded.snapshot);
     Ok(())

@@ -228,6 +228,7 @@ pub(super) const KINDS: [Kind; 10] = [
             USER,
             field("window", Shape::Choice(WINDOWS), Is::Fixed, "Over which time; total."),
             field("quota", Shape::Money, Is::Required, "USD; 0 lets nothing pass."),
+            field("cost_used", Shape::Money, Is::Fixed, "USD spent elsewhere before; counts once."),
             field("used", Shape::Money, Is::Shown, "USD spent in the window."),
             field("reserved", Shape::Money, Is::Shown, "USD held for requests under way."),
             field("topped_up", Shape::Text(32), Is::Shown, "USD added to the quota."),

@@ -122,6 +122,12 @@ impl Interface {
         let made = state.made(self.sealer.as_ref()).map_err(|fault| vec![fault.message])?;
         let loaded = self.source.load(&text, &made).map_err(texts)?;
         let mut warnings = loaded.warnings.clone();
+        let unseen = state.unseen(&loaded);
+        if let Some(change) = unseen.change(self.core.unix_ms()) {
+            let unwritten = |why| vec![format!("gproxy.db: new users cannot be written: {why}")];
+            self.ledger.change(change).map_err(unwritten)?;
+            state.see(unseen, &self.books.accounts);
+        }
         warnings.extend(self.source.apply(&loaded).map_err(|why| vec![why])?);
         let counts = (loaded.snapshot.providers.len(), loaded.snapshot.users.len());
         state.text = text;

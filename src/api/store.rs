@@ -1,13 +1,17 @@
 //! The rows that were made here, beside those that the file declares.
 
+use std::collections::HashSet;
+
 use serde_json::{Map, Value};
 
 use super::answer::Fault;
 use super::kind::{self, Is};
 use super::seal::{self, Sealer};
+use crate::config::Loaded;
 use crate::config::declared::Declared;
 use crate::config::made::{Made, Row};
-use crate::ledger::entities::{Entity, TopUp};
+use crate::ledger::accounts::Accounts;
+use crate::ledger::entities::{Change, Edit, Entity, Record, TopUp};
 
 /// One row that was made here.
 #[derive(Clone)]
@@ -26,6 +30,8 @@ pub(super) struct State {
     pub(super) declared: Vec<Declared>,
     pub(super) kept: Vec<Kept>,
     pub(super) top_ups: Vec<TopUp>,
+    /// Users whose earlier spending was counted, or is none.
+    pub(super) seen: HashSet<String>,
 }
 
 impl Kept {
@@ -51,7 +57,59 @@ impl Kept {
     }
 }
 
+/// Users that are seen for the first time, and what they had spent elsewhere, in picodollars.
+pub(super) struct Unseen(Vec<(String, i64)>);
+
+impl Unseen {
+    pub(super) fn edits(&self) -> impl Iterator<Item = Edit> {
+        self.0
+            .iter()
+            .map(|(user, cost_used)| Edit::FirstSeen { user: user.clone(), cost_used: *cost_used })
+    }
+
+    /// The change that writes them alone; `None`: there are none.
+    pub(super) fn change(&self, at_ms: i64) -> Option<Change> {
+        let entity = match &self.0[..] {
+            [] => return None,
+            [(user, _)] => user.clone(),
+            _ => "all".to_owned(),
+        };
+        let record = Record {
+            at_ms,
+            made_by: String::new(),
+            action: "first_seen",
+            section: "users",
+            entity,
+            before: None,
+            after: None,
+        };
+        Some(Change { edits: self.edits().collect(), record })
+    }
+}
+
 impl State {
+    /// Who is seen for the first time: users of the file, and others that have a quota now.
+    pub(super) fn unseen(&self, loaded: &Loaded) -> Unseen {
+        let declared = loaded.declared.iter().filter(|row| row.section == "users");
+        let declared: HashSet<&str> =
+            declared.filter_map(|row| row.value.get("name")?.as_str()).collect();
+        let users = loaded.snapshot.users.iter().filter(|user| {
+            let counts = !user.quotas.is_empty() || declared.contains(user.name.as_str());
+            counts && !self.seen.contains(&user.name)
+        });
+        Unseen(users.map(|user| (user.name.clone(), user.cost_used)).collect())
+    }
+
+    /// They were written: what they had spent counts from now on.
+    pub(super) fn see(&mut self, unseen: Unseen, accounts: &Accounts) {
+        for (user, cost_used) in unseen.0 {
+            if cost_used > 0 {
+                accounts.spend(user.clone(), 0, cost_used);
+            }
+            self.seen.insert(user);
+        }
+    }
+
     pub(super) fn made(&self, sealer: Option<&Sealer>) -> Result<Made, Fault> {
         made(&self.kept, sealer)
     }

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use crossbeam_channel::Sender;
 use rusqlite::{Connection, OpenFlags, Transaction, params};
 
+use super::books::SPEND;
 use super::{LedgerError, schema};
 
 /// The sections and their tables.
@@ -100,6 +101,13 @@ pub enum Edit {
     },
     /// Adds to a ceiling.
     TopUp(TopUp),
+    /// Counts what a user had spent elsewhere, once: who was seen before is left as he is.
+    FirstSeen {
+        /// Who.
+        user: String,
+        /// Picodollars.
+        cost_used: i64,
+    },
 }
 
 /// What the audit keeps of a change. No secret stands in it.
@@ -109,7 +117,7 @@ pub struct Record {
     pub at_ms: i64,
     /// Who.
     pub made_by: String,
-    /// `create`, `change`, `delete`, `top_up` or `reset`.
+    /// `create`, `change`, `delete`, `top_up`, `reset` or `first_seen`.
     pub action: &'static str,
     /// Of which section.
     pub section: &'static str,
@@ -230,6 +238,7 @@ pub(super) fn write(transaction: &Transaction<'_>, change: &Change) -> rusqlite:
                 let values = params![at_ms, user, window, amount, made_by, why];
                 transaction.execute(insert, values)?;
             }
+            Edit::FirstSeen { user, cost_used } => see_first(transaction, user, *cost_used)?,
         }
     }
     let Record { at_ms, made_by, action, section, entity, before, after } = record;
@@ -237,6 +246,19 @@ pub(super) fn write(transaction: &Transaction<'_>, change: &Change) -> rusqlite:
         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)";
     let values = params![at_ms, made_by, action, section, entity, before, after];
     transaction.execute(insert, values).map(|_| ())
+}
+
+/// What a user had spent before counts once, on the first day of all.
+pub(super) fn see_first(
+    change: &Transaction<'_>,
+    user: &str,
+    cost_used: i64,
+) -> rusqlite::Result<()> {
+    let insert = "INSERT OR IGNORE INTO first_seen (user, cost_used) VALUES (?1, ?2)";
+    if change.execute(insert, params![user, cost_used])? == 1 && cost_used > 0 {
+        change.execute(SPEND, params![user, 0, cost_used])?;
+    }
+    Ok(())
 }
 
 /// The table of a section; what is none fails as a statement.

@@ -100,6 +100,8 @@ pub struct Opening {
     pub entities: Vec<entities::Entity>,
     /// What was added to ceilings.
     pub top_ups: Vec<entities::TopUp>,
+    /// Users whose earlier spending was asked for.
+    pub seen: Vec<String>,
     /// What was known of credentials.
     pub statuses: Vec<(String, Circuit)>,
 }

@@ -5,9 +5,9 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
 use std::time::Duration;
 
-use rusqlite::{Connection, ErrorCode, TransactionBehavior, params};
+use rusqlite::{Connection, ErrorCode, TransactionBehavior};
 
-use super::books::{Database, SPEND, Tail};
+use super::books::{Database, Tail};
 use super::logs::{self, Logs};
 use super::migrate::{self, VERSION};
 use super::{LedgerError, Opening, Synchronous, entities, statuses};
@@ -116,10 +116,7 @@ fn prepare(
 fn enter(connection: &mut Connection, first_seen: &[(&str, i64)]) -> rusqlite::Result<()> {
     let change = connection.transaction()?;
     for (user, cost_used) in first_seen {
-        let insert = "INSERT OR IGNORE INTO first_seen (user, cost_used) VALUES (?1, ?2)";
-        if change.execute(insert, params![user, cost_used])? == 1 && *cost_used > 0 {
-            change.execute(SPEND, params![user, 0, cost_used])?;
-        }
+        entities::see_first(&change, user, *cost_used)?;
     }
     change.commit()
 }
@@ -139,7 +136,9 @@ fn read_opening(connection: &Connection, now_ms: i64) -> rusqlite::Result<Openin
         Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?))
     })?;
     let requests = rows.collect::<rusqlite::Result<_>>()?;
+    let mut seen = connection.prepare("SELECT user FROM first_seen")?;
+    let seen = seen.query_map([], |row| row.get(0))?.collect::<rusqlite::Result<_>>()?;
     let (entities, top_ups) = (entities::all(connection)?, entities::top_ups(connection)?);
     let statuses = statuses::read(connection, now_ms)?;
-    Ok(Opening { spent, requests, entities, top_ups, statuses })
+    Ok(Opening { spent, requests, entities, top_ups, seen, statuses })
 }
