@@ -306,5 +306,11 @@ fn a_model_without_a_price_costs_what_its_vendors_list_says_where_that_is_switch
         let told = gateway.connect().ask(&request("GET", path, &admin, b"")).json();
         let source = &told["items"][0]["source"];
         assert_eq!(source.as_str(), priced.then_some("list"), "{told}");
+        let row = wait_for("the row to be written", || {
+            let path = "/admin/api/usage?provider_name=vendors";
+            let told = gateway.connect().ask(&request("GET", path, &admin, b"")).json();
+            told["items"].get(0).cloned()
+        });
+        assert_eq!(row["priced"], priced, "{row}");
     }
 }

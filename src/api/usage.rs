@@ -98,6 +98,8 @@ fn row_schema() -> Value {
     for name in ["at", "status", "attempts", "total_ms"].into_iter().chain(counts) {
         properties.insert(name.to_owned(), json!({ "type": "integer" }));
     }
+    let says = "False: its model had no price, so it cost nothing.";
+    properties.insert("priced".into(), json!({ "type": "boolean", "description": says }));
     let says = "Place of the credential that was presented among the provider's, from 0.";
     properties.insert(
         "credential_id".into(),

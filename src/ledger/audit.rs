@@ -56,7 +56,7 @@ type Sums = HashMap<(i64, i64), (i64, i128)>;
 /// Checks the chain of digests, works out each cost again, and compares rows with their sums and
 /// the sums with what was spent. A running gateway does not mind.
 pub fn audit(folder: &Path) -> Result<Audit, LedgerError> {
-    let books = query::open(folder)?;
+    let books = query::open_current(folder)?;
     let mut audit = Audit::default();
     // One moment of the books, however long the reading takes.
     books.execute_batch("BEGIN").map_err(damaged(folder))?;

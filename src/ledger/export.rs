@@ -39,7 +39,7 @@ pub fn export(
 ) -> Result<(), ExportError> {
     let sound = damaged(folder);
     let sound = |error| ExportError::Ledger(sound(error));
-    let books = query::open(folder).map_err(ExportError::Ledger)?;
+    let books = query::open_current(folder).map_err(ExportError::Ledger)?;
     let select = format!(
         "SELECT {COLUMNS} FROM usages WHERE at >= ?1 AND at < ?2 AND (?3 IS NULL OR user = ?3) \
          ORDER BY id"

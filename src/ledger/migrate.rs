@@ -138,7 +138,7 @@ const VIEW: &str = "
         input_tokens, cache_read_input_tokens, cache_creation_input_tokens_5min,
         cache_creation_input_tokens_1h, output_tokens, reasoning_tokens, input_audio_tokens,
         output_audio_tokens, tool_calls, images, input_image_tokens, output_image_tokens,
-        usage_source, service_tier, cost, price, status, outcome,
+        usage_source, service_tier, cost, price, price IS NOT NULL AS priced, status, outcome,
         attempts, first_byte_ms, total_ms, bytes_in, bytes_out,
         printf('%014x%010x', processes.prefix, request & 0xffffffffff) AS trace_id,
         printf('%014x%010x', processes.prefix, request & 0xffffffffff) AS downstream_trace_id,

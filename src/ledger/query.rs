@@ -14,6 +14,7 @@ use serde_json::{Map, Value, json};
 
 use super::LedgerError;
 use super::books::HOUR_MS;
+use super::migrate::VERSION;
 use super::row;
 use super::schema::FILE;
 use crate::money;
@@ -24,7 +25,7 @@ pub(super) const COLUMNS: &str = "request_id, at, user, user_key, provider, cred
     cache_creation_input_tokens_5min, cache_creation_input_tokens_1h, output_tokens, \
     reasoning_tokens, input_audio_tokens, output_audio_tokens, tool_calls, images, \
     input_image_tokens, output_image_tokens, usage_source, service_tier, \
-    cost, price, status, outcome, attempts, first_byte_ms, total_ms, bytes_in, \
+    cost, price, priced, status, outcome, attempts, first_byte_ms, total_ms, bytes_in, \
     bytes_out";
 /// More hours than there are in all milliseconds that a number can count.
 const HOURS_MAX: i64 = i64::MAX / HOUR_MS + 1;
@@ -84,6 +85,22 @@ pub(super) fn open(folder: &Path) -> Result<Connection, LedgerError> {
         Ok(books)
     });
     open.map_err(|error| LedgerError::Open(path, error.to_string()))
+}
+
+/// The same, of this program's format.
+pub(super) fn open_current(folder: &Path) -> Result<Connection, LedgerError> {
+    let books = open(folder)?;
+    let version = books.pragma_query_value(None, "user_version", |row| row.get::<_, i64>(0));
+    let version = version.map_err(damaged(folder))?;
+    let path = || folder.join(FILE);
+    if version > VERSION {
+        return Err(LedgerError::Newer(path(), version));
+    }
+    if version < VERSION {
+        let why = "its format is an older one; start the gateway once, which brings it up to date";
+        return Err(LedgerError::Open(path(), why.into()));
+    }
+    Ok(books)
 }
 
 /// Writes a consistent copy of the books to a file that must not be there yet. The gateway may run.
@@ -198,7 +215,7 @@ impl Filter {
 impl Reader {
     /// Opens the books of a data folder.
     pub fn open(folder: &Path) -> Result<Reader, LedgerError> {
-        Ok(Reader { books: open(folder)?, path: folder.join(FILE) })
+        Ok(Reader { books: open_current(folder)?, path: folder.join(FILE) })
     }
 
     pub(super) fn sound<T>(&self, result: rusqlite::Result<T>) -> Result<T, LedgerError> {
@@ -324,6 +341,7 @@ fn object(row: &rusqlite::Row<'_>) -> rusqlite::Result<Map<String, Value>> {
 pub(super) fn value(name: &str, cell: ValueRef<'_>) -> Value {
     match cell {
         ValueRef::Integer(cost) if name == "cost" => json!(money::text(cost)),
+        ValueRef::Integer(is_priced) if name == "priced" => json!(is_priced != 0),
         ValueRef::Integer(number) => json!(number),
         ValueRef::Real(number) => json!(number),
         ValueRef::Text(text) => json!(String::from_utf8_lossy(text)),

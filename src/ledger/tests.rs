@@ -365,6 +365,7 @@ fn rows_are_written_out_as_lines() {
         serde_json::from_str(text.lines().next().expect("a line")).expect("JSON");
     let expected = (&id(0).into(), &"0.000000000003".into());
     assert_eq!((&first["request_id"], &first["cost"]), expected);
+    assert_eq!(first["priced"], true);
     let text = exported(&all, false);
     assert!(text.starts_with("request_id,at,user,user_key,provider,"), "{text:.60}");
     assert!(text.contains("\"{\"\"price_each_call"), "prices are quoted");
@@ -418,6 +419,8 @@ fn a_file_from_before_images_were_counted_keeps_its_digests_and_goes_on() {
         }
     }
     folder.change(&(older + "PRAGMA user_version = 3"));
+    let why = audit::audit(&folder.0).expect_err("an older file").to_string();
+    assert!(why.contains("start the gateway once"), "{why}");
     let (ledger, _) = open(&folder, &[]).expect("an older file");
     assert_eq!(digests(), before);
     let text = row(3, "alice", 3);
