@@ -16,7 +16,7 @@ use gproxy::dialect::resource::RESOURCES;
 use gproxy::metrics::Metrics;
 use gproxy::route::channel::CHANNELS;
 use serde_json::Value;
-use support::{Gateway, Reply, request};
+use support::{Gateway, Reply, request, wait_for};
 
 const OPENAI: &str = r#"{
   "model": "openai-main/gpt-4.1-mini",
@@ -161,7 +161,13 @@ fn every_curl_command_of_the_readme_answers_as_shown() {
     let mut key = String::new();
     for mut call in calls() {
         call.words.iter_mut().for_each(|word| *word = word.replace("sk-gp-...", &key));
-        let reply = gateway.connect().ask(&call.request());
+        let ask = || gateway.connect().ask(&call.request());
+        let has_all = |reply: &Reply| call.shown.iter().all(|part| reply.text().contains(part));
+        let reply = match call.target().starts_with("/admin/api/usage") {
+            // Rows are written in batches.
+            true => wait_for("what is shown", || Some(ask()).filter(has_all)),
+            false => ask(),
+        };
         let shown = call.shown.iter().find_map(|part| {
             let (status, rest) = part.split_once(' ')?;
             Some((status.parse::<u16>().ok()?, rest))
