@@ -307,8 +307,9 @@ impl From<Failure> for Refusal {
                 None,
                 "upstream unreachable: the provider's account gets no access token",
             ),
-            // Unreachable because whoever wishes to be told goes on reading.
-            Cause::TimedOut | Cause::Quiet => return timed_out(failure.phase),
+            // The last two are unreachable: whoever wishes to be told goes on reading, and what was
+            // overtaken is told by what overtook it.
+            Cause::TimedOut | Cause::Quiet | Cause::Overtaken => return timed_out(failure.phase),
             Cause::Disconnected => match failure.phase {
                 Phase::Relay => {
                     (Code::UpstreamBroken, None, "the upstream broke off within its answer")

@@ -76,6 +76,8 @@ pub enum Cause {
     DownstreamGone,
     /// The process is shutting down.
     ShuttingDown,
+    /// Another attempt of the same request spoke first.
+    Overtaken,
     /// Nothing came for a while, as was wished to be told; the attempt goes on.
     Quiet,
 }

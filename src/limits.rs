@@ -74,6 +74,21 @@ pub const TUNNEL_IDLE_MS_MAX: u64 = 900_000;
 pub const TUNNEL_CLOSE_MS_MAX: u64 = 2_000;
 /// Answers of one WebSocket that were asked for and have not ended; one more is refused.
 pub const TURNS_MAX: usize = 64;
+/// Of a hundred calls of one pace so many are hedged at most.
+pub const HEDGE_PERCENT_MAX: u32 = 5;
+/// So many calls of one pace are hedged one after the other at most.
+pub const HEDGES_IN_A_ROW: u32 = 10;
+/// Default of `hedge_ms_min`.
+pub const HEDGE_MS_MIN: u64 = 100;
+/// How often a call is looked after that has another one beside it. One of the lengths to which
+/// waits are cut.
+pub const HEDGE_POLL_MS: u64 = 10;
+/// How often a second call looks whether it was given up.
+pub const GIVEN_UP_POLL_MS: u64 = 50;
+/// Beginnings of answers from which on their pace counts as known.
+pub const PACE_SEEN_MIN: u64 = 100;
+/// Paces that are known: two for each model of a provider that hedges. Of others none is.
+pub const PACES_MAX: usize = 1_024;
 /// How often the operator is told at most that a call was stopped by a fence.
 pub const FENCE_TOLD_MS: u64 = 10_000;
 /// How often a coroutine that waits for an upstream looks whether its downstream is still there.

@@ -78,6 +78,10 @@ pub enum Count {
     AttemptsFailed,
     /// Calls that were not made since their address was fenced off.
     CallsFenced,
+    /// Second credentials asked beside a silent one.
+    Hedges,
+    /// Of those, that spoke first.
+    HedgesWon,
     /// Replies that broke off after their first byte was sent.
     RepliesCut,
     /// Downstreams that left before their reply was whole.
@@ -159,7 +163,7 @@ struct Histogram {
     sum_ms: AtomicU64,
 }
 
-const COUNTS: [(Count, &str, &str); 21] = [
+const COUNTS: [(Count, &str, &str); 23] = [
     (Count::Accepted, "gproxy_connections_accepted_total", "Connections accepted."),
     (Count::ConnectionsRefused, "gproxy_connections_refused_total", "Connections over the limit."),
     (Count::HandshakesFailed, "gproxy_handshakes_failed_total", "TLS handshakes that failed."),
@@ -169,6 +173,8 @@ const COUNTS: [(Count, &str, &str); 21] = [
     (Count::Attempts, "gproxy_attempts_total", "Attempts at upstreams."),
     (Count::AttemptsFailed, "gproxy_attempts_failed_total", "Attempts without a usable reply."),
     (Count::CallsFenced, "gproxy_calls_fenced_total", "Calls to addresses that are fenced off."),
+    (Count::Hedges, "gproxy_hedges_total", "Credentials asked beside a silent one."),
+    (Count::HedgesWon, "gproxy_hedges_won_total", "Of those, that spoke first."),
     (Count::RepliesCut, "gproxy_replies_cut_total", "Replies that broke off."),
     (Count::DownstreamsGone, "gproxy_downstreams_gone_total", "Downstreams that left early."),
     (Count::Panics, "gproxy_panics_total", "Exchanges that ended in a panic."),

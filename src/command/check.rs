@@ -70,6 +70,9 @@ fn write_provider(provider: &Provider, out: &mut dyn Write) -> io::Result<()> {
         Some(proxy) => writeln!(out, ", through {proxy}")?,
         None => writeln!(out)?,
     }
+    if let Some(floor_ms) = provider.hedge {
+        writeln!(out, "  hedged when silent for longer than usual, and for {floor_ms} ms")?;
+    }
     for account in provider.credentials.iter().filter_map(|one| one.account.as_ref()) {
         let from = &account.token_uri;
         writeln!(out, "  account {}, tokens from {from}", account.client_email)?;

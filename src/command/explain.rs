@@ -176,7 +176,17 @@ fn decide(
     };
     decision.step("upstream", format!("{} {url}{with}", question.method));
     decision.fact("url", url);
+    note_hedge(provider.hedges(route.endpoint), decision);
     Ok(())
+}
+
+/// That a second credential may be asked.
+fn note_hedge(floor_ms: Option<u64>, decision: &mut Decision) {
+    let Some(floor_ms) = floor_ms else { return };
+    let says =
+        format!("another credential when silent for longer than usual, and for {floor_ms} ms");
+    decision.step("hedge", says);
+    decision.fact("hedge_ms_min", floor_ms);
 }
 
 /// The gates of a call that names no model, or asks for the list of them.

@@ -200,6 +200,7 @@ fn blank(
         timeouts: defaults.timeouts,
         keepalive_ms: limits::KEEPALIVE_MS,
         early_headers_ms: 0,
+        hedge: None,
         proxy: defaults.proxy.clone(),
         fence: Fence::Open,
         proxy_fence: Fence::Open,
@@ -368,6 +369,13 @@ fn read_settings(
     let every = settings.number_or(report, "keepalive_ms", 0..=86_400_000, limits::KEEPALIVE_MS);
     provider.keepalive_ms = every;
     provider.early_headers_ms = settings.number_or(report, "early_headers_ms", 0..=86_400_000, 0);
+    let floor_ms = settings.number_or(report, "hedge_ms_min", 0..=86_400_000, limits::HEDGE_MS_MIN);
+    provider.hedge = settings.flag(report, "hedge", false).then_some(floor_ms);
+    let place = settings.place_of(report, "hedge");
+    let alone = provider.credentials.len() < 2 && !report.is_made(place.line);
+    if alone && provider.hedge.is_some() && provider.enabled {
+        report.warn(&place, "has no effect with fewer than two credentials");
+    }
     provider.include_usage = settings.flag(report, "include_usage", true);
     provider.passthrough = settings.flag(report, "passthrough", false);
     let lists = choice(settings, report, "models", &["static", "upstream", "both"]);

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::answer::Answer;
+use super::hedge;
 use super::note::Note;
 use super::pool::{self, Search, Seat};
 use super::upload::{self, Upload};
@@ -23,7 +24,7 @@ use crate::route::channel::Destination;
 use crate::route::health;
 use crate::route::plan::Target;
 use crate::route::retry::{self, Next, Outcome};
-use crate::route::snapshot::{Provider, Snapshot};
+use crate::route::snapshot::{Provider, Snapshot, Timeouts};
 use crate::wire::head::Head;
 
 /// One call to an upstream, decided down to its bytes.
@@ -170,6 +171,16 @@ impl<'a> Plan<'a> {
         self.stream && (self.alt_sse || self.endpoint.tail != "streamGenerateContent")
     }
 
+    /// Its answer is asked for as a stream.
+    pub(super) fn is_stream(&self) -> bool {
+        self.stream
+    }
+
+    /// A WebSocket is wanted.
+    pub(super) fn is_upgraded(&self) -> bool {
+        self.upgrade.is_some()
+    }
+
     /// The method of the call.
     pub(super) fn method(&self) -> &str {
         self.head.method()
@@ -211,6 +222,8 @@ enum Fields<'a> {
     Callers(Forwarded<'a>),
     /// Those of a call of our own.
     Own(&'a [(&'a str, &'a str)]),
+    /// Those of another call, copied.
+    Copied(&'a [(String, Vec<u8>)]),
 }
 
 struct Forwarded<'a> {
@@ -227,6 +240,11 @@ impl<'a> UpHeaders<'a> {
         UpHeaders(Fields::Own(fields))
     }
 
+    /// These and no others, as they were shown.
+    pub(super) fn copied(fields: &'a [(String, Vec<u8>)]) -> UpHeaders<'a> {
+        UpHeaders(Fields::Copied(fields))
+    }
+
     /// Shows every field.
     pub fn each(&self, visit: &mut dyn FnMut(&str, &[u8])) {
         match &self.0 {
@@ -234,6 +252,7 @@ impl<'a> UpHeaders<'a> {
             Fields::Own(fields) => {
                 fields.iter().for_each(|(name, value)| visit(name, value.as_bytes()));
             }
+            Fields::Copied(fields) => fields.iter().for_each(|(name, value)| visit(name, value)),
         }
     }
 }
@@ -343,7 +362,11 @@ pub(super) fn attempt<'a, U: Upstream>(
         let index = seat.index;
         search.tried |= pool::bit(index);
         search.is_last_resort = false;
-        let outcome = match one(core, up, plan, seat, sending, note) {
+        let result = match hedge::pace_of(core, plan, &seat, sending) {
+            None => one(core, up, plan, seat, sending, note),
+            Some(pace) => hedge::one(core, up, plan, seat, &mut search, pace, sending, note),
+        };
+        let outcome = match result {
             Ok(answer) if !retry::is_refused(answer.status()) || !answer.is_whole() => {
                 return Ok(Some(answer));
             }
@@ -385,12 +408,12 @@ fn may_go_on(core: &Core, plan: &Plan<'_>, sending: Sending<'_>, note: &Note) ->
     (note.attempts as usize) < sending.attempts_max && spent < Duration::from_millis(budget_ms)
 }
 
-/// One attempt, and what it teaches. The upstream's refusal is read whole.
+/// One attempt, and what it teaches.
 fn one<'a, U: Upstream>(
     core: &'a Core,
     up: &mut U,
     plan: &'a Plan<'a>,
-    mut seat: Seat<'a>,
+    seat: Seat<'a>,
     sending: Sending<'_>,
     note: &mut Note,
 ) -> Result<Answer<'a, U::Reply>, Failure> {
@@ -402,6 +425,17 @@ fn one<'a, U: Upstream>(
         }
         Some(account) => call_as(core, up, plan, account, sending, note),
     };
+    judge(core, plan, seat, result, note)
+}
+
+/// Learns what an attempt teaches. The upstream's refusal is read whole.
+pub(super) fn judge<'a, R: Reply>(
+    core: &'a Core,
+    plan: &'a Plan<'a>,
+    mut seat: Seat<'a>,
+    result: Result<R, Failure>,
+    note: &mut Note,
+) -> Result<Answer<'a, R>, Failure> {
     let result = match result {
         Ok(reply) if !retry::is_refused(reply.status()) => {
             note.answered_at = Some(core.now());
@@ -466,13 +500,43 @@ fn call<U: Upstream>(
     sending: Sending<'_>,
     note: &mut Note,
 ) -> Result<U::Reply, Failure> {
-    let headers = UpHeaders(Fields::Callers(Forwarded {
+    let headers = headers(plan, secret);
+    let timeouts = begin(core, plan, &headers, secret, sending, note);
+    let result = up.call(&call_of(plan, timeouts, &headers, sending));
+    noted(core, &result, note);
+    result
+}
+
+/// What goes up in front of the body.
+pub(super) fn headers<'p>(plan: &'p Plan<'_>, secret: Option<&'p str>) -> UpHeaders<'p> {
+    UpHeaders(Fields::Callers(Forwarded {
         head: plan.head,
         provider: plan.provider,
         endpoint: plan.endpoint,
         destination: plan.destination,
         secret,
-    }));
+    }))
+}
+
+/// An attempt begins: it is counted and traced, and has what is left of the time.
+pub(super) fn begin(
+    core: &Core,
+    plan: &Plan<'_>,
+    headers: &UpHeaders<'_>,
+    secret: Option<&str>,
+    sending: Sending<'_>,
+    note: &mut Note,
+) -> Timeouts {
+    let timeouts = timeouts(core, plan, note);
+    count(core, note);
+    if let Some(trace) = &mut note.trace {
+        trace.attempt(core, note.attempts, plan, headers, secret, sending.body);
+    }
+    timeouts
+}
+
+/// The limits of an attempt that begins now.
+pub(super) fn timeouts(core: &Core, plan: &Plan<'_>, note: &mut Note) -> Timeouts {
     let mut timeouts = plan.provider.timeouts;
     match note.called_at {
         None => note.called_at = Some(core.now()),
@@ -483,17 +547,28 @@ fn call<U: Upstream>(
         }
         Some(_) => {}
     }
+    timeouts
+}
+
+/// One more attempt.
+pub(super) fn count(core: &Core, note: &mut Note) {
     note.attempts += 1;
     core.metrics.count(Count::Attempts);
-    if let Some(trace) = &mut note.trace {
-        trace.attempt(core, note.attempts, plan, &headers, secret, sending.body);
-    }
-    let result = up.call(&Call {
+}
+
+/// What an upstream is asked.
+pub(super) fn call_of<'c>(
+    plan: &'c Plan<'_>,
+    timeouts: Timeouts,
+    headers: &'c UpHeaders<'c>,
+    sending: Sending<'c>,
+) -> Call<'c> {
+    Call {
         provider: plan.provider,
         timeouts,
         method: plan.head.method(),
         url: &plan.url,
-        headers: &headers,
+        headers,
         body: sending.body,
         source: sending.source,
         endpoint: plan.endpoint,
@@ -503,12 +578,15 @@ fn call<U: Upstream>(
         wants_usage: plan.wants_usage,
         upgrade: plan.upgrade,
         waiting: sending.waiting,
-    });
+    }
+}
+
+/// What came of the attempt is traced.
+pub(super) fn noted<R: Reply>(core: &Core, result: &Result<R, Failure>, note: &mut Note) {
     if let Some(trace) = &mut note.trace {
-        match &result {
+        match result {
             Ok(reply) => trace.replied(core, reply.status(), reply.headers()),
             Err(failure) => trace.ended(core, failure),
         }
     }
-    result
 }

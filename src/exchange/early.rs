@@ -10,16 +10,17 @@ use std::time::{Duration, Instant};
 use super::attempt::Plan;
 use super::note::Note;
 use super::session::Session;
-use super::{Core, Downstream, Stop};
+use super::{Core, Downstream};
 use crate::dialect::endpoint::Endpoint;
+use crate::failure::Cause;
 use crate::wire::body;
 
 /// Somebody who waits for an upstream's first byte, and is told so.
 pub trait Waiting {
     /// How long the upstream may stay silent before it is time to tell; zero: for ever.
     fn patience(&self) -> Duration;
-    /// It was silent for so long.
-    fn tell(&self) -> Result<(), Stop>;
+    /// It was silent for so long. Why nobody waits any longer, if so.
+    fn tell(&self) -> Result<(), Cause>;
 }
 
 /// The caller of a stream that may begin early.
@@ -84,7 +85,7 @@ impl<D: Downstream> Waiting for Early<'_, D> {
         left.map_or(Duration::ZERO, |left| left.max(Duration::from_millis(1)))
     }
 
-    fn tell(&self) -> Result<(), Stop> {
+    fn tell(&self) -> Result<(), Cause> {
         let state = &mut *self.0.borrow_mut();
         let sign = state.endpoint.dialect.keep_alive();
         let goes_on = !sign.is_empty() && !state.every.is_zero();
@@ -100,6 +101,6 @@ impl<D: Downstream> Waiting for Early<'_, D> {
             out.extend_from_slice(body::CHUNK_CLOSE);
             state.signs += 1;
         }
-        state.session.send(&out).map_err(|_| Stop::Gone)
+        state.session.send(&out).map_err(|_| Cause::DownstreamGone)
     }
 }

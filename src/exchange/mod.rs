@@ -17,11 +17,13 @@ mod counting;
 mod crowd;
 mod early;
 mod errand;
+mod hedge;
 mod incoming;
 mod lists;
 mod nameless;
 mod note;
 pub mod office;
+mod pace;
 mod packed;
 mod pool;
 mod recorder;
@@ -69,12 +71,14 @@ use crowd::{Crowd, Full};
 use early::Early;
 pub use early::Waiting;
 pub use errand::Errand;
+pub use hedge::{Beside, Hedge, Raced, speaks};
 use incoming::{Incoming, Load};
 pub use incoming::{Source, SourceBroken, Spool};
 pub use lists::ListFailure;
 use lists::Lists;
 pub use note::{Note, RequestId};
 pub use office::{Desk, Unanswered, Work, through};
+use pace::Paces;
 pub use pool::{Pool, Seen};
 pub use recorder::{Recording, Recordings};
 pub use refusals::{Refusals, Refused};
@@ -128,6 +132,8 @@ pub trait Upstream {
     fn spool(&mut self) -> Result<Box<dyn Spool>, Unstored>;
     /// Makes one attempt: sends the request and waits for the head of the reply.
     fn call(&mut self, call: &Call<'_>) -> Result<Self::Reply, Failure>;
+    /// The same, and one beside it when it is silent for too long: the first that speaks counts.
+    fn race(&mut self, call: &Call<'_>, hedge: &dyn Hedge) -> Raced<Self::Reply>;
     /// Makes a call of our own, and reads its reply to the end.
     fn fetch(&mut self, fetch: &Fetch<'_>) -> Result<Fetched, Failure>;
 }
@@ -255,6 +261,8 @@ pub struct Core {
     pub recordings: Recordings,
     id_prefix: u64,
     tokens: Tokens,
+    // How soon upstreams begin to answer.
+    paces: Paces,
     lists: Lists,
     /// What was refused lately.
     pub refusals: Refusals,
@@ -284,6 +292,7 @@ impl Core {
             recordings: Recordings::default(),
             id_prefix,
             tokens: Tokens::default(),
+            paces: Paces::default(),
             lists: Lists::default(),
             refusals: Refusals::default(),
             asked: Mutex::default(),

@@ -167,6 +167,11 @@ impl Note {
 }
 
 impl Note {
+    /// The tables that the exchange sees.
+    pub(super) fn snapshot(&self) -> Arc<Snapshot> {
+        self.snapshot.clone()
+    }
+
     /// The user's name, once known.
     pub(super) fn user_name(&self) -> Option<&str> {
         self.user.map(|user| self.snapshot.users[user].name.as_str())

@@ -233,6 +233,8 @@ pub(super) struct Seat<'a> {
     begun_ms: i64,
     is_probe: bool,
     beginnings: Beginnings,
+    // It helps another one out, which stays the one that is stuck to.
+    is_beside: bool,
     // Tokens that were counted at the ceilings, those that were really used, and since when.
     tokens: Option<(u64, u64, i64)>,
 }
@@ -340,6 +342,7 @@ impl<'a> Search<'a> {
             begun_ms: 0,
             is_probe: false,
             beginnings: self.beginnings,
+            is_beside: false,
             tokens: None,
         };
         let Some(status) = status else { return Some(seat) };
@@ -417,7 +420,7 @@ impl Seat<'_> {
     /// A credential that works is stuck to.
     fn settle_on(&self, lesson: Lesson) {
         match self.provider.strategy {
-            _ if lesson != Lesson::Works => {}
+            _ if lesson != Lesson::Works || self.is_beside => {}
             Strategy::RoundRobin | Strategy::LeastInFlight => {}
             Strategy::Sticky => {
                 if let Some(own) = self.core.pool.at(self.provider.place)
@@ -462,6 +465,12 @@ impl Seat<'_> {
                 log::info!(target: target, "credential {number} of {provider} is back");
             }
         }
+    }
+
+    /// The same, beside another one.
+    pub(super) fn beside(mut self) -> Self {
+        self.is_beside = true;
+        self
     }
 
     /// Tells what was really used.

@@ -40,6 +40,8 @@ pub(super) struct Trace {
     request_body: Capture,
     response_body: Capture,
     attempts: Vec<Try>,
+    // The one that something is told of; not the last one where two are under way.
+    current: usize,
     held: Held,
 }
 
@@ -92,6 +94,7 @@ impl Trace {
             request_body: Capture::default(),
             response_body: Capture::default(),
             attempts: Vec::new(),
+            current: 0,
             held: core.metrics.clone().hold(Gauge::HeldBytes, 0),
         });
         if let Some(head) = head {
@@ -159,14 +162,38 @@ impl Trace {
         secret: Option<&str>,
         body: &[u8],
     ) {
+        // The one before had a reply that was not passed on.
+        self.end_with(core, "repeated".to_owned());
+        self.beside(core, number, plan, headers, secret, body);
+        self.turn_to_last_but(0);
+    }
+
+    /// From here on something is told of the attempt behind which so many came.
+    pub(super) fn turn_to_last_but(&mut self, count: usize) {
+        self.current = self.attempts.len().saturating_sub(1 + count);
+    }
+
+    /// The attempt was given up, or its refusal left, since the one beside it spoke.
+    pub(super) fn overtaken(&mut self, core: &Core) {
+        self.end_with(core, "overtaken".to_owned());
+    }
+
+    /// An attempt begins beside the present one.
+    pub(super) fn beside(
+        &mut self,
+        core: &Core,
+        number: u32,
+        plan: &Plan<'_>,
+        headers: &UpHeaders<'_>,
+        secret: Option<&str>,
+        body: &[u8],
+    ) {
         if let Some(secret) = secret {
             self.keep_secret(Secret::new(secret));
         }
         if !self.logging.enable_upstream_log {
             return;
         }
-        // The one before had a reply that was not passed on.
-        self.end_with(core, "repeated".to_owned());
         let mut fields = Vec::new();
         headers.each(&mut |name, value| fields.push((name.to_owned(), value.to_vec())));
         let fields = fields.iter().map(|(name, value)| (name.as_str(), value.as_slice()));
@@ -211,7 +238,7 @@ impl Trace {
         fields: impl Iterator<Item = (&'r str, &'r [u8])>,
     ) {
         let fields = self.fields(fields);
-        let Some(last) = self.attempts.last_mut() else { return };
+        let Some(last) = self.attempts.get_mut(self.current) else { return };
         let both = &mut last.attempt.both;
         both.status = status;
         both.response_headers = fields;
@@ -221,7 +248,7 @@ impl Trace {
     /// Bytes of the reply's body, as they came.
     pub(super) fn reply_body(&mut self, bytes: &[u8]) {
         if self.logging.enable_upstream_log_body
-            && let Some(last) = self.attempts.last_mut()
+            && let Some(last) = self.attempts.get_mut(self.current)
         {
             last.response_body.add(bytes, &mut self.held);
         }
@@ -233,7 +260,7 @@ impl Trace {
     }
 
     fn end_with(&mut self, core: &Core, why: String) {
-        let Some(last) = self.attempts.last_mut() else { return };
+        let Some(last) = self.attempts.get_mut(self.current) else { return };
         if last.attempt.end.is_empty() {
             last.attempt.both.total_ms = ms_since(last.begun, core.now());
             last.attempt.end = why;

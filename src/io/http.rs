@@ -176,9 +176,11 @@ fn await_head(
             Err(Failure { cause: Cause::Quiet, .. }) => {}
             read => return read,
         }
-        if !watch.is_orphaned() && waiting.tell().is_err() {
-            watch.died(Cause::DownstreamGone);
-            return Err(watch.failure(Cause::DownstreamGone));
+        if !watch.is_orphaned()
+            && let Err(cause) = waiting.tell()
+        {
+            watch.died(cause);
+            return Err(watch.failure(cause));
         }
     }
 }
@@ -229,6 +231,11 @@ impl Incoming {
     /// What watches the attempt.
     pub fn watch(&self) -> &Watch {
         &self.watch
+    }
+
+    /// The same, to be attached to a coroutine.
+    pub fn shared_watch(&self) -> Arc<Watch> {
+        self.watch.clone()
     }
 
     /// A piece, or the end, is there without waiting.

@@ -2,6 +2,7 @@
 
 mod dial;
 mod echoed;
+mod race;
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -15,7 +16,8 @@ use parking_lot::Mutex;
 
 use crate::dialect::resource::PASSTHROUGH;
 use crate::exchange::{
-    Call, Desk, Fetch, Fetched, Pipe, Reply, Spool, Unanswered, UpHeaders, Upstream, Work,
+    Call, Desk, Fetch, Fetched, Hedge, Pipe, Raced, Reply, Spool, Unanswered, UpHeaders, Upstream,
+    Work,
 };
 use crate::failure::{Cause, Failure, Phase, Sent, Unstored};
 use crate::io::http::{self, Address, Incoming};
@@ -29,7 +31,7 @@ use crate::metrics::{Count, Gauge, Held, Metrics};
 use crate::route::fence::{self, Fence};
 use crate::route::snapshot::{Provider, Timeouts};
 use crate::wire::head::Headers;
-use crate::wire::reply::Framing;
+use crate::wire::reply::{Framing, ReplyHead};
 
 /// The connections of one worker to upstreams, by the proxy that they go through and the fence that
 /// they were opened within: who may not open one may not take a kept one either. They never meet
@@ -182,7 +184,7 @@ impl Upstream for Caller {
         let timeouts = Timeouts { total_ms: limits::FETCH_MS_MAX, ..provider.timeouts };
         let fence = provider.dial_fence();
         let watch = Watch::begin(self.worker, fence, self.downstream.clone(), timeouts, None);
-        let _attached = Attached;
+        let _attached = Attached(watch.clone());
         let malformed = || watch.failure(Cause::Malformed);
         let address = Address::of(url).ok_or_else(malformed)?;
         let connection = way.connection(url, &address, provider, &watch);
@@ -215,20 +217,37 @@ impl Upstream for Caller {
     }
 
     fn call(&mut self, call: &Call<'_>) -> Result<Answer, Failure> {
-        let guard = self.metrics.clone().hold(Gauge::UpstreamInFlight, 1);
+        let hold = || self.metrics.clone().hold(Gauge::UpstreamInFlight, 1);
         if call.provider.is_echo() {
-            return echoed::answer(self, call, guard);
+            return echoed::answer(self, call, hold());
         }
         if let Some(protocols) = call.upgrade {
+            let guard = hold();
             let dialled = dial::dial(self, call, protocols, guard);
             return dialled.inspect_err(|failure| self.tell(call.provider, call.url, failure));
         }
+        self.http(call)
+    }
+
+    #[inline(never)]
+    fn race(&mut self, call: &Call<'_>, hedge: &dyn Hedge) -> Raced<Answer> {
+        if call.provider.is_echo() || call.upgrade.is_some() {
+            return Raced::alone(self.call(call));
+        }
+        race::race(self, call, hedge)
+    }
+}
+
+impl Caller {
+    /// One attempt over HTTP.
+    fn http(&self, call: &Call<'_>) -> Result<Answer, Failure> {
+        let guard = self.metrics.clone().hold(Gauge::UpstreamInFlight, 1);
         let way = self.ways.of(call.provider)?;
         let drain = call.provider.drain.map(|drain| (drain, self.metrics.clone()));
         let downstream = self.downstream.clone();
         let fence = call.provider.dial_fence();
         let watch = Watch::begin(self.worker, fence, downstream, call.timeouts, drain);
-        let attached = Attached;
+        let attached = Attached(watch.clone());
         let malformed = || watch.failure(Cause::Malformed);
         let address = Address::of(call.url).ok_or_else(malformed)?;
         let connection = way.connection(call.url, &address, call.provider, &watch);
@@ -238,18 +257,7 @@ impl Upstream for Caller {
         if call.stream {
             watch.streams();
         }
-        let length = match head.framing {
-            Framing::Length(length) => Some(length),
-            Framing::Chunked | Framing::UntilClose => None,
-        };
-        let body = Body::Http(incoming, attached);
-        Ok(Answer {
-            status: head.status,
-            fields: Fields::Spans(head.headers),
-            length,
-            body,
-            _guard: guard,
-        })
+        Ok(Answer::of(head, incoming, attached, guard))
     }
 }
 
@@ -296,16 +304,28 @@ enum Body {
     Pipe(Box<dyn Pipe>),
 }
 
-/// While it lives, the watch hangs on the coroutine.
-struct Attached;
+/// While it lives, its watch hangs on the coroutine, unless another one took the place.
+struct Attached(Arc<Watch>);
 
 impl Drop for Attached {
     fn drop(&mut self) {
-        worker::attach(None);
+        let own = Arc::as_ptr(&self.0);
+        if worker::attached().is_some_and(|at| std::ptr::addr_eq(Arc::as_ptr(&at), own)) {
+            worker::attach(None);
+        }
     }
 }
 
 impl Answer {
+    fn of(head: ReplyHead, incoming: Incoming, attached: Attached, guard: Held) -> Answer {
+        let length = match head.framing {
+            Framing::Length(length) => Some(length),
+            Framing::Chunked | Framing::UntilClose => None,
+        };
+        let (status, fields) = (head.status, Fields::Spans(head.headers));
+        Answer { status, fields, length, body: Body::Http(incoming, attached), _guard: guard }
+    }
+
     fn watch(&self) -> Option<&Watch> {
         match &self.body {
             Body::Http(incoming, _) => Some(incoming.watch()),

@@ -5,8 +5,8 @@
 //! descriptor to look at while the upstream is silent, and brings back how the attempt died.
 
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -28,7 +28,9 @@ pub struct Watch {
     timeouts: Timeouts,
     begun: Instant,
     // How far the reply may be read on without its downstream, and where that is counted.
-    drain: Option<(Drain, Arc<Metrics>)>,
+    drain: OnceLock<(Drain, Arc<Metrics>)>,
+    // Set when the attempt beside this one spoke first; `None`: it is alone.
+    given_up: Option<Arc<AtomicBool>>,
     // The downstream has left, and the reply is read on.
     orphaned: AtomicBool,
     // A wait has passed without anything happening since the last bytes.
@@ -76,6 +78,35 @@ impl Watch {
         timeouts: Timeouts,
         drain: Option<(Drain, Arc<Metrics>)>,
     ) -> Arc<Watch> {
+        let watch = Watch::new(worker, fence, downstream, timeouts);
+        let drain = drain.map(OnceLock::from).unwrap_or_default();
+        Watch { drain, ..watch }.attached()
+    }
+
+    /// The same, of an attempt beside another one, which sets `given_up` when it spoke first.
+    pub fn beside(
+        worker: usize,
+        fence: Fence,
+        downstream: Option<Arc<OwnedFd>>,
+        timeouts: Timeouts,
+        given_up: Arc<AtomicBool>,
+    ) -> Arc<Watch> {
+        let watch = Watch::new(worker, fence, downstream, timeouts);
+        Watch { given_up: Some(given_up), ..watch }.attached()
+    }
+
+    fn attached(self) -> Arc<Watch> {
+        let watch = Arc::new(self);
+        worker::attach(Some(watch.clone()));
+        watch
+    }
+
+    fn new(
+        worker: usize,
+        fence: Fence,
+        downstream: Option<Arc<OwnedFd>>,
+        timeouts: Timeouts,
+    ) -> Watch {
         let now = Instant::now();
         let state = State {
             phase: Phase::Resolve,
@@ -89,21 +120,25 @@ impl Watch {
             told_at: None,
             drains: None,
         };
-        let watch = Arc::new(Watch {
+        Watch {
             worker,
             fence,
             downstream,
             timeouts,
             begun: now,
-            drain,
+            drain: OnceLock::new(),
+            given_up: None,
             orphaned: AtomicBool::new(false),
             waited: AtomicBool::new(false),
             quiet_ms: AtomicU64::new(0),
             is_quiet: AtomicBool::new(false),
             state: Mutex::new(state),
-        });
-        worker::attach(Some(watch.clone()));
-        watch
+        }
+    }
+
+    /// From now on the reply may be read on without its downstream.
+    pub fn drains(&self, drain: Drain, metrics: Arc<Metrics>) {
+        let _ = self.drain.set((drain, metrics));
     }
 
     /// The watch of the current coroutine.
@@ -207,8 +242,21 @@ impl Watch {
             self.died(Cause::ShuttingDown);
             return Err(Cause::ShuttingDown);
         }
-        let slice = worker::slice_until(deadline, now).ok_or(Cause::TimedOut)?;
-        Ok(slice.min(Duration::from_millis(limits::HANG_UP_POLL_MS)))
+        let mut slice = worker::slice_until(deadline, now).ok_or(Cause::TimedOut)?;
+        slice = slice.min(Duration::from_millis(limits::HANG_UP_POLL_MS));
+        // Who is to be told of a short silence is told in time.
+        let quiet_ms = self.quiet_ms.load(Ordering::Relaxed);
+        if quiet_ms > 0 && quiet_ms < limits::HANG_UP_POLL_MS {
+            slice = slice.min(worker::slice_of(Duration::from_millis(quiet_ms)));
+        }
+        if let Some(given_up) = &self.given_up {
+            if given_up.load(Ordering::Relaxed) {
+                self.died(Cause::Overtaken);
+                return Err(Cause::Overtaken);
+            }
+            slice = slice.min(Duration::from_millis(limits::GIVEN_UP_POLL_MS));
+        }
+        Ok(slice)
     }
 
     /// From now on silence of that length ends a wait with [`Cause::Quiet`], again and again; zero:
@@ -239,7 +287,7 @@ impl Watch {
     /// The downstream has left: whether the reply is read on without it. Its place among the
     /// connections is free from here on.
     pub fn reads_on(&self) -> bool {
-        let Some((drain, metrics)) = &self.drain else { return false };
+        let Some((drain, metrics)) = self.drain.get() else { return false };
         let mut state = self.state.lock();
         if state.phase < Phase::AwaitHead {
             return false;

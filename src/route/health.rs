@@ -46,7 +46,8 @@ pub fn lesson_of(status: u16, trouble: Trouble) -> Lesson {
 /// What a failed attempt shows.
 pub fn shown_by(failure: &Failure) -> Lesson {
     match (failure.cause, failure.phase) {
-        (Cause::DownstreamGone | Cause::ShuttingDown | Cause::Fenced, _) => Lesson::Nothing,
+        (Cause::DownstreamGone | Cause::ShuttingDown, _) => Lesson::Nothing,
+        (Cause::Fenced | Cause::Overtaken, _) => Lesson::Nothing,
         (_, Phase::Resolve | Phase::Connect | Phase::Tls) => Lesson::Unreachable,
         _ => Lesson::Failed,
     }

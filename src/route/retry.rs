@@ -47,7 +47,9 @@ pub fn after(outcome: Outcome, is_repeated: bool) -> Next {
         | Cause::ProxyRefused
         | Cause::NoToken
         | Cause::Malformed => false,
-        Cause::DownstreamGone | Cause::ShuttingDown | Cause::Quiet => return Next::Final,
+        Cause::DownstreamGone | Cause::ShuttingDown | Cause::Quiet | Cause::Overtaken => {
+            return Next::Final;
+        }
     };
     let is_sending = match failure.phase {
         Phase::Resolve | Phase::Connect | Phase::Tls => return Next::Another,

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use crate::dialect::Dialect;
 use crate::dialect::echo::EchoSettings;
+use crate::dialect::endpoint::{Endpoint, ModelPlace};
 use crate::dialect::listed::Form;
 use crate::limits;
 use crate::password::Password;
@@ -140,6 +141,8 @@ pub struct Provider {
     pub keepalive_ms: u64,
     /// A stream's head goes down after so long a silence of its upstream; 0: with its first byte.
     pub early_headers_ms: u64,
+    /// A silent call is hedged, not before so many milliseconds; `None`: it is not.
+    pub hedge: Option<u64>,
     /// URL of the proxy to go through, the global one already considered.
     pub proxy: Option<String>,
     /// Which addresses it may have.
@@ -537,6 +540,20 @@ impl Provider {
     /// The dialects that it speaks.
     pub fn dialects(&self) -> Dialects {
         Dialect::ALL.into_iter().filter(|dialect| self.destination(*dialect).is_some()).collect()
+    }
+
+    /// After so many milliseconds, and not before they are more than usual, a silent call of this
+    /// endpoint is hedged; `None`: it never is. A token endpoint is waited for, so accounts have no
+    /// part in it.
+    pub fn hedges(&self, endpoint: &Endpoint) -> Option<u64> {
+        let plain = self.credentials.iter().filter(|credential| credential.account.is_none());
+        let generates = match endpoint.model {
+            ModelPlace::Body | ModelPlace::MaybeBody | ModelPlace::Path | ModelPlace::Resource => {
+                !endpoint.counts_tokens
+            }
+            ModelPlace::Multipart | ModelPlace::Event | ModelPlace::Nowhere => false,
+        };
+        self.hedge.filter(|_| generates && plain.count() > 1)
     }
 
     /// The prices of a model: those of the name that was asked for, of the model that serves, of

@@ -25,6 +25,7 @@ mod laws;
 mod logs;
 mod pair;
 mod promises_down;
+mod promises_hedge;
 mod promises_pool;
 mod promises_up;
 mod replies;

@@ -9,7 +9,8 @@ const TEXT: &str = r#"
     [[providers]]
     name = "google"
     channel = "aistudio"
-    credentials = [{ api_key = "credential" }]
+    credentials = [{ api_key = "credential" }, { api_key = "another" }]
+    settings = { hedge = true, hedge_ms_min = 250 }
     [[providers]]
     name = "demo"
     channel = "echo"
@@ -76,6 +77,11 @@ fn a_gemini_path_needs_no_body() {
     let (_, below) = url.split_once("googleapis.com/").expect("the host is the vendor's");
     assert_eq!(below, "v1beta/models/m%20x:streamGenerateContent?alt=sse");
     assert_eq!(told.facts["renamed"], false);
+    assert_eq!(told.facts["hedge_ms_min"], 250);
+    let says = "hedge       another credential when silent for longer than usual, and for 250 ms";
+    assert!(text(&told).contains(says), "{}", text(&told));
+    let counted = decision("", "POST", "/google/v1beta/models/m:countTokens?key=sk-alice", "{}");
+    assert!(!counted.facts.contains_key("hedge_ms_min"), "{}", text(&counted));
 }
 
 #[test]

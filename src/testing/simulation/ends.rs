@@ -13,12 +13,13 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::exchange::{
-    Call, Clock, Core, Desk, Downstream, Fetch, Fetched, Pipe, Reply, Spool, Stop, Unanswered,
-    Upstream, Work,
+    Call, Clock, Core, Desk, Downstream, Fetch, Fetched, Hedge, Pipe, Raced, Reply, Spool, Stop,
+    Unanswered, Upstream, Work,
 };
 use crate::failure::{Cause, Failure, Phase, Sent, Unstored};
 use crate::limits;
 use crate::metrics::{Gauge, Held};
+use crate::route::retry;
 use crate::testing::prng::Prng;
 
 /// A clock that moves when it is told to, a little at each look, and once by a leap.
@@ -424,6 +425,79 @@ impl Upstream for SimUpstream {
     }
 
     fn call(&mut self, call: &Call<'_>) -> Result<SimReply, Failure> {
+        let asked = self.ask(call);
+        self.clock.advance_ms(self.prng.below(3) as u64);
+        let left = self.wait(asked.silent_ms(), call)?;
+        self.meet(asked, left)
+    }
+
+    /// Time passes for both at once: who speaks first is known from their silences.
+    fn race(&mut self, call: &Call<'_>, hedge: &dyn Hedge) -> Raced<SimReply> {
+        let first = self.ask(call);
+        let patience = hedge.patience().as_millis() as u64;
+        let first_ms = first.silent_ms();
+        if patience == 0 || first_ms <= patience {
+            let left = self.wait(first_ms, call);
+            return Raced::alone(left.and_then(|left| self.meet(first, left)));
+        }
+        match self.wait(patience, call) {
+            Ok(left) => self.clock.advance_ms(left),
+            Err(failure) => return Raced::alone(Err(failure)),
+        }
+        let Some(beside) = hedge.begin() else {
+            return Raced::alone(self.meet(first, first_ms - patience));
+        };
+        let second = beside.with(|call| self.ask(call));
+        let (first_left, second_left) = (first_ms - patience, second.silent_ms());
+        let [earlier, later] = [first_left.min(second_left), first_left.max(second_left)];
+        let is_first = first_left <= second_left;
+        let of_earlier = if is_first { &first } else { &second };
+        let ends = of_earlier.speaks() || (is_first && first.is_left());
+        match (is_first, ends) {
+            (true, true) => Raced { first: Some(self.meet(first, earlier)), second: None },
+            (false, true) => Raced { first: None, second: Some(self.meet(second, earlier)) },
+            (true, false) => {
+                let first = Some(self.meet(first, earlier));
+                Raced { first, second: Some(self.meet(second, later - earlier)) }
+            }
+            (false, false) => {
+                let second = Some(self.meet(second, earlier));
+                Raced { first: Some(self.meet(first, later - earlier)), second }
+            }
+        }
+    }
+}
+
+/// A call that was made, and of which nothing has come.
+struct Asked {
+    outcome: Outcome,
+    number: usize,
+    guard: Held,
+}
+
+impl Asked {
+    /// How long nothing comes.
+    fn silent_ms(&self) -> u64 {
+        match &self.outcome {
+            Outcome::Fail(failure) => failure.after_ms,
+            Outcome::Answer(script) => script.silent_ms,
+            Outcome::Panic => 0,
+        }
+    }
+
+    fn speaks(&self) -> bool {
+        let is_served = |script: &Script| !retry::is_refused(script.status);
+        matches!(&self.outcome, Outcome::Answer(script) if is_served(script))
+    }
+
+    /// Its caller leaves.
+    fn is_left(&self) -> bool {
+        matches!(&self.outcome, Outcome::Fail(Failure { cause: Cause::DownstreamGone, .. }))
+    }
+}
+
+impl SimUpstream {
+    fn ask(&mut self, call: &Call<'_>) -> Asked {
         let guard = self.core.metrics.clone().hold(Gauge::UpstreamInFlight, 1);
         let mut headers = Vec::new();
         call.headers.each(&mut |name, value| {
@@ -439,30 +513,33 @@ impl Upstream for SimUpstream {
         };
         let outcome = (self.author)(&seen, &self.core);
         self.seen.borrow_mut().push(seen);
-        self.clock.advance_ms(self.prng.below(3) as u64);
-        if let Outcome::Answer(script) = &outcome {
-            let left = self.wait(script.silent_ms, call)?;
-            self.clock.advance_ms(left);
-        }
+        Asked { outcome, number: self.seen.borrow().len() - 1, guard }
+    }
+
+    /// What comes after so much more silence.
+    fn meet(&mut self, asked: Asked, left_ms: u64) -> Result<SimReply, Failure> {
+        let Asked { outcome, number, guard } = asked;
         match outcome {
             Outcome::Panic => resume_unwind(Box::new(Injected)),
             Outcome::Fail(failure) => {
-                let after_ms = self.wait(failure.after_ms, call)?;
-                meet(Failure { after_ms, ..failure }, &self.wire, &self.clock);
+                meet(Failure { after_ms: left_ms, ..failure }, &self.wire, &self.clock);
                 Err(failure)
             }
-            Outcome::Answer(script) => Ok(SimReply {
-                is_ready: !script.waits_first,
-                script,
-                call: self.seen.borrow().len() - 1,
-                at: 0,
-                quiet_ms: 0,
-                waited_ms: 0,
-                wire: self.wire.clone(),
-                clock: self.clock.clone(),
-                prng: Prng::new(self.prng.next_u64()),
-                _guard: guard,
-            }),
+            Outcome::Answer(script) => {
+                self.clock.advance_ms(left_ms);
+                Ok(SimReply {
+                    is_ready: !script.waits_first,
+                    script,
+                    call: number,
+                    at: 0,
+                    quiet_ms: 0,
+                    waited_ms: 0,
+                    wire: self.wire.clone(),
+                    clock: self.clock.clone(),
+                    prng: Prng::new(self.prng.next_u64()),
+                    _guard: guard,
+                })
+            }
         }
     }
 }
