@@ -10,6 +10,7 @@ use std::time::Duration;
 use rusqlite::Connection;
 use support::books;
 use support::client::chat;
+use support::tls::{file, terminator};
 use support::upstream::{Conn, Seen};
 use support::{ADMIN_KEY, Client, Gateway, Upstream, wait_for};
 
@@ -77,25 +78,31 @@ fn stage() -> (Arc<Script>, Upstream) {
     (script, upstream)
 }
 
-fn config(upstream: &Upstream, workers: usize, more: &str) -> String {
+fn config(base_url: &str, more: &str) -> String {
     format!(
-        "[global]\nport = 0\nworkers = {workers}\ndata_dir = \"DATA_DIR\"\n\
-         enable_upstream_log = true\n\
+        "[global]\nport = 0\nworkers = 2\ndata_dir = \"DATA_DIR\"\n\
+         enable_upstream_log = true\nextra_ca_file = {:?}\n\
          [[providers]]\nname = \"p\"\nchannel = \"custom\"\n\
          credentials = [{{ api_key = \"{}\" }}, {{ api_key = \"{}\" }}]\n\
-         [providers.settings]\nbase_url = \"http://127.0.0.1:{}\"\nhedge = true\n{more}\n\
+         [providers.settings]\nbase_url = \"{base_url}\"\nhedge = true\n{more}\n\
          [[models]]\nprovider_name = \"p\"\nmodel_id = \"m\"\n\
          price_tiers = [{{ price_input_tokens = \"1\", price_output_tokens = \"2\" }}]\n\
          [[users]]\nname = \"admin\"\nis_admin = true\nkeys = [{{ api_key = \"{ADMIN_KEY}\" }}]\n\
          [[permissions]]\nuser_name = \"admin\"\nmodel_pattern = \"*\"\n\
          [[quotas]]\nuser_name = \"admin\"\nquota = \"10\"\n",
-        KEYS[0], KEYS[1], upstream.port
+        file("root.pem"),
+        KEYS[0],
+        KEYS[1]
     )
 }
 
+fn plain(upstream: &Upstream) -> String {
+    format!("http://127.0.0.1:{}", upstream.port)
+}
+
 /// A gateway that sticks to the first credential and knows how soon it answers.
-fn learned(upstream: &Upstream, stream: bool) -> (Gateway, Client) {
-    let gateway = Gateway::start(&config(upstream, 2, "rotation_strategy = \"sticky\""));
+fn learned(upstream: &Upstream, base_url: &str, stream: bool) -> (Gateway, Client) {
+    let gateway = Gateway::start(&config(base_url, "rotation_strategy = \"sticky\""));
     let mut client = gateway.connect();
     for _ in 0..LEARNED {
         assert_eq!(client.ask(&chat("p/m", stream)).status, 200);
@@ -135,9 +142,13 @@ fn hedges(gateway: &Gateway) -> (f64, f64) {
 
 #[test]
 fn the_second_answers_while_the_first_is_silent() {
-    for stream in [false, true] {
+    for (stream, tls) in [(false, false), (true, false), (false, true), (true, true)] {
         let (script, upstream) = stage();
-        let (gateway, mut client) = learned(&upstream, stream);
+        let base_url = match tls {
+            true => format!("https://localhost:{}", terminator(upstream.port)),
+            false => plain(&upstream),
+        };
+        let (gateway, mut client) = learned(&upstream, &base_url, stream);
         script.set([SILENT, QUICK]);
         let reply = client.ask(&chat("p/m", stream));
         assert_eq!((reply.status, reply.complete), (200, true), "{}", reply.text());
@@ -161,7 +172,7 @@ fn the_second_answers_while_the_first_is_silent() {
 fn the_first_answers_after_all() {
     for stream in [false, true] {
         let (script, upstream) = stage();
-        let (gateway, mut client) = learned(&upstream, stream);
+        let (gateway, mut client) = learned(&upstream, &plain(&upstream), stream);
         script.set([HELD, SILENT]);
         client.send(&chat("p/m", stream));
         upstream.wait_for_requests(2);
@@ -181,7 +192,7 @@ fn the_first_answers_after_all() {
 #[test]
 fn a_refusal_of_the_first_waits_for_the_second() {
     let (script, upstream) = stage();
-    let (gateway, mut client) = learned(&upstream, false);
+    let (gateway, mut client) = learned(&upstream, &plain(&upstream), false);
     script.set([REFUSING, HELD]);
     client.send(&chat("p/m", false));
     upstream.wait_for_requests(2);
@@ -199,7 +210,7 @@ fn a_refusal_of_the_first_waits_for_the_second() {
 #[test]
 fn a_caller_who_leaves_ends_both_calls() {
     let (script, upstream) = stage();
-    let (gateway, mut client) = learned(&upstream, true);
+    let (gateway, mut client) = learned(&upstream, &plain(&upstream), true);
     script.set([SILENT, SILENT]);
     client.send(&chat("p/m", true));
     upstream.wait_for_requests(2);
@@ -220,7 +231,7 @@ fn a_caller_who_leaves_ends_both_calls() {
 #[test]
 fn a_process_that_is_told_to_end_lets_both_go_on() {
     let (script, upstream) = stage();
-    let (mut gateway, mut client) = learned(&upstream, false);
+    let (mut gateway, mut client) = learned(&upstream, &plain(&upstream), false);
     script.set([SILENT, HELD]);
     client.send(&chat("p/m", false));
     upstream.wait_for_requests(2);
@@ -252,7 +263,7 @@ fn many_at_once_stay_on_their_workers_and_leave_nothing_behind() {
             conn.whole(200, "{}");
         }
     });
-    let gateway = Gateway::start(&config(&upstream, 2, "hedge_ms_min = 20"));
+    let gateway = Gateway::start(&config(&plain(&upstream), "hedge_ms_min = 20"));
     std::thread::scope(|scope| {
         for _ in 0..CLIENTS {
             scope.spawn(|| {
