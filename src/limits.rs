@@ -188,6 +188,8 @@ pub const API_BODY_BYTES_MAX: u64 = 1024 * 1024;
 pub const API_ITEMS_MAX: usize = 1_000;
 /// Rows that may be made through the administration interface; one more is 409.
 pub const API_ROWS_MAX: usize = 100_000;
+/// Rows of the file that a reload tells to have changed; more are counted.
+pub const DIFFERENCE_ROWS_MAX: usize = 200;
 /// Refused requests that are kept for those who ask why; the oldest makes room.
 pub const REFUSALS_KEPT_MAX: usize = 1_000;
 /// Characters of a refusal's sentence that are kept with it.

@@ -53,8 +53,8 @@ fn run() -> io::Result<u8> {
             return Ok(EXIT_FAILED);
         }
     };
-    let (overrides, settings) = (arguments.overrides.clone(), loaded.settings.clone());
-    let source = FileSource { file, overrides, settings, files: command::read_file };
+    let overrides = arguments.overrides.clone();
+    let source = FileSource { file, overrides, files: command::read_file };
     if let Err(error) = serve::run(*loaded, source, master.as_ref(), arguments.takeover) {
         gproxy::logging::flush();
         writeln!(io::stderr(), "gproxy: {error}")?;

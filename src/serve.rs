@@ -46,8 +46,6 @@ pub struct FileSource {
     pub file: String,
     /// Values of flags.
     pub overrides: Overrides,
-    /// With which settings the process began.
-    pub settings: Settings,
     /// Reads the files that it names.
     pub files: fn(&str) -> io::Result<String>,
 }
@@ -63,11 +61,14 @@ impl Source for FileSource {
         config::load_both(text, &self.file, made, &self.overrides, &environment, &self.files)
     }
 
-    fn apply(&self, loaded: &Loaded) -> Result<Vec<String>, String> {
+    fn check(&self, loaded: &Loaded) -> Result<(), String> {
+        read_certificates(&loaded.snapshot).map(drop).map_err(|error| error.to_string())
+    }
+
+    fn apply(&self, loaded: &Loaded) -> Result<(), String> {
         load_certificates(&loaded.snapshot).map_err(|error| error.to_string())?;
         resolver::load();
-        let changed = self.settings.needs_restart(&loaded.settings).into_iter();
-        Ok(changed.map(|name| format!("a changed {name} needs a restart")).collect())
+        Ok(())
     }
 }
 
@@ -172,7 +173,8 @@ pub fn run(
     for signal in signals.forever() {
         match signal {
             SIGHUP => {
-                reload(&interface);
+                // What came of it stands in the log.
+                let _ = interface.reload();
                 core.renew_lists();
             }
             // A file that may not grow is a disk that is full: the write says so, and we live on.
@@ -265,10 +267,18 @@ pub fn pull(loaded: Loaded, provider: usize) -> Result<(Arc<Snapshot>, List), St
     }
 }
 
-/// The certificates that the configuration names; after a mistake all stay as they were.
-fn load_certificates(snapshot: &Snapshot) -> Result<(), tls::TlsError> {
+/// The certificates that the configuration names: those of callers' TLS, and the roots.
+type Certificates = (Option<tls::callers::Current>, tls::Roots);
+
+fn read_certificates(snapshot: &Snapshot) -> Result<Certificates, tls::TlsError> {
     let of_callers = snapshot.tls.as_ref().map(tls::callers::prepare).transpose()?;
-    tls::load(snapshot.extra_ca_file.as_deref())?;
+    Ok((of_callers, tls::prepare(snapshot.extra_ca_file.as_deref())?))
+}
+
+/// Puts them in place; after a mistake all stay as they were.
+fn load_certificates(snapshot: &Snapshot) -> Result<(), tls::TlsError> {
+    let (of_callers, roots) = read_certificates(snapshot)?;
+    tls::put(roots);
     tls::callers::put(of_callers);
     Ok(())
 }
@@ -284,20 +294,6 @@ fn announce(made: &Option<(String, Secret)>) -> io::Result<()> {
          once:\n{}",
         key.expose()
     )
-}
-
-/// Puts a new configuration in place, or reports why it does not.
-fn reload(interface: &Interface) {
-    match interface.reload() {
-        Ok((warnings, providers, users)) => {
-            warnings.iter().for_each(|warning| log::warn!(target: "gproxy", "{warning}"));
-            log::info!(target: "gproxy", "reloaded: {providers} providers, {users} users");
-        }
-        Err(mistakes) => {
-            mistakes.iter().for_each(|error| log::error!(target: "gproxy", "{error}"));
-            log::error!(target: "gproxy", "reload refused: the running configuration stays");
-        }
-    }
 }
 
 /// Stops accepting and waits for what is open, within the limit; a second signal cuts at once.

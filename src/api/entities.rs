@@ -108,7 +108,7 @@ fn kind_of(route: &Route) -> Result<&'static Kind, Fault> {
 pub(super) fn rows(state: &State, kind: &Kind) -> Vec<Shown> {
     let mut rows: Vec<Shown> = Vec::new();
     let mut counts = std::collections::HashMap::new();
-    for Declared { section, line, value } in &state.declared {
+    for Declared { section, line, value, .. } in &state.declared {
         if *section != kind.section {
             continue;
         }

@@ -7,6 +7,7 @@
 
 mod answer;
 mod boot;
+mod difference;
 mod entities;
 mod health;
 mod kind;
@@ -15,6 +16,7 @@ mod own;
 mod prices;
 mod recordings;
 mod refusals;
+mod reload;
 mod route;
 mod seal;
 mod session;
@@ -47,8 +49,10 @@ pub trait Source: Send + Sync {
     fn read(&self) -> Result<String, ConfigError>;
     /// The tables of a text and the rows beside it.
     fn load(&self, text: &str, made: &Made) -> Result<Loaded, Vec<ConfigError>>;
-    /// Makes what hangs on the tables but is none of them; warns of what needs a restart.
-    fn apply(&self, loaded: &Loaded) -> Result<Vec<String>, String>;
+    /// Reads what hangs on the tables but is none of them: whether it is sound.
+    fn check(&self, loaded: &Loaded) -> Result<(), String>;
+    /// Puts that in place.
+    fn apply(&self, loaded: &Loaded) -> Result<(), String>;
 }
 
 /// The interface of one process.
@@ -110,31 +114,6 @@ impl Interface {
             routes,
             started_ms,
         }
-    }
-
-    /// Reads the file again and puts it in place, or says why not. Warnings are given back.
-    pub fn reload(&self) -> Result<(Vec<String>, usize, usize), Vec<String>> {
-        let texts = |errors: Vec<ConfigError>| -> Vec<String> {
-            errors.iter().map(ToString::to_string).collect()
-        };
-        let mut state = self.state.lock();
-        let text = self.source.read().map_err(|error| texts(vec![error]))?;
-        let made = state.made(self.sealer.as_ref()).map_err(|fault| vec![fault.message])?;
-        let loaded = self.source.load(&text, &made).map_err(texts)?;
-        let mut warnings = loaded.warnings.clone();
-        let unseen = state.unseen(&loaded);
-        if let Some(change) = unseen.change(self.core.unix_ms()) {
-            let unwritten = |why| vec![format!("gproxy.db: new users cannot be written: {why}")];
-            self.ledger.change(change).map_err(unwritten)?;
-            state.see(unseen, &self.books.accounts);
-        }
-        warnings.extend(self.source.apply(&loaded).map_err(|why| vec![why])?);
-        let counts = (loaded.snapshot.providers.len(), loaded.snapshot.users.len());
-        state.text = text;
-        state.declared = loaded.declared;
-        self.core.swap(loaded.snapshot);
-        self.core.pool.revive(&self.core.snapshot());
-        Ok((warnings, counts.0, counts.1))
     }
 
     fn dispatch(&self, request: &ApiRequest) -> Result<Answer, Fault> {

@@ -133,13 +133,6 @@ fn own_routes() -> Vec<Route> {
 }
 
 fn process_routes() -> Vec<Route> {
-    let texts = json!({ "type": "array", "items": { "type": "string" } });
-    let reload = object(
-        json!({
-            "providers": { "type": "integer" }, "users": { "type": "integer" }, "warnings": texts
-        }),
-        &["providers", "users", "warnings"],
-    );
     let explained = object(
         json!({
             "served": { "type": "boolean" },
@@ -171,8 +164,6 @@ fn process_routes() -> Vec<Route> {
     ];
     let route = Route::new;
     vec![
-        route("POST", "/admin/api/reload", "reload", "Reads the file again.", reload_now)
-            .answers(200, reload),
         route("GET", "/admin/api/explain", "explain", "May a user call a model?", explain)
             .asks(questions)
             .answers(200, explained),
@@ -324,15 +315,6 @@ fn own_models(_: &Route, call: &Call<'_>) -> Result<Answer, Fault> {
         })
         .collect();
     Ok(Answer::ok(json!({ "items": items })))
-}
-
-fn reload_now(_: &Route, call: &Call<'_>) -> Result<Answer, Fault> {
-    match call.api.reload() {
-        Ok((warnings, providers, users)) => Ok(Answer::ok(json!({
-            "providers": providers, "users": users, "warnings": warnings
-        }))),
-        Err(mistakes) => Err(Fault::new(409, mistakes.join("\n"))),
-    }
 }
 
 fn explain(_: &Route, call: &Call<'_>) -> Result<Answer, Fault> {

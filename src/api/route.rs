@@ -4,7 +4,9 @@ use serde_json::{Map, Value, json};
 
 use super::answer::{Answer, Fault};
 use super::kind::{KINDS, Kind};
-use super::{Call, entities, health, openapi, own, prices, recordings, refusals, standing, usage};
+use super::{
+    Call, entities, health, openapi, own, prices, recordings, refusals, reload, standing, usage,
+};
 use crate::exchange::ApiRequest;
 
 /// Who may call.
@@ -74,6 +76,7 @@ pub(super) fn all() -> Vec<Route> {
     all.extend(prices::routes());
     all.extend(recordings::routes());
     all.extend(refusals::routes());
+    all.extend(reload::routes());
     all.push(Route::new(
         "GET",
         "/admin/api/openapi.json",

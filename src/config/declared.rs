@@ -4,26 +4,58 @@ use serde_json::{Map, Value};
 use toml::de::{DeTable, DeValue};
 
 use super::made::SECTIONS;
+use super::sources::{Environment, Files};
 use crate::secret::Digest;
 
-/// One element of the file's arrays.
+/// The section of the keys that stand in no array, such as `limits.body_bytes_max`.
+pub const SETTINGS: &str = "settings";
+
+/// One element of the file's arrays, or a key of one of its tables.
 #[derive(Clone)]
 pub struct Declared {
-    /// One of [`super::made::SECTIONS`], or `credentials`.
+    /// One of [`super::made::SECTIONS`], `credentials`, or [`SETTINGS`].
     pub section: &'static str,
     /// Where it stands in the file.
     pub line: usize,
-    /// Its keys. A user's keys and a provider's credentials are rows of their own.
+    /// Its keys. A user's keys and a provider's credentials are rows of their own. A setting has
+    /// its `name`, and its `value`.
     pub value: Map<String, Value>,
+    /// The secret that is not shown: the key where it stands, and what tells one from another.
+    pub hidden: Option<(&'static str, Digest)>,
+}
+
+/// Where values come from that the file names.
+pub(super) struct Outside<'e> {
+    pub(super) environment: Environment<'e>,
+    pub(super) files: Files<'e>,
+}
+
+impl Outside<'_> {
+    /// Tells one secret from another, of a variable where one is named.
+    fn digest(&self, written: &str) -> Digest {
+        let value = written.strip_prefix("env:").and_then(self.environment);
+        Digest::of(value.as_deref().map_or(written, str::trim).as_bytes())
+    }
+
+    /// The same of a document, which may stand in a file.
+    fn document(&self, written: &Value) -> Digest {
+        let Value::String(written) = written else {
+            return Digest::of(written.to_string().as_bytes());
+        };
+        let value = written.strip_prefix("env:").and_then(self.environment);
+        let text = value.as_deref().unwrap_or(written).trim();
+        let file = if text.starts_with('{') { None } else { (self.files)(text).ok() };
+        Digest::of(file.as_deref().unwrap_or(text).as_bytes())
+    }
 }
 
 /// Every row of a file that was read without mistakes. `line_of`: the line of an offset.
 pub(super) fn rows(
     root: &DeTable<'_>,
-    environment: &dyn Fn(&str) -> Option<String>,
+    outside: &Outside<'_>,
     line_of: &dyn Fn(usize) -> usize,
 ) -> Vec<Declared> {
-    let mut rows = Vec::new();
+    let mut rows = settings(root, line_of);
     for section in SECTIONS {
         let elements = root.get(section).and_then(|value| value.get_ref().as_array());
         for element in elements.into_iter().flat_map(|elements| elements.iter()) {
@@ -31,36 +63,68 @@ pub(super) fn rows(
             let line = line_of(element.span().start);
             let keys = take(&mut value, "keys");
             let credentials = take(&mut value, "credentials");
+            let mut hidden = None;
             if let Some(Value::Object(settings)) = value.get_mut("settings")
                 && let Some(Value::String(proxy)) = settings.get_mut("proxy")
             {
                 *proxy = without_user(proxy);
             }
             if section == "users" {
-                let has_password = value.remove("password").is_some();
-                value.insert("has_password".into(), has_password.into());
+                let password = value.remove("password");
+                value.insert("has_password".into(), password.is_some().into());
+                let password = password.as_ref().and_then(Value::as_str);
+                hidden = password.map(|written| ("password", outside.digest(written)));
             }
             let name = value.get("name").cloned().unwrap_or_default();
-            rows.push(Declared { section, line, value });
+            rows.push(Declared { section, line, value, hidden });
             rows.extend(keys.into_iter().map(|key| {
-                let value = key_of(key, &name, environment);
-                Declared { section: "user_keys", line, value }
+                let value = key_of(key, &name, outside.environment);
+                Declared { section: "user_keys", line, value, hidden: None }
             }));
-            rows.extend(credentials.into_iter().map(|mut value| {
-                let written = text(&value, "api_key");
-                let account = value.remove("service_account");
-                // The name of a variable is no secret; a file's may be a secret in its place.
-                let hint = match (&account, written.starts_with("env:")) {
-                    (Some(Value::String(name)), _) if name.starts_with("env:") => name.clone(),
-                    (Some(_), _) => "service account".to_owned(),
-                    (None, true) => written,
-                    (None, false) => hint(&written),
-                };
-                value.remove("api_key");
-                value.insert("hint".into(), hint.into());
-                value.insert("provider_name".into(), name.clone());
-                Declared { section: "credentials", line, value }
-            }));
+            let credentials = credentials.into_iter();
+            rows.extend(credentials.map(|value| credential_of(value, &name, line, outside)));
+        }
+    }
+    rows
+}
+
+fn credential_of(
+    mut value: Map<String, Value>,
+    provider: &Value,
+    line: usize,
+    outside: &Outside<'_>,
+) -> Declared {
+    let written = text(&value, "api_key");
+    let account = value.remove("service_account");
+    let hidden = match &account {
+        Some(account) => ("service_account", outside.document(account)),
+        None => ("api_key", outside.digest(&written)),
+    };
+    // The name of a variable is no secret; a file's may be a secret in its place.
+    let hint = match (&account, written.starts_with("env:")) {
+        (Some(Value::String(name)), _) if name.starts_with("env:") => name.clone(),
+        (Some(_), _) => "service account".to_owned(),
+        (None, true) => written,
+        (None, false) => hint(&written),
+    };
+    value.remove("api_key");
+    value.insert("hint".into(), hint.into());
+    value.insert("provider_name".into(), provider.clone());
+    Declared { section: "credentials", line, value, hidden: Some(hidden) }
+}
+
+/// The keys of the file's tables, each as a row.
+fn settings(root: &DeTable<'_>, line_of: &dyn Fn(usize) -> usize) -> Vec<Declared> {
+    let mut rows = Vec::new();
+    for (table, keys) in root.iter() {
+        let table: &str = table.get_ref().as_ref();
+        for (key, written) in keys.get_ref().as_table().into_iter().flat_map(|keys| keys.iter()) {
+            let line = line_of(key.span().start);
+            let value = json(written.get_ref());
+            let name = format!("{table}.{}", key.get_ref());
+            let row = [("name".to_owned(), name.into()), ("value".to_owned(), value)];
+            let value = Map::from_iter(row);
+            rows.push(Declared { section: SETTINGS, line, value, hidden: None });
         }
     }
     rows
@@ -82,7 +146,7 @@ fn text(value: &Map<String, Value>, key: &str) -> String {
 fn key_of(
     mut value: Map<String, Value>,
     user: &Value,
-    environment: &dyn Fn(&str) -> Option<String>,
+    environment: Environment<'_>,
 ) -> Map<String, Value> {
     let written = text(&value, "api_key");
     let key = match written.strip_prefix("env:") {
@@ -154,7 +218,9 @@ mod tests {
         "#;
         let document = DeTable::parse(text).expect("it is TOML");
         let environment = |_: &str| Some("sk-of-the-environment".to_owned());
-        let rows = rows(document.get_ref(), &environment, &|offset| offset);
+        let files = |_: &str| Err(std::io::ErrorKind::NotFound.into());
+        let outside = Outside { environment: &environment, files: &files };
+        let rows = rows(document.get_ref(), &outside, &|offset| offset);
         let sections: Vec<_> = rows.iter().map(|row| row.section).collect();
         let credentials = ["providers", "credentials", "credentials"];
         assert_eq!(sections[..3], credentials);

@@ -25,7 +25,7 @@ use toml::de::DeTable;
 pub use self::error::{ConfigError, nearest};
 pub use self::sources::{Files, Overrides};
 
-use self::declared::Declared;
+use self::declared::{Declared, Outside};
 use self::error::{Place, Report};
 use self::made::Made;
 use self::providers::Defaults;
@@ -131,7 +131,8 @@ pub fn load_both(
         return Err(in_order(report));
     }
     let line_of = |offset| report.line_of(offset);
-    let declared = declared::rows(document.get_ref(), environment, &line_of);
+    let outside = Outside { environment, files };
+    let declared = declared::rows(document.get_ref(), &outside, &line_of);
     let (fenced, warnings) = (report.fenced, report.warnings);
     Ok(Loaded { snapshot: Snapshot::new(tables), settings, declared, fenced, warnings })
 }

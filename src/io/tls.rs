@@ -41,9 +41,12 @@ impl fmt::Display for TlsError {
     }
 }
 
-/// Loads the roots (the system's, Mozilla's, and those of `extra_ca_file`) for all connections that
-/// are opened from now on. Reads files: never call it on a worker.
-pub fn load(extra_ca_file: Option<&str>) -> Result<(), TlsError> {
+/// The roots of all connections to upstreams.
+pub struct Roots(Arc<ClientConfig>);
+
+/// Reads the roots: the system's, Mozilla's, and those of `extra_ca_file`. Reads files: never call
+/// it on a worker.
+pub fn prepare(extra_ca_file: Option<&str>) -> Result<Roots, TlsError> {
     let mut roots = RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
     roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
     if let Some(path) = extra_ca_file {
@@ -63,10 +66,18 @@ pub fn load(extra_ca_file: Option<&str>) -> Result<(), TlsError> {
         .with_root_certificates(roots)
         .with_no_client_auth();
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    let config = Arc::new(config);
-    let cell = CLIENT.get_or_init(|| RwLock::new(config.clone()));
-    *cell.write() = config;
-    Ok(())
+    Ok(Roots(Arc::new(config)))
+}
+
+/// Lets them count for all connections that are opened from now on.
+pub fn put(roots: Roots) {
+    let cell = CLIENT.get_or_init(|| RwLock::new(roots.0.clone()));
+    *cell.write() = roots.0;
+}
+
+/// Both at once.
+pub fn load(extra_ca_file: Option<&str>) -> Result<(), TlsError> {
+    prepare(extra_ca_file).map(put)
 }
 
 /// TLS without a socket: whoever holds it brings the bytes.
