@@ -61,6 +61,23 @@ impl Source for FileSource {
         config::load_both(text, &self.file, made, &self.overrides, &environment, &self.files)
     }
 
+    fn overridden(&self) -> Vec<(&'static str, &'static str)> {
+        let flags = &self.overrides;
+        let rows = [
+            ("global.host", &flags.host, "--host", "GPROXY_HOST"),
+            ("global.port", &flags.port, "--port", "GPROXY_PORT"),
+            ("global.workers", &flags.workers, "--workers", "GPROXY_WORKERS"),
+            ("global.data_dir", &flags.data_dir, "--data-dir", "GPROXY_DATA_DIR"),
+            ("global.proxy", &flags.proxy, "--proxy", "GPROXY_PROXY"),
+        ];
+        let is_set = |variable: &str| std::env::var(variable).is_ok_and(|text| !text.is_empty());
+        let by = |(name, flag, option, variable): (_, &Option<String>, _, _)| match flag {
+            Some(_) => Some((name, option)),
+            None => is_set(variable).then_some((name, variable)),
+        };
+        rows.into_iter().filter_map(by).collect()
+    }
+
     fn check(&self, loaded: &Loaded) -> Result<(), String> {
         read_certificates(&loaded.snapshot).map(drop).map_err(|error| error.to_string())
     }

@@ -50,7 +50,14 @@ const FENCED: &[(&str, &[&str])] = &[
     ("unsafe {", &["io/worker.rs"]),
     (
         "std::thread",
-        &["io/office.rs", "logging.rs", "serve.rs", "ledger/mod.rs", "ledger/writer.rs"],
+        &[
+            "io/office.rs",
+            "logging.rs",
+            "serve.rs",
+            "ledger/audit.rs",
+            "ledger/mod.rs",
+            "ledger/writer.rs",
+        ],
     ),
     ("rusqlite::", &["ledger/"]),
     ("thread_local!", &[]),

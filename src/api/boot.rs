@@ -17,7 +17,7 @@ use crate::ledger::accounts::Accounts;
 use crate::ledger::entities::{Change, Edit, Record};
 use crate::ledger::{Ledger, LedgerError, Synchronous};
 use crate::route::health::Circuit;
-use crate::route::snapshot::Snapshot;
+use crate::route::snapshot::{Retention, Snapshot};
 use crate::secret::{Digest, Secret};
 
 const CLOSE: Duration = Duration::from_secs(10);
@@ -109,6 +109,8 @@ pub fn boot(
         ledger.change(change).map_err(|why| BootError::Other(why.to_string()))?;
         state.see(unseen, &accounts);
     }
+    // Not before: what the database says of it was not known when it was opened.
+    ledger.retain(both.snapshot.retention);
     state.declared = both.declared;
     let earlier = loaded.warnings.into_iter().filter(|warning| !both.warnings.contains(warning));
     warnings.splice(0..0, earlier);
@@ -127,8 +129,7 @@ fn open(loaded: &Loaded, now_ms: i64, lock: Option<File>) -> Result<Opened, Boot
     let folder = Path::new(&loaded.settings.data_dir);
     let synchronous =
         if loaded.settings.synchronous_full { Synchronous::Full } else { Synchronous::Normal };
-    let retention = loaded.snapshot.retention;
-    let opened = Ledger::open(folder, &users, now_ms, synchronous, retention, lock)?;
+    let opened = Ledger::open(folder, &users, now_ms, synchronous, Retention::NONE, lock)?;
     let (ledger, mut opening) = opened;
     let kept = std::mem::take(&mut opening.entities);
     let kept = kept.iter().map(Kept::read).collect::<Option<Vec<_>>>();

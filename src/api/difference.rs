@@ -423,8 +423,7 @@ mod tests {
                 "changed user key ",
                 "removed permission alice::*",
                 "added permission bob::*",
-            ]
-            .map(|line| line),
+            ],
         );
     }
 

@@ -18,7 +18,7 @@ use crate::secret::Digest;
 pub(super) struct Shown {
     pub(super) id: String,
     /// The line of the file that declares it.
-    line: Option<usize>,
+    pub(super) line: Option<usize>,
     pub(super) value: Map<String, Value>,
     times: Option<(i64, i64)>,
 }
@@ -391,7 +391,7 @@ pub(super) fn delete_one(
     Ok(Answer::nothing())
 }
 
-fn put(section: &'static str, id: &str, value: &Map<String, Value>) -> Edit {
+pub(super) fn put(section: &'static str, id: &str, value: &Map<String, Value>) -> Edit {
     let body = Value::from(value.clone()).to_string();
     Edit::Put { section, id: id.to_owned(), body }
 }
@@ -427,7 +427,7 @@ fn change(
 }
 
 /// Checks the rows by the configuration's rules, writes the change, and puts the tables in place.
-fn commit(
+pub(super) fn commit(
     api: &Interface,
     state: &mut State,
     kept: Vec<Kept>,

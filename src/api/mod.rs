@@ -6,9 +6,11 @@
 //! transaction with its audit row, and then counts from the next request on.
 
 mod answer;
+mod audit;
 mod boot;
 mod difference;
 mod entities;
+mod explain;
 mod health;
 mod kind;
 mod openapi;
@@ -20,6 +22,7 @@ mod reload;
 mod route;
 mod seal;
 mod session;
+mod settings;
 mod standing;
 mod store;
 mod usage;
@@ -41,6 +44,7 @@ use crate::config::made::Made;
 use crate::config::{ConfigError, Loaded, Settings};
 use crate::exchange::{Api, ApiRequest, Books, Core, Desk};
 use crate::ledger::Ledger;
+use crate::ledger::audit::Auditor;
 use crate::route::snapshot::{Snapshot, User};
 
 /// Where the file comes from, and what has to happen when its settings change.
@@ -49,6 +53,9 @@ pub trait Source: Send + Sync {
     fn read(&self) -> Result<String, ConfigError>;
     /// The tables of a text and the rows beside it.
     fn load(&self, text: &str, made: &Made) -> Result<Loaded, Vec<ConfigError>>;
+    /// Names of the settings of the process that something else than the file decides, and what
+    /// that is: a flag or a variable.
+    fn overridden(&self) -> Vec<(&'static str, &'static str)>;
     /// Reads what hangs on the tables but is none of them: whether it is sound.
     fn check(&self, loaded: &Loaded) -> Result<(), String>;
     /// Puts that in place.
@@ -66,6 +73,7 @@ pub struct Interface {
     sealer: Option<Sealer>,
     state: Mutex<State>,
     sessions: Sessions,
+    auditor: Auditor,
     routes: Vec<Route>,
     started_ms: i64,
 }
@@ -101,6 +109,7 @@ impl Interface {
         let started_ms = core.unix_ms();
         let Base { ledger, state, settings, sealer } = base;
         let (state, sessions, routes) = (Mutex::new(state), Sessions::default(), route::all());
+        let auditor = Auditor::default();
         Interface {
             core,
             books,
@@ -111,6 +120,7 @@ impl Interface {
             sealer,
             state,
             sessions,
+            auditor,
             routes,
             started_ms,
         }

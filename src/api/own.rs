@@ -6,13 +6,11 @@ use super::answer::{Answer, Fault};
 use super::kind::{self, Kind};
 use super::route::{Area, Param, Route};
 use super::{Call, Caller, entities, session, user_named};
-use crate::dialect::Dialect;
-use crate::dialect::refusal::Refusal;
 use crate::ledger::entities::changes;
 use crate::limits;
 use crate::password;
+use crate::route::listing;
 use crate::route::snapshot::Origin;
-use crate::route::{listing, plan};
 
 pub(super) fn routes() -> Vec<Route> {
     let mut all = session_routes();
@@ -133,17 +131,6 @@ fn own_routes() -> Vec<Route> {
 }
 
 fn process_routes() -> Vec<Route> {
-    let explained = object(
-        json!({
-            "served": { "type": "boolean" },
-            "status": { "type": "integer", "description": "Of the refusal." },
-            "message": { "type": "string", "description": "Of the refusal." },
-            "provider": { "type": "string" },
-            "model_served": { "type": "string" },
-            "permission": { "type": "string", "description": "The rule that lets it pass." }
-        }),
-        &["served"],
-    );
     let change = object(
         json!({
             "number": { "type": "integer" }, "at": { "type": "integer" },
@@ -157,35 +144,20 @@ fn process_routes() -> Vec<Route> {
         json!({ "version": { "type": "string" }, "started_at": { "type": "integer" } }),
         &["version", "started_at"],
     );
-    let questions = vec![
-        Param::text("user_name", "Who would call.").required(),
-        Param::text("model", "The model as it would be sent.").required(),
-        Param::text("provider_name", "In this provider's scope."),
-    ];
     let route = Route::new;
     vec![
-        route("GET", "/admin/api/explain", "explain", "May a user call a model?", explain)
-            .asks(questions)
-            .answers(200, explained),
         route(
             "GET",
             "/admin/api/changes",
             "list_changes",
             "What was changed here, the last first.",
-            audit,
+            changes_made,
         )
         .asks(vec![
             Param::count("limit", 1, limits::API_ITEMS_MAX as i64, "Rows of a page; 100."),
             Param::count("cursor", 0, i64::MAX, "Where the last page ended."),
         ])
         .answers(200, entities::list_by(change, "integer")),
-        route(
-            "GET",
-            "/admin/api/settings",
-            "settings",
-            "What the file says about the whole.",
-            settings,
-        ),
         route("GET", "/admin/api/version", "version", "This program.", self::version)
             .answers(200, version),
     ]
@@ -317,49 +289,7 @@ fn own_models(_: &Route, call: &Call<'_>) -> Result<Answer, Fault> {
     Ok(Answer::ok(json!({ "items": items })))
 }
 
-fn explain(_: &Route, call: &Call<'_>) -> Result<Answer, Fault> {
-    let snapshot = &call.request.snapshot;
-    let asked = |name| Call::text(&call.query, name).unwrap_or_default();
-    let (name, model) = (asked("user_name"), asked("model"));
-    let unknown = |field: &str| {
-        let why = "there is none of that name, or it is disabled";
-        Fault { field: Some(field.to_owned()), ..Fault::new(404, why) }
-    };
-    let user = user_named(snapshot, name).ok_or_else(|| unknown("user_name"))?;
-    let scope = match Call::text(&call.query, "provider_name") {
-        Some(name) => {
-            let provider = snapshot.provider_named(name);
-            Some(provider.ok_or_else(|| unknown("provider_name"))?)
-        }
-        None => None,
-    };
-    let target = match plan::resolve(snapshot, scope, model) {
-        Ok(target) => target,
-        Err(error) => return Ok(refused(Refusal::from(error).about_model(model))),
-    };
-    let provider = &snapshot.providers[target.provider];
-    let dialect = provider.dialects().iter().next().unwrap_or(Dialect::ALL[0]);
-    if let Err(error) = plan::admit(snapshot, user, &target, dialect) {
-        return Ok(refused(Refusal::from(error).about_model(model)));
-    }
-    let mut rules = snapshot.users[user].permissions.iter();
-    let rule = rules.find(|rule| {
-        rule.provider.is_none_or(|only| only == target.provider)
-            && rule.pattern.matches(target.permission_name)
-    });
-    Ok(Answer::ok(json!({
-        "served": true, "provider": provider.name, "model_served": target.model_served,
-        "permission": rule.map_or("", |rule| rule.pattern.as_str())
-    })))
-}
-
-fn refused(refusal: Refusal) -> Answer {
-    Answer::ok(json!({
-        "served": false, "status": refusal.status, "message": refusal.message
-    }))
-}
-
-fn audit(_: &Route, call: &Call<'_>) -> Result<Answer, Fault> {
+fn changes_made(_: &Route, call: &Call<'_>) -> Result<Answer, Fault> {
     let limit = call.query.get("limit").and_then(Value::as_u64).unwrap_or(100) as usize;
     let before = call.query.get("cursor").and_then(Value::as_i64).unwrap_or(i64::MAX);
     let mut rows = changes(&call.api.folder, before, limit + 1).map_err(|why| {
@@ -381,35 +311,6 @@ fn audit(_: &Route, call: &Call<'_>) -> Result<Answer, Fault> {
     });
     let items: Vec<Value> = items.collect();
     Ok(Answer::ok(json!({ "items": items, "next_cursor": next })))
-}
-
-fn settings(_: &Route, call: &Call<'_>) -> Result<Answer, Fault> {
-    let (settings, snapshot) = (&call.api.settings, &call.request.snapshot);
-    let (limits, logging) = (&snapshot.limits, &snapshot.logging);
-    Ok(Answer::ok(json!({
-        "host": settings.host.to_string(),
-        "port": settings.port,
-        "workers": settings.workers,
-        "data_dir": settings.data_dir,
-        "seals_secrets": call.api.sealer.is_some(),
-        "drain_ms": snapshot.drain_ms,
-        "cors_origins": snapshot.cors_origins,
-        "limits": {
-            "head_bytes_max": limits.head_bytes_max,
-            "body_bytes_max": limits.body_bytes_max,
-            "upload_bytes_max": limits.upload_bytes_max,
-            "held_bytes_max": limits.held_bytes_max,
-            "event_bytes_max": limits.event_bytes_max,
-            "connections_max": limits.connections_max,
-            "in_flight_max": limits.in_flight_max,
-            "recorder_bytes": limits.recorder_bytes,
-        },
-        "enable_usage": logging.enable_usage,
-        "enable_upstream_log": logging.enable_upstream_log,
-        "enable_upstream_log_body": logging.enable_upstream_log_body,
-        "enable_downstream_log": logging.enable_downstream_log,
-        "enable_downstream_log_body": logging.enable_downstream_log_body,
-    })))
 }
 
 fn version(_: &Route, call: &Call<'_>) -> Result<Answer, Fault> {

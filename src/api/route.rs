@@ -5,7 +5,8 @@ use serde_json::{Map, Value, json};
 use super::answer::{Answer, Fault};
 use super::kind::{KINDS, Kind};
 use super::{
-    Call, entities, health, openapi, own, prices, recordings, refusals, reload, standing, usage,
+    Call, audit, entities, explain, health, openapi, own, prices, recordings, refusals, reload,
+    settings, standing, usage,
 };
 use crate::exchange::ApiRequest;
 
@@ -73,6 +74,9 @@ pub(super) fn all() -> Vec<Route> {
     all.extend(health::routes());
     all.extend(own::routes());
     all.extend(usage::routes());
+    all.extend(explain::routes());
+    all.extend(audit::routes());
+    all.extend(settings::routes());
     all.extend(prices::routes());
     all.extend(recordings::routes());
     all.extend(refusals::routes());

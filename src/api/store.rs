@@ -139,7 +139,7 @@ pub(super) fn made(kept: &[Kept], sealer: Option<&Sealer>) -> Result<Made, Fault
         if row.section == "providers" {
             value.insert("credentials".into(), credentials(kept, &row.id, sealer)?);
         }
-        let label = format!("{} {}", kind.map_or("", |kind| kind.one), row.id);
+        let label = format!("{} {}", kind.map_or("setting", |kind| kind.one), row.id);
         made.rows.push(Row { section: row.section, label, value });
     }
     Ok(made)

@@ -6,6 +6,8 @@
 
 use serde_json::{Map, Value};
 
+use super::declared;
+
 /// The arrays that rows may belong to, in the order in which they refer to each other. The last
 /// two hang on users and providers and stand on their own in the database only.
 pub const SECTIONS: [&str; 9] = [
@@ -20,10 +22,24 @@ pub const SECTIONS: [&str; 9] = [
     "quotas",
 ];
 
+/// Settings that a row may stand for: table and key. The file's own word counts before it.
+pub const SETTINGS: [(&str, &str); 8] = [
+    ("global", "enable_upstream_log"),
+    ("global", "enable_upstream_log_body"),
+    ("global", "enable_downstream_log"),
+    ("global", "enable_downstream_log_body"),
+    ("ledger", "usage_days"),
+    ("ledger", "usage_bytes"),
+    ("ledger", "log_days"),
+    ("ledger", "log_bytes"),
+];
+
 /// One row.
 #[derive(Clone)]
 pub struct Row {
-    /// One of [`SECTIONS`].
+    /// One of [`SECTIONS`], or [`declared::SETTINGS`]: such a row has the `value` of its key.
+    ///
+    /// [`declared::SETTINGS`]: super::declared::SETTINGS
     pub section: &'static str,
     /// What people call it, for messages.
     pub label: String,
@@ -61,7 +77,26 @@ impl Made {
             }
             text.line("]", None);
         }
+        for table in ["global", "ledger"] {
+            text.line(&format!("[{table}]"), None);
+            for (index, row) in self.rows.iter().enumerate() {
+                if let Some((_, key)) = row.setting().filter(|(of, _)| *of == table) {
+                    let mut line = format!("{key} = ");
+                    write_value(row.value.get("value").unwrap_or(&Value::Null), &mut line);
+                    text.line(&line, Some(index));
+                }
+            }
+        }
         text
+    }
+}
+
+impl Row {
+    /// The table and the key that it stands for.
+    fn setting(&self) -> Option<(&'static str, &'static str)> {
+        let name = self.value.get("name").and_then(Value::as_str).unwrap_or_default();
+        let (table, key) = name.split_once('.').filter(|_| self.section == declared::SETTINGS)?;
+        SETTINGS.into_iter().find(|known| *known == (table, key))
     }
 }
 

@@ -13,10 +13,13 @@ use toml::de::{DeTable, DeValue};
 use super::error::{At, Place, Report, hint, shown};
 use crate::money;
 
+/// Before the key of a setting that the database has.
+const MADE: &str = "settings[]";
+
 /// One table of the file, while it is read.
 pub(super) struct Table<'t> {
     entries: &'t DeTable<'t>,
-    /// The database's document, below the file's root only.
+    /// What the database has beside it: below the file's root, and in tables of settings.
     made: Option<&'t DeTable<'t>>,
     /// Where the document begins that the entries stand in: see [`Report::line_of`].
     base: usize,
@@ -59,18 +62,39 @@ impl<'t> Table<'t> {
 
     /// The place of a key, or the table's when it was not written.
     pub(super) fn place_of(&self, report: &Report<'_>, key: &str) -> Place {
-        let line = match self.entries.get_key_value(key) {
-            Some((name, _)) => report.line_of(self.own_base() + name.span().start),
-            None => self.place.line,
+        let own = self.entries.get_key_value(key);
+        let made = self.made.and_then(|made| made.get_key_value(key));
+        let line = match (own, made) {
+            (Some((name, _)), _) => report.line_of(self.own_base() + name.span().start),
+            (None, Some((name, _))) => report.line_of(self.base + name.span().start),
+            (None, None) => self.place.line,
         };
         Place { line, key: self.path(key) }
     }
 
-    fn find(&mut self, report: &Report<'_>, key: &'static str) -> Option<(&'t DeValue<'t>, Place)> {
+    /// A value, of the file or else of the database.
+    fn find(
+        &mut self,
+        report: &mut Report<'_>,
+        key: &'static str,
+    ) -> Option<(&'t DeValue<'t>, Place)> {
         self.known.push(key);
-        let (name, value) = self.entries.get_key_value(key)?;
-        let line = report.line_of(self.own_base() + name.span().start);
-        Some((value.get_ref(), Place { line, key: self.path(key) }))
+        let own = self.entries.get_key_value(key);
+        let made = self.made.and_then(|made| made.get_key_value(key));
+        let (base, (name, value), path) = match (own, made) {
+            (Some(own), _) => (self.own_base(), own, self.path(key)),
+            (None, Some(made)) => (self.base, made, format!("{MADE}.{key}")),
+            (None, None) => return None,
+        };
+        if let (Some(_), Some((made, value))) = (own, made)
+            && !value.get_ref().is_table()
+        {
+            let line = report.line_of(self.base + made.span().start);
+            let place = Place { line, key: format!("{MADE}.{key}") };
+            report.warn(&place, "the file says something about this too, and the file counts");
+        }
+        let line = report.line_of(base + name.span().start);
+        Some((value.get_ref(), Place { line, key: path }))
     }
 
     pub(super) fn text(
@@ -190,8 +214,18 @@ impl<'t> Table<'t> {
         report: &mut Report<'_>,
         key: &'static str,
     ) -> Option<Table<'t>> {
+        let own = self.holds(key);
         let (value, place) = self.find(report, key)?;
+        let made = self.made.and_then(|made| made.get(key)?.get_ref().as_table());
         match value.as_table() {
+            // Both, and each key from either.
+            Some(entries) if own && made.is_some() => {
+                Some(Table { made, base: self.base, ..self.within(entries, 0, place) })
+            }
+            Some(entries) if !own => {
+                let place = Place { key: MADE.to_owned(), ..place };
+                Some(self.within(entries, self.base, place))
+            }
             Some(entries) => Some(self.within(entries, self.own_base(), place)),
             None => {
                 report.error(&place, wants("a table", value));
@@ -246,7 +280,10 @@ impl<'t> Table<'t> {
         report: &mut Report<'_>,
         key: &'static str,
     ) -> Vec<(Place, &'t Spanned<DeValue<'t>>)> {
-        let Some((value, place)) = self.find(report, key) else { return Vec::new() };
+        self.known.push(key);
+        let Some((name, value)) = self.entries.get_key_value(key) else { return Vec::new() };
+        let line = report.line_of(self.own_base() + name.span().start);
+        let (value, place) = (value.get_ref(), Place { line, key: self.path(key) });
         let Some(elements) = value.as_array() else {
             let wanted = if value.is_table() {
                 format!("an array; write [[{key}]], or {key} = [{{ ... }}]")

@@ -2,8 +2,12 @@
 //! spent.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::path::Path;
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use parking_lot::Mutex;
 use rusqlite::{Connection, Row};
 
 use super::LedgerError;
@@ -19,7 +23,7 @@ const FAULTS_MAX: usize = 20;
 const HOUR_MS: i64 = DAY_MS / 24;
 
 /// What an audit found.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Audit {
     /// Rows read.
     pub rows: u64,
@@ -52,6 +56,65 @@ struct Kind {
 
 /// Rows and their costs, by hour and kind.
 type Sums = HashMap<(i64, i64), (i64, i128)>;
+
+/// Audits in a running process: on a thread of its own, since it may take minutes, and one at a
+/// time.
+#[derive(Default)]
+pub struct Auditor(Arc<Mutex<Progress>>);
+
+/// How far an [`Auditor`] is.
+#[derive(Clone, Default)]
+pub struct Progress {
+    /// When the audit began that is under way, in milliseconds since 1970.
+    pub since_ms: Option<i64>,
+    /// The last one that ended.
+    pub last: Option<Ended>,
+}
+
+/// An audit that has ended.
+#[derive(Clone)]
+pub struct Ended {
+    /// When it began, in milliseconds since 1970.
+    pub began_ms: i64,
+    /// When it ended.
+    pub ended_ms: i64,
+    /// What it found, or why it found nothing out.
+    pub result: Result<Audit, String>,
+}
+
+impl Auditor {
+    /// Begins an audit unless one is under way. `now`: milliseconds since 1970.
+    pub fn start(&self, folder: PathBuf, now: impl Fn() -> i64 + Send + 'static) -> io::Result<()> {
+        let began_ms = now();
+        {
+            let mut progress = self.0.lock();
+            if progress.since_ms.is_some() {
+                return Ok(());
+            }
+            progress.since_ms = Some(began_ms);
+        }
+        let shared = self.0.clone();
+        let run = move || {
+            let result = catch_unwind(AssertUnwindSafe(|| audit(&folder)));
+            let result = match result {
+                Ok(result) => result.map_err(|error| error.to_string()),
+                Err(_) => Err("the audit broke off".to_owned()),
+            };
+            let last = Some(Ended { began_ms, ended_ms: now(), result });
+            *shared.lock() = Progress { since_ms: None, last };
+        };
+        let spawned = std::thread::Builder::new().name("audit".into()).spawn(run);
+        if spawned.is_err() {
+            self.0.lock().since_ms = None;
+        }
+        spawned.map(drop)
+    }
+
+    /// How far it is.
+    pub fn progress(&self) -> Progress {
+        self.0.lock().clone()
+    }
+}
 
 /// Checks the chain of digests, works out each cost again, and compares rows with their sums and
 /// the sums with what was spent. A running gateway does not mind.

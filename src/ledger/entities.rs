@@ -13,7 +13,7 @@ use super::books::SPEND;
 use super::{LedgerError, schema};
 
 /// The sections and their tables.
-const TABLES: [(&str, &str); 10] = [
+const TABLES: [(&str, &str); 11] = [
     ("providers", "providers"),
     ("credentials", "credentials"),
     ("models", "models"),
@@ -24,6 +24,7 @@ const TABLES: [(&str, &str); 10] = [
     ("file_permissions", "user_file_permissions"),
     ("rate_limits", "user_rate_limits"),
     ("quotas", "user_quotas"),
+    ("settings", "settings"),
 ];
 
 const OTHERS: &str = "

@@ -487,6 +487,12 @@ pub fn forwarded(peer: IpAddr, told: &str, trusted: &[Network]) -> Option<IpAddr
     Some(address)
 }
 
+impl Retention {
+    /// Everything is kept.
+    pub const NONE: Retention =
+        Retention { usage_days: 0, usage_bytes: 0, log_days: 0, log_bytes: 0 };
+}
+
 impl Logging {
     /// Requests or attempts are logged.
     pub fn logs_any(&self) -> bool {

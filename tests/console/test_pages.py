@@ -26,6 +26,14 @@ PAGES = [
     ("settings", "settings", "Settings"),
     ("me", "me", "Yours"),
 ]
+# Of those who are no administrators.
+OWN_PAGES = [
+    ("overview", "overview?span=24h&by=model&measure=requests", "Overview"),
+    ("requests", "requests", "Requests"),
+    ("request", "requests/{request}", "Request"),
+    ("playground", "playground", "Playground"),
+    ("me", "me", "Yours"),
+]
 
 
 @pytest.fixture(scope="module")
@@ -63,10 +71,32 @@ def test_every_page_fits_and_axe_finds_nothing_serious(gateway, visit, request_i
     found = {"sign-in": audit(page)}
     page.screenshot(path=SHOTS / f"sign-in-{size}-{scheme}.png")
     visitor.sign_in()
-    for name, address, heading in PAGES:
+    look_at(visitor, PAGES, request_id, found, f"{size}-{scheme}")
+    assert {name: said for name, said in found.items() if said} == {}
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("size", SIZES)
+def test_a_users_own_pages_fit_and_axe_finds_nothing_serious(
+    gateway, visit, request_id, size, scheme
+):
+    visitor = visit(color_scheme=scheme)
+    width, height = SIZES[size]
+    visitor.page.set_viewport_size({"width": width, "height": height})
+    visitor.sign_in(name="hal")
+    own = gateway.newest_row("user_name=hal")["request_id"]
+    found = {}
+    look_at(visitor, OWN_PAGES, own, found, f"user-{size}-{scheme}")
+    assert {name: said for name, said in found.items() if said} == {}
+
+
+def look_at(visitor, pages, request_id, found, name_of_shot):
+    """Opens each page, asks axe, takes its picture."""
+    page = visitor.page
+    width = page.viewport_size["width"]
+    for name, address, heading in pages:
         visitor.open(address.format(request=request_id), re.compile(f"^{heading}"))
         page.mouse.move(0, 0)
         found[name] = audit(page)
-        page.screenshot(path=SHOTS / f"{name}-{size}-{scheme}.png")
+        page.screenshot(path=SHOTS / f"{name}-{name_of_shot}.png")
         assert page.evaluate("document.documentElement.scrollWidth") <= width, name
-    assert {name: said for name, said in found.items() if said} == {}

@@ -1,6 +1,7 @@
 """What an administrator and a user do in the console, from signing in to a spent quota."""
 
 import re
+import urllib.parse
 
 from conftest import make_user
 from gateway import ADMIN_KEY, PASSWORD
@@ -45,6 +46,9 @@ def make(page, one, **fields):
     return dialog
 
 
+CLAUDE = ["Anthropic, JavaScript", "Claude Code"]
+
+
 def make_erin(page):
     """A user with a permission, a limit, a quota and a key, all by hand; his key."""
     make(page, "user", Name="erin", Password="short")
@@ -62,7 +66,12 @@ def make_erin(page):
     assert key.startswith("sk-gp-")
     for way in ["OpenAI, Python", "Anthropic, JavaScript", "Claude Code", "Open WebUI"]:
         page.get_by_role("tab", name=way).click()
-        expect(page.get_by_label(way, exact=True).and_(page.locator("pre"))).to_contain_text(key)
+        lines = page.get_by_label(way, exact=True).and_(page.locator("pre"))
+        expect(lines).to_contain_text(key)
+        # Models that there are and that he may call.
+        model = "anthropic-main/claude-sonnet-4-5" if way in CLAUDE else "chat-default"
+        if way != "Open WebUI":
+            expect(lines).to_contain_text(model)
     page.get_by_role("button", name="Close").click()
     expect(page.locator("dialog")).to_have_count(0)
     assert key not in page.content()
@@ -78,8 +87,8 @@ def test_a_user_made_by_hand_calls_spends_his_quota_is_topped_up_and_calls_again
     visitor.open("permissions", "Permissions")
     page.get_by_label("User", exact=False).first.fill("erin")
     page.get_by_label("Model", exact=False).first.fill("openai-main/paid")
-    page.get_by_role("button", name="Ask").click()
-    expect(page.locator("main")).to_contain_text("By the rule")
+    page.get_by_role("button", name="Ask").first.click()
+    expect(page.locator("main")).to_contain_text("models * (erin::*, made here)")
 
     assert gateway.chat(key, "openai-main/paid")[0] == 200
     assert gateway.chat(key, "openai-main/paid")[0] == 402
@@ -209,6 +218,45 @@ def test_a_user_sees_his_own_and_reaches_nothing_of_others_by_any_url(gateway, v
     for path in paths:
         told = page.evaluate("path => fetch(path).then((reply) => reply.text())", path)
         assert "grace" not in told, path
+
+
+def test_no_path_of_the_interface_tells_a_user_of_another(gateway, visit):
+    make_user(gateway, "mona", "9")
+    ned = make_user(gateway, "ned-the-other", "9")
+    gateway.chat(ned, "openai-main/of-ned")
+    row = gateway.newest_row("user_name=ned-the-other")
+    key = gateway.call("GET", "/admin/api/user_keys?user_name=ned-the-other")[1]["items"][0]["id"]
+    names = [
+        "ned-the-other", "ned-the-other::*", "ned-the-other:*", "ned-the-other:total", key,
+        row["request_id"],
+    ]
+    visitor = visit()
+    visitor.sign_in(name="mona")
+    ask = """async ([method, path]) => {
+        const session = await fetch("/user/api/session").then((reply) => reply.json());
+        const headers = { "x-gproxy-csrf": session.csrf, "content-type": "application/json" };
+        const body = method === "GET" || method === "DELETE" ? undefined : "{}";
+        const reply = await fetch(path, { method, headers, body });
+        return [reply.status, await reply.text()];
+    }"""
+    asked = 0
+    for path, methods in gateway.call("GET", "/admin/api/openapi.json")[1]["paths"].items():
+        for method in methods:
+            # What ends her own session says nothing of others.
+            if "session" in path:
+                continue
+            for name in names if "{id}" in path else [""]:
+                target = path.replace("{id}", urllib.parse.quote(name, safe=""))
+                status, text = visitor.page.evaluate(ask, [method.upper(), target])
+                assert "of-ned" not in text and "ned-the-other" not in text, target
+                if path.startswith("/admin"):
+                    assert status == 403, (method, target, status)
+                elif "{id}" in path:
+                    assert status == 404, (method, target, status)
+                asked += 1
+    assert asked > 100
+    still = gateway.call("GET", "/admin/api/user_keys?user_name=ned-the-other")[1]["items"]
+    assert [one["id"] for one in still] == [key]
 
 
 def test_the_keyboard_reaches_every_page_and_the_theme_is_kept(gateway, visit):

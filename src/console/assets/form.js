@@ -10,7 +10,8 @@ let made = 0;
  * @property {string} name As the interface calls it.
  * @property {string} label
  * @property {string} [kind] `text` (unless told otherwise), `password`, `number`, `money`, `flag`,
- *   `choice`, `lines` (a list of texts), `area` (a long text) or `json`.
+ *   `choice`, `lines` (a list of texts), `area` (a long text), `instant` (a time, given and told in
+ *   UTC, shown in the reader's time zone) or `json`.
  * @property {*} [value] What it holds at first.
  * @property {Array<string|[string, string]>} [options] Of a choice, or proposals for a text.
  * @property {string} [help]
@@ -86,7 +87,7 @@ function controlOf(field, id) {
     default:
       return h("input", {
         ...common,
-        type: field.kind === "password" ? "password" : "text",
+        type: { password: "password", instant: "datetime-local" }[field.kind] ?? "text",
         inputmode: { number: "numeric", money: "decimal" }[field.kind],
         value: text,
         list: field.options && `${id}-list`,
@@ -99,7 +100,14 @@ function controlOf(field, id) {
 function textOf({ kind, value }) {
   if (value === null || value === undefined) return "";
   if (kind === "json") return JSON.stringify(value, null, 2);
+  if (kind === "instant") return localTime(value);
   return kind === "lines" ? value.join("\n") : String(value);
+}
+
+/** 2027-01-31T14:05:00 in the reader's time zone, of a time in UTC. */
+function localTime(instant) {
+  const at = new Date(instant);
+  return new Date(at - at.getTimezoneOffset() * 60_000).toISOString().slice(0, 19);
 }
 
 /** What a control holds; `null`: nothing. A number that is none is sent as it was written. */
@@ -112,6 +120,8 @@ function read(field, control) {
       return Number.isNaN(Number(text)) ? text : Number(text);
     case "lines":
       return text.split("\n").map((line) => line.trim()).filter(Boolean);
+    case "instant":
+      return new Date(text).toISOString().replace(/\.\d+Z$/, "Z");
     case "json":
       return JSON.parse(text);
     default:

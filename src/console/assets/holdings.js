@@ -1,17 +1,20 @@
 // What hangs on a user: keys, permissions, limits and quotas, of one of them or of all.
 
-import { get, path, post } from "./api.js";
+import { all, get, path, post } from "./api.js";
 import { share } from "./charts.js";
 import { h } from "./dom.js";
 import { form } from "./form.js";
-import { count, percent, since, usd } from "./format.js";
+import { count, percent, since, time, usd } from "./format.js";
 import { badge, button, copyable, dialog, say, to } from "./parts.js";
 import { section } from "./section.js";
 import { snippets } from "./snippets.js";
+import { table } from "./table.js";
 
 const DAY_MS = 86_400_000;
 /** Over how many days the pace of spending is taken. */
 const PACE_DAYS = 7;
+/** So many models are asked about for a new key. */
+const MODELS_ASKED = 30;
 const WINDOWS = ["total", "day", "week", "month"];
 
 const userColumn = {
@@ -37,7 +40,7 @@ export function keys(context, user, users) {
   const columns = [
     { title: "Label", value: (key) => key.label || "" },
     { title: "Ends in", value: (key) => key.hint, cell: (key) => h("code", null, key.hint) },
-    { title: "On", value: (key) => key.enabled, cell: (key) => onOff(key.enabled) },
+    ...keyTerms,
     {
       title: "Made", value: (key) => key.made_at ?? 0,
       cell: (key) => (key.made_at ? since(key.made_at) : ""),
@@ -45,22 +48,57 @@ export function keys(context, user, users) {
   ];
   return section({
     context, at: "/admin/api/user_keys", title: "Keys", one: "key", ...whose(user, columns),
-    fields: [userField(users), ...keyFields], made: showKey,
+    fields: [userField(users), ...keyFields],
+    // A key is never lost because models cannot be asked for.
+    made: async (key) => showKey(key, await modelsOf(key.user_name).catch(() => [])),
   });
+}
+
+/** Columns of when, and where from, a key opens. */
+export const keyTerms = [
+  { title: "On", value: (key) => key.enabled, cell: (key) => onOff(key.enabled) },
+  { title: "Until", value: (key) => key.expires_at ?? "", cell: until },
+  { title: "From", value: (key) => (key.networks ?? []).join(", ") || "anywhere" },
+];
+
+function until({ expires_at: at }) {
+  if (!at) return "any time";
+  const isOver = Date.parse(at) <= Date.now();
+  return isOver ? badge(`ended ${since(Date.parse(at))}`, "warn") : time(Date.parse(at));
 }
 
 /** What may be said of a key. */
 export const keyFields = [
   { name: "label", label: "Label", help: "For people: which program or machine has it." },
+  { name: "expires_at", label: "It opens until", kind: "instant", help: "Empty: at any time." },
+  {
+    name: "networks", label: "It opens from", kind: "lines",
+    help: "Addresses or networks such as 10.0.0.0/8, one a line. Empty: from anywhere.",
+  },
   { name: "enabled", label: "It opens", kind: "flag", value: true },
 ];
 
-/** A new key, and how programs are told it. */
-export function showKey({ api_key: key }) {
+/** A new key, and how programs are told it. `models`: that may be called with it. */
+export function showKey({ api_key: key }, models) {
   dialog("A new key", () => h("div", { class: "new-key" },
     h("p", null, "It is shown this once and kept nowhere: copy it now."),
     copyable(key, "The new key"),
-    snippets(key)));
+    snippets(key, models)));
+}
+
+/** Names of models that a user may call, of the first ones that are known. */
+async function modelsOf(user) {
+  const [aliases, models] = await Promise.all([
+    all("/admin/api/model_aliases", { enabled: true }),
+    all("/admin/api/models", { enabled: true }),
+  ]);
+  const names = aliases.map(({ alias }) => alias)
+    .concat(models.map(({ provider_name: name, model_id: id }) => `${name}/${id}`))
+    .slice(0, MODELS_ASKED);
+  const may = await Promise.all(names.map((model) => {
+    return get("/admin/api/explain", { user_name: user, model }).then((told) => told.served);
+  }));
+  return names.filter((_, at) => may[at]);
 }
 
 /** A word for what is on or off. */
@@ -182,7 +220,10 @@ export function quotas(context, user, users, pace) {
   return section({
     context, at: "/admin/api/quotas", title: "Quotas", one: "quota",
     ...whose(user, quotaColumns(pace)),
-    acts: (quota) => [button("Top up", () => topUp(context, quota), "quiet")],
+    acts: (quota) => [
+      button("Top up", () => topUp(context, quota), "quiet"),
+      Number(quota.topped_up) !== 0 && button("Top-ups", () => topUps(context, quota), "quiet"),
+    ],
     fields: [
       userField(users),
       { name: "quota", label: "USD", kind: "money", required: true },
@@ -213,4 +254,18 @@ function topUp(context, quota) {
       context.again();
     },
   }));
+}
+
+/** What was added to a quota's ceiling, and by whom. */
+function topUps(context, quota) {
+  const target = `${path("/admin/api/quotas", quota.id)}/top_ups`;
+  const title = `Top-ups of ${quota.id}`;
+  const columns = [
+    { title: "At", value: (row) => row.at, cell: (row) => time(row.at) },
+    { title: "USD", number: true, value: (row) => Number(row.amount), cell: (row) => row.amount },
+    { title: "By", value: (row) => row.made_by },
+    { title: "Why", value: (row) => row.why },
+  ];
+  const load = async () => ({ ...await get(target, {}, context.signal), next_cursor: null });
+  dialog(title, () => table({ caption: title, columns, load, empty: "Nothing was added." }));
 }

@@ -20,6 +20,7 @@ import { table } from "./table.js";
  * @param {Object} [is.filter] Of the list; a row that is made has these values too.
  * @param {function(Object): Node[]} [is.acts] More to do with a row.
  * @param {function(Object): void} [is.made] Is given what was made.
+ * @returns {HTMLElement} With `reload()`.
  */
 export function section(is) {
   const { context, at, title, one, columns, fields } = is;
@@ -41,7 +42,8 @@ export function section(is) {
       is.made?.(item);
     },
   }));
-  return panel(title, rows, h("div", null, button(`New ${one}`, open)));
+  const element = panel(title, rows, h("div", null, button(`New ${one}`, open)));
+  return Object.assign(element, { reload: rows.reload });
 }
 
 /** The names of a section's rows, to propose them in a form. */

@@ -3,7 +3,7 @@
 import { get } from "../api.js";
 import { h } from "../dom.js";
 import {
-  keyFields, limitColumns, onOff, paces, quotaColumns, showKey,
+  keyFields, keyTerms, limitColumns, paces, quotaColumns, showKey,
 } from "../holdings.js";
 import { pageHead, panel, to } from "../parts.js";
 import { section } from "../section.js";
@@ -12,24 +12,25 @@ import { table } from "../table.js";
 
 export async function show(context) {
   const { session, signal } = context;
-  const pace = await paces("/user/api", signal);
+  const [pace, { items: callable }] = await Promise.all([
+    paces("/user/api", signal), get("/user/api/models", {}, signal),
+  ]);
+  const ids = callable.map(({ id }) => id);
   const list = (title, what, columns, empty) => panel(title, table({
     caption: title, columns, empty, load: (cursor) => get(`/user/api/${what}`, { cursor }, signal),
   }));
-  const models = (cursor) => get("/user/api/models", {}, signal)
-    .then(({ items }) => ({ items, next_cursor: cursor ?? null }));
   return [
     pageHead(`Yours, ${session.user_name}`),
     section({
       context, at: "/user/api/keys", title: "Your keys", one: "key", fields: keyFields,
-      made: showKey,
+      made: (key) => showKey(key, ids),
       columns: [
         { title: "Label", value: (key) => key.label || "" },
         { title: "Ends in", value: (key) => key.hint, cell: (key) => h("code", null, key.hint) },
-        { title: "On", value: (key) => key.enabled, cell: (key) => onOff(key.enabled) },
+        ...keyTerms,
       ],
     }),
-    panel("How to call", snippets("$GPROXY_KEY")),
+    panel("How to call", snippets("$GPROXY_KEY", ids)),
     list("Your quotas", "quotas", quotaColumns(pace), "No quota: nothing bounds what you spend."),
     list("Your limits", "rate_limits", limitColumns, "No limits."),
     list("What you may call", "permissions", [
@@ -40,7 +41,7 @@ export async function show(context) {
       { title: "Only at", value: (rule) => rule.provider_name ?? "" },
     ], "Nothing yet: ask an administrator."),
     panel("Models", table({
-      caption: "Models", load: models, empty: "None.",
+      caption: "Models", items: callable, empty: "None.",
       columns: [{
         title: "Name", value: (model) => model.id,
         cell: (model) => h("a", { href: to("playground", { model: model.id }) }, model.id),

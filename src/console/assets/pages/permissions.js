@@ -6,6 +6,7 @@ import { form } from "../form.js";
 import { filePermissions, permissions } from "../holdings.js";
 import { badge, facts, pageHead, panel } from "../parts.js";
 import { names } from "../section.js";
+import { table } from "../table.js";
 
 export async function show(context) {
   const { signal } = context;
@@ -14,31 +15,71 @@ export async function show(context) {
   ]);
   return [
     pageHead("Permissions"),
-    tester(signal, users),
+    h("div", { class: "grid" },
+      tester("May somebody call a model?", "/admin/api/explain", signal, [
+        { name: "user_name", label: "User", options: users, required: true },
+        {
+          name: "model", label: "Model", required: true, help: "As it would be sent, or an alias.",
+        },
+        {
+          name: "provider_name", label: "In the scope of a provider", options: providers,
+          help: "As in /NAME/v1/...; empty: in none.",
+        },
+      ]),
+      tester("May somebody use files and batches?", "/admin/api/explain/files", signal, [
+        { name: "user_name", label: "User", options: users, required: true },
+        { name: "provider_name", label: "Provider", options: providers, required: true },
+      ])),
     permissions(context, null, users, providers),
     filePermissions(context, null, users, providers),
   ];
 }
 
-function tester(signal, users) {
+function tester(title, at, signal, fields) {
   const answer = h("div", { "aria-live": "polite" });
-  return panel("May somebody call a model?", form({
-    fields: [
-      { name: "user_name", label: "User", options: users, required: true },
-      {
-        name: "model", label: "Model", required: true, help: "As it would be sent, or an alias.",
-      },
-    ],
+  return panel(title, form({
+    fields,
     submit: "Ask",
     send: async (values) => {
       replace(answer);
-      const told = await get("/admin/api/explain", values, signal);
-      replace(answer, told.served
-        ? facts([
-          ["Answer", badge("yes", "good")], ["By the rule", h("code", null, told.permission)],
-          ["Provider", told.provider], ["Model there", told.model_served],
-        ])
-        : facts([["Answer", badge(`no, ${told.status}`, "bad")], ["Why", told.message]]));
+      const told = await get(at, values, signal);
+      replace(answer, facts([
+        ["Answer", told.served ? badge("yes", "good") : badge(`no, ${told.status}`, "bad")],
+        ["Why", told.message],
+        ["By the rule", told.served ? ruleOf(told.rule) : noRule(told)],
+        ["Provider", told.provider],
+        ["Model there", told.model_served],
+      ]), told.targets && targetsOf(told.targets));
     },
   }), answer);
+}
+
+/** A rule: what it says, its name, and where it stands. */
+function ruleOf(rule) {
+  if (!rule) return "none";
+  const place = rule.declared ? `the file, line ${rule.line}` : "made here";
+  return [h("span", null, rule.text), " (", h("code", null, rule.id), `, ${place})`];
+}
+
+/** That no rule lets it pass; `null`: it was not for want of a rule. */
+function noRule({ rule, rules_count: all }) {
+  if (rule !== null) return null;
+  return all ? `none of the user's ${all}` : "none: the user has no such rule";
+}
+
+/** What an alias with several targets comes to. */
+function targetsOf(items) {
+  const columns = [
+    { title: "Provider", value: (target) => target.provider },
+    { title: "Model there", value: (target) => target.model_served },
+    {
+      title: "Is asked", value: (target) => target.served,
+      cell: (target) => (target.served ? badge("yes", "good") : badge("no", "warn")),
+    },
+    {
+      title: "By the rule", value: (target) => target.rule?.id ?? "",
+      cell: (target) => ruleOf(target.rule),
+    },
+  ];
+  return table({ caption: "Targets of the alias, in their order", columns, items });
 }
