@@ -19,7 +19,7 @@ use super::endpoint::{Endpoint, ModelPlace, nameless};
 use super::path::{self, PathError, Query};
 use super::refusal::Refusal;
 use super::resource::scope_of;
-use super::usage::{Node, Told};
+use super::usage::{Node, Tap, Told, Usage};
 use crate::wire::json::{Event, JsonError, Kind, PATHS_MAX, Scanner, Step, Watch, escape};
 
 /// A usage object that is longer is none of a vendor's.
@@ -445,7 +445,13 @@ impl Listener {
             "response.created" => news.begins = true,
             "response.done" | "response.completed" | "response.incomplete" | "response.failed" => {
                 news.ends = true;
-                news.told = told(usage);
+                news.told = told(usage).map(|mut told| {
+                    let mut tap = Tap::new(&self.live.endpoint);
+                    tap.feed(event);
+                    let Usage { tool_calls, images, .. } = tap.told().usage;
+                    told.usage = Usage { tool_calls, images, ..told.usage };
+                    told
+                });
             }
             "error" => {
                 let literal = status.map_or(&[][..], |(_, span)| &event[span]);

@@ -180,7 +180,9 @@ fn names_are_restored_and_each_answer_tells_what_it_used() {
         ("response.incomplete", usage, false, true),
         ("response.failed", json!(null), false, true),
     ] {
+        let items = json!([{"type": "web_search_call"}, {"type": "image_generation_call"}]);
         let response = json!({"model": "gpt-dated", "usage": usage, "service_tier": "flex",
+            "output": items,
             "instructions": "\"model\":\"gpt-dated\""});
         let event = json!({"type": kind, "response": response, "model": "stays"});
         let mut bytes = event.to_string().into_bytes();
@@ -193,6 +195,7 @@ fn names_are_restored_and_each_answer_tells_what_it_used() {
         let Some(told) = news.told else { continue };
         assert_eq!((told.usage.input_tokens, told.usage.cache_read_input_tokens), (6, 4));
         assert_eq!((told.usage.output_tokens, told.usage.reasoning_tokens), (5, 2));
+        assert_eq!((told.usage.tool_calls, told.usage.images), (1, 1));
         assert_eq!(told.tier.name(), "flex");
     }
 }
