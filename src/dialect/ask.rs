@@ -11,6 +11,7 @@ pub mod cloud;
 #[cfg(test)]
 mod tests;
 
+use super::Dialect;
 use super::endpoint::{Endpoint, ModelPlace, Step};
 use crate::limits::{BODY_MODELS_MAX, MODEL_BYTES_MAX};
 use crate::wire::json::{Event, JsonError, Kind, PATHS_MAX, Scanner, Watch, escape, unescape};
@@ -95,6 +96,8 @@ pub struct Ask {
     pub output_max: Option<u64>,
     /// How many answers or images are asked for at once; `None`: what is usual.
     pub copies: Option<u64>,
+    /// The prompt may be written to a cache for an hour, which costs more than for five minutes.
+    pub hour_cache: bool,
     model_at: Range<usize>,
     /// Further names of the path's model.
     body_models: Vec<Value>,
@@ -224,6 +227,8 @@ fn scan_named_in_body(endpoint: &Endpoint, body: &[u8]) -> Result<Ask, AskError>
         model: name,
         output_max,
         copies,
+        hour_cache: endpoint.dialect == Dialect::Anthropic
+            && memchr::memmem::find(body, b"\"1h\"").is_some(),
         stream: stream.is_some_and(|stream| stream.kind == Kind::True),
         model_at,
         body_models: Vec::new(),

@@ -38,6 +38,8 @@ pub(super) struct Plan<'a> {
     pub(super) output_max: Option<u64>,
     /// How many answers or images were asked for at once; `None`: what is usual.
     pub(super) copies: Option<u64>,
+    /// The prompt may be written to a cache for an hour.
+    pub(super) hour_cache: bool,
     /// Where the bytes of a file go that is uploaded in two steps.
     pub(super) upload: Option<Upload>,
     /// The caller reaches every provider, and named none for what was made earlier.
@@ -78,6 +80,7 @@ impl<'a> Plan<'a> {
             hide_usage,
             output_max: ask.output_max,
             copies: ask.copies,
+            hour_cache: ask.hour_cache,
             stream: ask.stream || endpoint.tail == "streamGenerateContent",
             alt_sse: route.query.alt_sse,
             wants_usage: hide_usage || (in_stream && ask.wants_usage()),
@@ -101,6 +104,7 @@ impl<'a> Plan<'a> {
             hide_usage: false,
             output_max: None,
             copies: None,
+            hour_cache: false,
             upload: None,
             aggregated: false,
             upgrade: None,

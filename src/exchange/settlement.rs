@@ -146,7 +146,7 @@ fn at_most(plans: &[Plan<'_>], bytes_in: u64) -> (i64, u64) {
         let model = plan.provider.models.get(plan.target.model_served);
         let expected = expected(plan, model, bytes_in);
         if let Some(price) = price_of(plan).filter(|_| !is_free(plan.endpoint)) {
-            cost = cost.max(dearest(price, &expected));
+            cost = cost.max(dearest(price, &expected, plan.hour_cache));
         }
         tokens = tokens.max(expected.tokens());
     }
@@ -205,12 +205,12 @@ fn expected(plan: &Plan<'_>, model: Option<&Model>, bytes_in: u64) -> Usage {
 }
 
 /// The cost in the dearest mode that the request could be served in.
-fn dearest(price: &PriceRow, usage: &Usage) -> i64 {
+fn dearest(price: &PriceRow, usage: &Usage, hour_cache: bool) -> i64 {
     let tiers =
         [ServiceTier::Default, ServiceTier::Flex, ServiceTier::Scale, ServiceTier::Priority];
     let differs = |tier: &ServiceTier| price.modes[*tier as usize] != Mode::default();
     let costs = tiers.into_iter().filter(|tier| *tier == ServiceTier::Default || differs(tier));
-    let costs = costs.map(|tier| price.applied(usage, tier).cost(usage));
+    let costs = costs.map(|tier| price.applied(usage, tier).at_most(usage, hour_cache));
     costs.max().unwrap_or(0)
 }
 

@@ -196,6 +196,16 @@ impl Applied {
         i64::try_from(total).unwrap_or(i64::MAX)
     }
 
+    /// The bill at its dearest, of a call whose prompt may be written to a cache, for an hour too
+    /// where `hour_cache` says so, and whose answer may be sound or an image.
+    pub fn at_most(mut self, usage: &Usage, hour_cache: bool) -> i64 {
+        let tier = &mut self.tier;
+        let hour = if hour_cache { tier.cache_write_1h } else { None };
+        tier.input = tier.input.max(tier.cache_write_5min).max(hour);
+        tier.output = tier.output.max(self.output_audio).max(self.output_image);
+        self.cost(usage)
+    }
+
     /// The prices as JSON, under the names of the configuration.
     pub fn to_json(&self) -> String {
         let mut map = Map::new();

@@ -382,3 +382,12 @@ fn the_most_answers_or_images_that_are_asked_for_count() {
         assert_eq!(scan(endpoint(name), body.as_bytes()).expect(body).copies, copies, "{body}");
     }
 }
+
+#[test]
+fn a_cache_of_an_hour_is_seen_where_there_can_be_one() {
+    let body = br#"{"model":"m","system":[{"cache_control":{"ttl":"1h"}}]}"#;
+    for (name, sees) in [("messages", true), ("chat.completions", false)] {
+        assert_eq!(scan(endpoint(name), body).expect("sound").hour_cache, sees, "{name}");
+    }
+    assert!(!scan(endpoint("messages"), br#"{"model":"1"}"#).expect("sound").hour_cache);
+}

@@ -97,6 +97,21 @@ fn images_are_billed_one_by_one_or_by_their_tokens() {
 }
 
 #[test]
+fn at_most_a_prompt_is_written_to_a_cache_and_an_answer_is_sound() {
+    let used = usage(1_000_000, 0, 0, 0, 1_000_000);
+    let mut row = row();
+    row.modes[0] = Mode { each_call: None, tiers: vec![row.modes[0].tiers[0]] };
+    let at_most = |row: &PriceRow, hour| {
+        row.applied(&used, ServiceTier::Default).at_most(&used, hour) * 100 / DOLLAR
+    };
+    assert_eq!((at_most(&row, false), at_most(&row, true)), (375 + 1_500, 600 + 1_500));
+    row.output_audio = Some(64 * DOLLAR);
+    assert_eq!(at_most(&row, true), 600 + 6_400);
+    row.modes[0].tiers[0].cache_write_5min = None;
+    assert_eq!(at_most(&row, false), 300 + 6_400);
+}
+
+#[test]
 fn costs_round_half_up_and_saturate() {
     let tier = Tier { input: Some(1), ..Tier::default() };
     let applied = Applied { tier, ..Applied::default() };
