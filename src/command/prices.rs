@@ -129,6 +129,11 @@ pub fn write_diff(snapshot: &Snapshot, as_json: bool, out: &mut dyn Write) -> io
     }
     let mut differ = false;
     for asked in all(snapshot) {
+        let priced = asked.priced();
+        // An alias without a price of its own costs what its model does.
+        if asked.alias.is_some() && priced.is_none_or(|(from, _)| from != PriceSource::Alias) {
+            continue;
+        }
         let list = sheet().list(asked.provider.channel.name);
         let Some(listed) = list.and_then(|list| list.price(asked.model)) else {
             if !as_json {
@@ -136,8 +141,7 @@ pub fn write_diff(snapshot: &Snapshot, as_json: bool, out: &mut dyn Write) -> io
             }
             continue;
         };
-        let ours = asked.priced().filter(|(from, _)| *from != PriceSource::List);
-        let ours = ours.map(|(_, row)| entries(row)).unwrap_or_default();
+        let ours = priced.map(|(_, row)| entries(row)).unwrap_or_default();
         let listed = entries(listed);
         let names: BTreeSet<&String> = ours.keys().chain(listed.keys()).collect();
         let mut differing = names.into_iter().filter(|name| ours.get(*name) != listed.get(*name));
@@ -233,6 +237,7 @@ mod tests {
         assert!(text.contains("price_cache_read_input_tokens: none in the file, 0.1 on"), "{text}");
         assert!(!text.contains("  price_output_tokens: 1.6"), "what is the same is not told");
         assert!(text.contains("o/own: not on the list"), "{text}");
+        assert!(!text.contains("o/gpt-4.1\n") && !text.contains("cheap"), "{text}");
         let json = diff(true);
         assert!(json.lines().all(|line| serde_json::from_str::<Value>(line).is_ok()), "{json}");
         assert!(json.contains(r#""file":"0.5","list":"0.4""#), "{json}");
