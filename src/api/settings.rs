@@ -160,7 +160,8 @@ fn in_force(call: &Call<'_>, snapshot: &Snapshot) -> [(&'static str, Value); 4] 
         "enable_downstream_log": logging.enable_downstream_log,
         "enable_downstream_log_body": logging.enable_downstream_log_body,
         "receipts": billing.receipts, "stream_receipts": billing.stream_receipts,
-        "quota_ends_streams": billing.quota_ends_streams, "metrics_open": snapshot.metrics_open,
+        "quota_ends_streams": billing.quota_ends_streams, "list_prices": billing.list_prices,
+        "metrics_open": snapshot.metrics_open,
         "cors_origins": snapshot.cors_origins, "trusted_proxies": networks.collect::<Vec<_>>(),
         "extra_ca_file": snapshot.extra_ca_file
     });
