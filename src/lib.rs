@@ -6,6 +6,7 @@ pub mod api;
 pub mod command;
 pub mod config;
 pub mod console;
+pub mod decision;
 pub mod dialect;
 pub mod edge;
 pub mod exchange;

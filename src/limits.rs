@@ -192,6 +192,8 @@ pub const API_ROWS_MAX: usize = 100_000;
 pub const DIFFERENCE_ROWS_MAX: usize = 200;
 /// Refused requests that are kept for those who ask why; the oldest makes room.
 pub const REFUSALS_KEPT_MAX: usize = 1_000;
+/// Attempts that came to nothing that are kept likewise.
+pub const STUMBLES_KEPT_MAX: usize = 1_000;
 /// Characters of a refusal's sentence that are kept with it.
 pub const REFUSAL_CHARS_MAX: usize = 1_000;
 /// Open sessions; the one that ends first makes room.
@@ -213,6 +215,10 @@ pub const LOG_ENTRIES_MAX: usize = 4_096;
 pub const LOG_QUEUE_BYTES_MAX: usize = 32 * 1024 * 1024;
 /// What is logged of a body; the rest is left out.
 pub const LOG_BODY_BYTES_MAX: usize = 64 * 1024;
+/// Logged requests that one search looks at; the next page goes on behind them.
+pub const LOG_SEARCH_ROWS_MAX: i64 = 5_000;
+/// Logged attempts of one request that are shown.
+pub const LOG_ATTEMPTS_SHOWN_MAX: usize = 16;
 /// A key or a credential.
 pub const SECRET_BYTES_MAX: usize = 4_096;
 /// Worker threads.

@@ -21,11 +21,12 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("config", &["route", "dialect"]),
     ("edge", &["route", "dialect", "wire"]),
     ("admin", &["console", "edge", "route", "dialect", "wire"]),
-    ("api", &["admin", "config", "dialect", "exchange", "ledger", "route"]),
+    ("decision", &["edge", "route", "dialect", "wire"]),
+    ("api", &["admin", "config", "decision", "dialect", "exchange", "ledger", "route"]),
     ("ledger", &["route", "dialect"]),
     ("exchange", &["admin", "ledger", "edge", "route", "dialect", "wire"]),
     ("io", &["exchange", "route", "dialect", "wire"]),
-    ("command", &["api", "config", "edge", "ledger", "route", "dialect", "wire"]),
+    ("command", &["api", "config", "decision", "edge", "ledger", "route", "dialect", "wire"]),
     ("console", &[]),
     ("logging", &[]),
     ("serve", &["api", "config", "console", "exchange", "io", "ledger", "logging", "route"]),
@@ -66,7 +67,7 @@ const FENCED: &[(&str, &[&str])] = &[
 
 /// What the core never names: it does no IO, keeps no time and holds no lock across its ends.
 const CORE: &[&str] =
-    &["wire", "dialect", "route", "edge", "exchange", "config", "admin", "console"];
+    &["wire", "dialect", "route", "edge", "decision", "exchange", "config", "admin", "console"];
 const NOT_IN_CORE: &[&str] =
     &["Instant::now", "SystemTime::now", "TcpStream", "UdpSocket", "std::fs", "rustix::"];
 

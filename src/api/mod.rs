@@ -13,6 +13,7 @@ mod entities;
 mod explain;
 mod health;
 mod kind;
+mod logs;
 mod openapi;
 mod own;
 mod prices;
@@ -25,6 +26,7 @@ mod session;
 mod settings;
 mod standing;
 mod store;
+mod story;
 mod usage;
 
 use std::path::PathBuf;

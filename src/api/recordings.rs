@@ -8,6 +8,22 @@ use super::route::Route;
 use crate::exchange::Recording;
 
 pub(super) fn routes() -> Vec<Route> {
+    let items = json!({
+        "type": "object",
+        "properties": { "items": { "type": "array", "items": item_schema() } },
+        "required": ["items"]
+    });
+    let path = "/admin/api/recordings";
+    let says = "Streams that ended badly, the last first.";
+    let one_says = "The last bytes of a stream that ended badly, by its request's id.";
+    vec![
+        Route::new("GET", path, "list_recordings", says, list).answers(200, items),
+        Route::new("GET", &format!("{path}/{{id}}"), "recording", one_says, show)
+            .answers(200, one_schema()),
+    ]
+}
+
+fn item_schema() -> Value {
     let text = json!({ "type": "string" });
     let fields = json!({
         "request_id": text, "at": { "type": "integer" }, "user_name": text,
@@ -17,8 +33,12 @@ pub(super) fn routes() -> Vec<Route> {
         "truncated": { "type": "boolean", "description": "More came before what is kept." }
     });
     let required = ["request_id", "at", "endpoint", "why", "total_ms", "truncated"];
-    let item = json!({ "type": "object", "properties": fields, "required": required });
-    let mut one = item.clone();
+    json!({ "type": "object", "properties": fields, "required": required })
+}
+
+/// Schema of one with its pieces.
+pub(super) fn one_schema() -> Value {
+    let mut one = item_schema();
     one["properties"]["pieces"] = json!({
         "type": "array",
         "items": {
@@ -31,18 +51,16 @@ pub(super) fn routes() -> Vec<Route> {
             "required": ["at_ms", "bytes", "text"]
         }
     });
-    let items = json!({
-        "type": "object",
-        "properties": { "items": { "type": "array", "items": item } },
-        "required": ["items"]
-    });
-    let path = "/admin/api/recordings";
-    let says = "Streams that ended badly, the last first.";
-    let one_says = "The last bytes of a stream that ended badly, by its request's id.";
-    vec![
-        Route::new("GET", path, "list_recordings", says, list).answers(200, items),
-        Route::new("GET", &format!("{path}/{{id}}"), "recording", one_says, show).answers(200, one),
-    ]
+    one
+}
+
+/// That of this request.
+pub(super) fn of(call: &Call<'_>, id: &str) -> Option<Value> {
+    let all = call.api.core.recordings.all();
+    let found = all.iter().find(|one| one.request_id == id)?;
+    let mut shown = head(found);
+    shown["pieces"] = found.pieces.iter().map(piece).collect();
+    Some(shown)
 }
 
 fn list(_: &Route, call: &Call<'_>) -> Result<Answer, Fault> {
@@ -51,12 +69,7 @@ fn list(_: &Route, call: &Call<'_>) -> Result<Answer, Fault> {
 }
 
 fn show(_: &Route, call: &Call<'_>) -> Result<Answer, Fault> {
-    let all = call.api.core.recordings.all();
-    let found = all.iter().find(|one| one.request_id == call.id);
-    let found = found.ok_or_else(Fault::not_found)?;
-    let mut shown = head(found);
-    shown["pieces"] = found.pieces.iter().map(piece).collect();
-    Ok(Answer::ok(shown))
+    of(call, &call.id).map(Answer::ok).ok_or_else(Fault::not_found)
 }
 
 fn piece((at_ms, bytes, text): &(u32, u32, String)) -> Value {

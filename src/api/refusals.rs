@@ -9,19 +9,9 @@ use crate::exchange::Refused;
 use crate::limits;
 
 pub(super) fn routes() -> Vec<Route> {
-    let text = || json!({ "type": "string" });
-    let item = json!({
-        "type": "object",
-        "properties": {
-            "request_id": text(), "at": { "type": "integer" }, "user": text(),
-            "provider": text(), "operation": text(), "model": text(),
-            "status": { "type": "integer" }, "message": text()
-        },
-        "required": ["request_id", "at", "user", "status", "message"]
-    });
     let shown = json!({
         "type": "object",
-        "properties": { "items": { "type": "array", "items": item } },
+        "properties": { "items": { "type": "array", "items": item_schema() } },
         "required": ["items"]
     });
     [("admin", "everybody's"), ("user", "the caller's")]
@@ -43,6 +33,39 @@ pub(super) fn routes() -> Vec<Route> {
         .collect()
 }
 
+/// Schema of one of them.
+pub(super) fn item_schema() -> Value {
+    let text = || json!({ "type": "string" });
+    json!({
+        "type": "object",
+        "properties": {
+            "request_id": text(), "at": { "type": "integer" }, "user": text(),
+            "provider": text(), "operation": text(), "model": text(),
+            "status": { "type": "integer" }, "message": text()
+        },
+        "required": ["request_id", "at", "user", "status", "message"]
+    })
+}
+
+/// That of this request, the caller's own or anybody's for administrators.
+pub(super) fn of(call: &Call<'_>, id: &str) -> Result<Option<Value>, Fault> {
+    let own = match call.area {
+        Area::Admin => None,
+        Area::User => Some(call.user()?.name.as_str()),
+    };
+    let latest = call.api.core.refusals.latest();
+    let mut latest = latest.iter().filter(|refused| own.is_none_or(|own| own == refused.user));
+    Ok(latest.find(|refused| refused.request_id == id).map(|refused| told(refused)))
+}
+
+fn told(refused: &Refused) -> Value {
+    json!({
+        "request_id": refused.request_id, "at": refused.at_ms, "user": refused.user,
+        "provider": refused.provider, "operation": refused.operation,
+        "model": refused.model, "status": refused.status, "message": refused.message
+    })
+}
+
 fn list(_: &Route, call: &Call<'_>) -> Result<Answer, Fault> {
     let limit = call.query.get("limit").and_then(Value::as_u64).unwrap_or(100) as usize;
     let user = match call.area {
@@ -54,17 +77,7 @@ fn list(_: &Route, call: &Call<'_>) -> Result<Answer, Fault> {
     let passes = |refused: &&std::sync::Arc<Refused>| {
         user.is_none_or(|user| user == refused.user) && id.is_none_or(|id| id == refused.request_id)
     };
-    let items: Vec<Value> = latest
-        .iter()
-        .filter(passes)
-        .take(limit)
-        .map(|refused| {
-            json!({
-                "request_id": refused.request_id, "at": refused.at_ms, "user": refused.user,
-                "provider": refused.provider, "operation": refused.operation,
-                "model": refused.model, "status": refused.status, "message": refused.message
-            })
-        })
-        .collect();
+    let passing = latest.iter().filter(passes).take(limit);
+    let items: Vec<Value> = passing.map(|refused| told(refused)).collect();
     Ok(Answer::ok(json!({ "items": items })))
 }

@@ -5,8 +5,8 @@ use serde_json::{Map, Value, json};
 use super::answer::{Answer, Fault};
 use super::kind::{KINDS, Kind};
 use super::{
-    Call, audit, entities, explain, health, openapi, own, prices, recordings, refusals, reload,
-    settings, standing, usage,
+    Call, audit, entities, explain, health, logs, openapi, own, prices, recordings, refusals,
+    reload, settings, standing, story, usage,
 };
 use crate::exchange::ApiRequest;
 
@@ -81,6 +81,8 @@ pub(super) fn all() -> Vec<Route> {
     all.extend(recordings::routes());
     all.extend(refusals::routes());
     all.extend(reload::routes());
+    all.extend(logs::routes());
+    all.extend(story::routes());
     all.push(Route::new(
         "GET",
         "/admin/api/openapi.json",

@@ -87,7 +87,8 @@ fn filters(is_admin: bool) -> Vec<Param> {
     all
 }
 
-fn row_schema() -> Value {
+/// Schema of a row.
+pub(super) fn row_schema() -> Value {
     let mut properties = Map::new();
     for name in
         ["request_id", "user", "user_key", "provider", "model", "model_served", "cost", "outcome"]
@@ -108,18 +109,30 @@ fn row_schema() -> Value {
     json!({ "type": "object", "properties": properties })
 }
 
+/// A text of the query.
+pub(super) fn text(call: &Call<'_>, name: &str) -> Option<String> {
+    Call::text(&call.query, name).map(str::to_owned)
+}
+
+/// A number of the query.
+pub(super) fn number(call: &Call<'_>, name: &str) -> Option<i64> {
+    call.query.get(name).and_then(Value::as_i64)
+}
+
+/// The least and the highest status, where one of them is asked for.
+pub(super) fn status_of(call: &Call<'_>) -> Option<(u16, u16)> {
+    let bound = |name| number(call, name).and_then(|status| u16::try_from(status).ok());
+    let (least, most) = (bound("status_min"), bound("status_max"));
+    (least.is_some() || most.is_some()).then(|| (least.unwrap_or(0), most.unwrap_or(999)))
+}
+
 /// The filter of a query. Users see their own and nothing else.
 fn filter(call: &Call<'_>) -> Result<Filter, Fault> {
-    let text = |name: &str| Call::text(&call.query, name).map(str::to_owned);
-    let number = |name: &str| call.query.get(name).and_then(Value::as_i64);
+    let (text, number) = (|name| text(call, name), |name| number(call, name));
     let user = match call.area {
         Area::Admin => text("user_name"),
         Area::User => Some(call.user()?.name.clone()),
     };
-    let status = |name: &str, default: u16| {
-        number(name).map_or(default, |status| u16::try_from(status).unwrap_or(default))
-    };
-    let is_by_status = ["status_min", "status_max"].iter().any(|name| number(name).is_some());
     let cost_min = text("cost_min")
         .map(|cost| money::parse(&cost, money::DOLLARS_MAX))
         .transpose()
@@ -134,7 +147,7 @@ fn filter(call: &Call<'_>) -> Result<Filter, Fault> {
         model_served: text("model_served"),
         operation: text("operation"),
         outcome: text("outcome"),
-        status: is_by_status.then(|| (status("status_min", 0), status("status_max", 999))),
+        status: status_of(call),
         cost_min,
         request_id: text("request_id"),
     })
@@ -144,9 +157,17 @@ fn reader(call: &Call<'_>) -> Result<Reader, Fault> {
     Reader::open(&call.api.folder).map_err(unreadable)
 }
 
-fn unreadable(error: LedgerError) -> Fault {
+/// What a caller is told of books that cannot be read.
+pub(super) fn unreadable(error: LedgerError) -> Fault {
     log::error!(target: "gproxy::api", "{error}");
     Fault::new(503, "the database cannot be read now")
+}
+
+/// The row of this request, the caller's own or anybody's for administrators.
+pub(super) fn row_of(call: &Call<'_>, id: &str) -> Result<Option<Map<String, Value>>, Fault> {
+    let filter = Filter { request_id: Some(id.to_owned()), ..filter(call)? };
+    let page = reader(call)?.rows(&filter, None, 1).map_err(unreadable)?;
+    Ok(page.rows.into_iter().next())
 }
 
 fn rows(_: &Route, call: &Call<'_>) -> Result<Answer, Fault> {

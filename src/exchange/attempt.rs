@@ -6,6 +6,7 @@ use super::answer::Answer;
 use super::hedge;
 use super::note::Note;
 use super::pool::{self, Search, Seat};
+use super::stumbles::Fall;
 use super::upload::{self, Upload};
 use super::{Call, Core, Ended, Reply, Source, Upstream, Waiting, tokens};
 use crate::dialect::Dialect;
@@ -440,6 +441,7 @@ pub(super) fn judge<'a, R: Reply>(
     result: Result<R, Failure>,
     note: &mut Note,
 ) -> Result<Answer<'a, R>, Failure> {
+    let before = note.answered_at;
     let result = match result {
         Ok(reply) if !retry::is_refused(reply.status()) => {
             note.answered_at = Some(core.now());
@@ -453,6 +455,7 @@ pub(super) fn judge<'a, R: Reply>(
     match result {
         Ok(answer) => {
             let now_ms = core.clock.unix_ms();
+            core.stumbles.keep(core, plan, note, before, Fall::Refused(answer.status()));
             let served = plan.target.model_served;
             let trouble = trouble::read(answer.headers(), answer.begun(), served, now_ms);
             seat.learn(health::lesson_of(answer.status(), trouble));
@@ -460,6 +463,7 @@ pub(super) fn judge<'a, R: Reply>(
         }
         Err(failure) => {
             core.metrics.count(Count::AttemptsFailed);
+            core.stumbles.keep(core, plan, note, before, Fall::Failed(failure));
             log::debug!(target: "gproxy::attempt", "id={} {failure:?}", note.id);
             // A connection that was closed while it was idle says nothing of an only credential.
             let is_stale = retry::after(Outcome::Failed(failure), false) == Next::Again;

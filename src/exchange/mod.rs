@@ -31,6 +31,7 @@ mod refusals;
 mod relay;
 mod session;
 mod settlement;
+mod stumbles;
 mod tokens;
 mod trace;
 mod trial;
@@ -85,6 +86,7 @@ pub use refusals::{Refusals, Refused};
 use session::Body;
 pub use session::{Arrival, Session, turned_away};
 pub use settlement::Books;
+pub use stumbles::{Stumble, Stumbles};
 use tokens::Tokens;
 use trace::Trace;
 pub use trial::{Question, Trial};
@@ -266,6 +268,8 @@ pub struct Core {
     lists: Lists,
     /// What was refused lately.
     pub refusals: Refusals,
+    /// Attempts that came to nothing lately.
+    pub stumbles: Stumbles,
     // What administrators want to know of upstreams.
     asked: Mutex<Vec<Errand>>,
     // Who fills the gateway while it fills up.
@@ -295,6 +299,7 @@ impl Core {
             paces: Paces::default(),
             lists: Lists::default(),
             refusals: Refusals::default(),
+            stumbles: Stumbles::default(),
             asked: Mutex::default(),
         }
     }

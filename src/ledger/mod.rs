@@ -11,6 +11,7 @@ mod books;
 mod daily;
 pub mod entities;
 pub mod export;
+pub mod logged;
 pub mod logs;
 mod migrate;
 pub mod query;

@@ -146,7 +146,7 @@ pub(super) struct Conditions {
 }
 
 impl Conditions {
-    fn and(&mut self, condition: &str, value: impl Into<Cell>) {
+    pub(super) fn and(&mut self, condition: &str, value: impl Into<Cell>) {
         self.text.push_str(if self.text.is_empty() { " WHERE " } else { " AND " });
         self.text.push_str(condition);
         self.values.push(value.into());

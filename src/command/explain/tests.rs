@@ -1,5 +1,6 @@
 use super::*;
 use crate::config;
+use serde_json::{Value, json};
 
 const TEXT: &str = r#"
     [[providers]]
@@ -41,9 +42,7 @@ fn decision(key: &str, method: &str, path: &str, body: &str) -> Decision {
     };
     let key = read_key(&question, &|_| None).expect("no variable is named");
     let body = (!body.is_empty()).then(|| body.as_bytes().to_vec());
-    let mut decision = Decision { steps: Vec::new(), facts: Map::new(), refusal: None };
-    decision.refusal = decide(&loaded.snapshot, &question, key.as_ref(), body, &mut decision).err();
-    decision
+    decide(&loaded.snapshot, &question, key.as_ref(), body)
 }
 
 fn text(decision: &Decision) -> String {
