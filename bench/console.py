@@ -86,10 +86,10 @@ def overview(gateway, days, cut, pool):
     step = HOUR_MS if cut == "hour" else DAY_MS
     end = (int(time.time() * 1000) // step + 1) * step
     begin = end - days * DAY_MS
-    now = {"from": begin, "to": end}
+    now, before = {"from": begin, "to": end}, {"from": begin - days * DAY_MS, "to": begin}
     asked = [
-        {**now, "by": f"{cut},user"}, now, {"from": begin - days * DAY_MS, "to": begin},
-        {**now, "by": "user"}, {**now, "by": "provider,model,status,outcome"},
+        {**now, "by": f"{cut},user"}, now, {**before, "by": "user"}, {**now, "by": "user"},
+        {**now, "by": "provider,model,status,outcome"},
     ]
     list(pool.map(lambda query: sums(gateway, **query), asked))
 

@@ -6,7 +6,7 @@ import time
 
 import books
 import pytest
-from gateway import ADMIN_KEY, PASSWORD, Gateway
+from gateway import ADMIN_KEY, LOGGING, PASSWORD, Gateway
 from playwright.sync_api import sync_playwright
 
 HERE = pathlib.Path(__file__).resolve().parent
@@ -24,7 +24,7 @@ def make_user(gateway, name, quota):
 
 @pytest.fixture(scope="session")
 def gateway(tmp_path_factory):
-    gateway = Gateway(tmp_path_factory.mktemp("gateway"), os.environ["GPROXY_BIN"])
+    gateway = Gateway(tmp_path_factory.mktemp("gateway"), os.environ["GPROXY_BIN"], LOGGING)
     gateway.start()
     assert gateway.stop() == 0
     books.fill(gateway.folder / "data" / "gproxy.db", ROWS, DAYS, int(time.time() * 1000))

@@ -9,6 +9,12 @@ import urllib.error
 import urllib.request
 
 ADMIN_KEY = "sk-admin-1"
+LOGGING = """
+enable_upstream_log = true
+enable_upstream_log_body = true
+enable_downstream_log = true
+enable_downstream_log_body = true
+"""
 PASSWORD = "correct horse battery"
 
 CONFIG = """
@@ -18,6 +24,7 @@ port = {port}
 workers = 2
 data_dir = "{folder}/data"
 allow_private_upstreams = true
+{logging}
 
 [[providers]]
 name = "openai-main"
@@ -69,14 +76,15 @@ model_pattern = "*"
 class Gateway:
     """A running gateway."""
 
-    def __init__(self, folder, binary):
+    def __init__(self, folder, binary, logging=""):
         with socket.create_server(("127.0.0.1", 0)) as probe:
             self.port = probe.getsockname()[1]
         self.folder = folder
         self.binary = binary
         self.base = f"http://127.0.0.1:{self.port}"
         self.console = f"{self.base}/console"
-        (folder / "config.toml").write_text(CONFIG.format(port=self.port, folder=folder))
+        config = CONFIG.format(port=self.port, folder=folder, logging=logging)
+        (folder / "config.toml").write_text(config)
         self.process = None
 
     def start(self):

@@ -35,6 +35,9 @@ def test_a_model_a_user_agent_and_a_mistake_of_html_and_script_are_shown_as_they
         rows.nth(place).get_by_role("link").first.click()
         page.get_by_role("heading", level=1, name="Request ").wait_for()
         expect(page.locator("main")).to_contain_text("onerror=alert(1)")
+        expect(page.locator("dt:text-is('User agent') + dd")).to_have_text(HOSTILE)
+        for summary in page.locator("main summary").all():
+            summary.click()
         assert page.locator("main img, main script, main i").count() == 0
         page.go_back()
 

@@ -78,7 +78,7 @@ function groupsFor(area) {
   return Object.entries(GROUPS).filter(([by]) => by !== "user" || area === "/admin/api");
 }
 
-/** Reads the time that is asked for, and the whole of the one before. */
+/** Reads the time that is asked for, and the one before. */
 async function read({ area, signal }, { span, by }) {
   const [, length, cut] = SPANS[span];
   const step = cut === "hour" ? HOUR_MS : DAY_MS;
@@ -86,15 +86,24 @@ async function read({ area, signal }, { span, by }) {
   const begin = end - length;
   const sums = (values) => get(`${area}/usage/sums`, values, signal).then(({ items }) => items);
   const now = { from: begin, to: end };
-  const [parts, [whole], [before], groups, causes] = await Promise.all([
+  const [parts, [whole], past, groups, causes] = await Promise.all([
     sums({ ...now, by: `${cut},${by}` }),
     sums(now),
-    sums({ from: begin - length, to: begin }),
+    sums({ from: begin - length, to: begin, by }),
     sums({ ...now, by }),
     sums({ ...now, by: "provider,model,status,outcome" }),
   ]);
   const at = Array.from({ length: length / step }, (_, place) => begin + place * step);
-  return { at, cut, step, parts, whole, before, groups, causes };
+  return { at, cut, step, parts, whole, before: together(past), past, groups, causes };
+}
+
+/** Sums of sums. */
+function together(groups) {
+  const names = ["requests", "failed", "cost", "first_bytes", "first_byte_ms", "total_ms",
+    "input_tokens", "cache_read_input_tokens", "output_tokens",
+    "cache_creation_input_tokens_5min", "cache_creation_input_tokens_1h"];
+  const sum = (name) => groups.reduce((all, group) => all + Number(group[name]), 0);
+  return Object.fromEntries(names.map((name) => [name, sum(name)]));
 }
 
 /** Links of which one is where we are. */
@@ -154,8 +163,10 @@ function history({ at, cut, step, parts }, wanted) {
 
 const nameOf = (name) => (name === null || name === "" ? "(none)" : String(name));
 
-function spenders({ groups }, { by }) {
+function spenders({ groups, past }, { by }) {
   const cost = MEASURES.cost.of;
+  const before = new Map(past.map((sum) => [sum[by], cost(sum)]));
+  const grown = (sum) => cost(sum) - (before.get(sum[by]) ?? 0);
   const most = Math.max(...groups.map(cost), 0) || 1;
   const title = `Who spends: by ${GROUPS[by].toLowerCase()}`;
   const filter = { user: "user_name", provider: "provider_name" }[by] ?? by;
@@ -168,6 +179,10 @@ function spenders({ groups }, { by }) {
     {
       title: "Cost", number: true, value: cost,
       cell: (sum) => [usd(sum.cost), share(cost(sum) / most)],
+    },
+    {
+      title: "Change", number: true, value: grown,
+      cell: (sum) => change(cost(sum), before.get(sum[by]), MEASURES.cost),
     },
     {
       title: "Requests", number: true, value: (sum) => sum.requests,

@@ -39,44 +39,53 @@ const CALLS = {
 };
 
 /** The page of the request of this id. */
-export async function showRequest(context, id) {
-  const { area, signal } = context;
-  const isAdmin = area === "/admin/api";
-  const list = (what) => get(`${area}/${what}`, { request_id: id }, signal);
-  const [rows, refusals, recording] = await Promise.all([
-    list("usage"), list("refusals"), isAdmin ? recordingOf(id, signal) : null,
-  ]);
-  const [row, refused] = [rows.items[0], refusals.items[0]];
-  const known = row ?? refused;
+export async function showRequest({ area, signal }, id) {
   const back = h("a", { href: to("requests") }, "All requests");
-  if (!known) {
-    return [
-      pageHead(`Request ${id}`, back),
-      panel(null, nothing("It is not in the books, or not yet, and was not refused lately.")),
-    ];
+  const head = pageHead(`Request ${id}`, back);
+  let story;
+  try {
+    story = await get(path(`${area}/requests`, id), {}, signal);
+  } catch (error) {
+    if (error.status !== 404) throw error;
+    const text = "It is not in the books, or not yet, and was not refused or logged lately.";
+    return [head, panel(null, nothing(text))];
   }
+  const { usage: row, refusal, decision, attempts = [], recording } = story;
+  const log = story.log ?? {};
+  const known = { ...fromLog(log.request), ...refusal, ...row };
   return [
-    pageHead(`Request ${id}`, back),
+    head,
     h("div", { class: "grid" },
-      panel("What happened", whatHappened(known, refused)),
-      isAdmin && panel("Who may, and who serves", await decision(known, signal))),
-    row && panel("Timings", timings(row)),
+      panel("What happened", whatHappened(known, refusal, log.request)),
+      decision && panel("What would be decided now", decided(decision))),
+    known.total_ms !== undefined && panel("Timings", timings(known, attempts)),
+    attempts.length > 0 && panel("Attempts", attemptTable(known, attempts)),
     row && panel("Tokens and cost", bill(row)),
+    log.request && panel("Its log", logged(log.request)),
+    (log.attempts ?? []).map((attempt) => {
+      return panel(`The log of attempt ${attempt.attempt}`, logged(attempt));
+    }),
     recording && panel("The last bytes of its stream", recorded(recording)),
-    panel("Again, with curl", copyable(curl(known), "A command that calls again")),
+    panel("Again, with curl", copyable(curl(known, log.request), "A command that calls again")),
   ];
 }
 
-/** The recording of a stream that broke off; `null`: there is none. */
-async function recordingOf(id, signal) {
-  const { items } = await get("/admin/api/recordings", {}, signal);
-  const isThere = items.some((item) => item.request_id === id);
-  return isThere ? get(path("/admin/api/recordings", id), {}, signal) : null;
+/** What a log tells where the books and the refusals tell nothing. */
+function fromLog(request) {
+  if (!request) return {};
+  const { at, status, outcome, user, user_key: key, total_ms: total } = request;
+  return { at, status: status ?? 0, outcome, user, user_key: key, total_ms: total };
 }
 
-function whatHappened(known, refused) {
-  const filter = (field, value) => {
-    return value ? h("a", { href: to("requests", { [field]: value }) }, value) : null;
+/** The value of a logged field; `null`: there is none, or nothing is logged. */
+function field(request, name) {
+  const pair = request?.request_headers?.find(([other]) => other.toLowerCase() === name);
+  return pair ? pair[1] : null;
+}
+
+function whatHappened(known, refused, request) {
+  const filter = (name, value) => {
+    return value ? h("a", { href: to("requests", { [name]: value }) }, value) : null;
   };
   return facts([
     ["Status", statusBadge(known.status, known.outcome ?? "refused")],
@@ -84,6 +93,8 @@ function whatHappened(known, refused) {
     ["At", time(known.at)],
     ["User", filter("user_name", known.user)],
     ["Key", filter("user_key", known.user_key)],
+    ["User agent", field(request, "user-agent")],
+    ["Path", request ? `${request.method} ${request.path}` : null],
     ["Call", known.operation || null],
     ["Model asked for", known.model || null],
     ["Served by", filter("provider_name", known.provider)],
@@ -95,40 +106,96 @@ function whatHappened(known, refused) {
   ]);
 }
 
-/** What would be decided now, which may not be what was decided then. */
-async function decision({ user, model }, signal) {
-  if (!user || !model) return nothing("It named no model.");
-  let told;
-  try {
-    told = await get("/admin/api/explain", { user_name: user, model }, signal);
-  } catch (error) {
-    return nothing(`Now: ${error.message}`);
-  }
-  if (!told.served) {
-    return facts([
-      ["If it came now", badge(`refused with ${told.status}`, "bad")], ["Why", told.message],
-    ]);
-  }
-  return facts([
-    ["If it came now", badge("would be served", "good")],
-    ["By", told.provider],
-    ["As", told.model_served],
-    ["Permission", h("code", null, told.permission)],
-  ]);
+/** Gate by gate, as the configuration is now: it may have been another one then. */
+function decided({ served, status, message, steps }) {
+  return [
+    facts(steps.map(({ step, says }) => [step, says])),
+    facts([
+      ["Verdict", served ? badge("would be served", "good") : badge(`refused: ${status}`, "bad")],
+      ["Why", message ?? null],
+    ]),
+  ];
 }
 
-function timings(row) {
-  const first = Math.max(row.first_byte_ms, 0);
-  const rest = Math.max(row.total_ms - first, 0);
-  const parts = row.first_byte_ms < 0
-    ? [["No answer came", 0, row.total_ms]]
-    : [["Until the upstream's head", 0, first], ["Until the end", first, rest]];
-  return waterfall(parts, row.total_ms, duration);
+/** Attempts whose times are known, and how the last of them went on. */
+function timings(known, attempts) {
+  const whole = known.total_ms;
+  if (known.first_byte_ms === undefined && !attempts.length) {
+    return waterfall([["All of it", 0, whole]], whole, duration);
+  }
+  const timed = attempts.filter((attempt) => attempt.at !== null && attempt.total_ms !== null);
+  const last = timed.at(-1);
+  const parts = timed.filter((attempt) => attempt !== last || attempt.initial_ms === null)
+    .map((attempt) => [
+      `Attempt ${attempt.attempt}, ${attempt.provider}: ${attempt.status ?? attempt.end_reason}`,
+      Math.max(attempt.at - known.at, 0), attempt.total_ms,
+    ]);
+  if ((known.first_byte_ms ?? -1) < 0) {
+    return parts.length || whole === 0 ? waterfall(parts, whole, duration)
+      : waterfall([["No answer came", 0, whole]], whole, duration);
+  }
+  const isTold = last && last.initial_ms !== null;
+  const begun = isTold ? Math.max(last.at - known.at, 0) : 0;
+  const first = isTold ? last.initial_ms : known.first_byte_ms;
+  const name = isTold && attempts.length > 1 ? `Attempt ${last.attempt}, ${last.provider}: ` : "";
+  const rest = begun + first;
+  return waterfall([
+    ...parts,
+    [`${name}${name ? "until its head" : "Until the upstream's head"}`, begun, first],
+    ["Until the end", rest, Math.max(whole - rest, 0)],
+  ], whole, duration);
+}
+
+function attemptTable(known, attempts) {
+  const columns = [
+    { title: "Attempt", number: true, value: (attempt) => attempt.attempt },
+    { title: "Provider", value: (attempt) => attempt.provider },
+    { title: "Credential", number: true, value: (attempt) => attempt.credential_id ?? "none" },
+    {
+      title: "Status", value: (attempt) => attempt.status ?? 0,
+      cell: (attempt) => (attempt.status ? statusBadge(attempt.status) : badge("none", "bad")),
+    },
+    { title: "Why it ended", value: (attempt) => attempt.end_reason },
+    {
+      title: "Began after", number: true, value: (attempt) => attempt.at ?? -1,
+      cell: (attempt) => after(attempt.at, known.at),
+    },
+    {
+      title: "Took", number: true, value: (attempt) => attempt.total_ms ?? -1,
+      cell: (attempt) => (attempt.total_ms === null ? "" : duration(attempt.total_ms)),
+    },
+  ];
+  return table({ caption: "Attempts", columns, items: attempts });
+}
+
+const after = (at, begun) => (at === null ? "" : duration(Math.max(at - begun, 0)));
+
+/** Fields and bodies of a request or an attempt, both ways, as they were kept. */
+function logged(one) {
+  const part = (title, text) => h("details", null, h("summary", null, title),
+    h("pre", { class: "raw", tabindex: "0", role: "region", "aria-label": title }, text));
+  const way = (title, fields, body, isCut) => [
+    fields && part(`Fields of the ${title}`,
+      fields.map(([name, value]) => `${name}: ${value}`).join("\n")),
+    body !== null && part(`Body of the ${title}${isCut ? ", its beginning" : ""}`, body),
+  ];
+  const target = one.url ?? (one.query ? `${one.path}?${one.query}` : one.path);
+  return [
+    facts([
+      ["Call", `${one.method} ${target}`],
+      ["Status", one.status ? statusBadge(one.status) : badge("none", "bad")],
+      ["How it ended", one.end_reason ?? one.outcome],
+      ["Until the head", one.initial_ms === null ? null : duration(one.initial_ms)],
+      ["Until the end", duration(one.total_ms)],
+    ]),
+    way("request", one.request_headers, one.request_body, one.request_body_truncated),
+    way("answer", one.response_headers, one.response_body, one.response_body_truncated),
+  ];
 }
 
 /** What a row used, by classes, and what that cost. */
 export function bill(row) {
-  const price = row.price ? JSON.parse(row.price) : null;
+  const price = typeof row.price === "string" ? JSON.parse(row.price) : row.price;
   const used = CLASSES.filter(([, field]) => row[field] > 0);
   const cost = ([, field, name, per]) => {
     return price?.[name] ? (row[field] * Number(price[name])) / per : null;
@@ -171,9 +238,15 @@ function recorded({ why, truncated, total_ms: total, pieces }) {
   ];
 }
 
-/** The same call, without its key and its words. */
-function curl({ protocol, model }) {
+/** The same call without its key: with its words where they were kept, else with others. */
+function curl({ protocol, model }, request) {
   const [base, key] = CALLS[protocol] ?? CALLS.openai_chat;
+  const isJson = field(request, "content-type")?.includes("json");
+  const isKept = isJson && request.request_body !== null && !request.request_body_truncated;
+  if (isKept || (request && request.method !== "POST")) {
+    const query = request.query ? `?${request.query}` : "";
+    return command(request.method, request.path + query, key, isKept ? request.request_body : "");
+  }
   const isGemini = protocol === "gemini";
   const target = isGemini ? `${base}/${encodeURIComponent(model)}:generateContent` : base;
   const words = "Say hello.";
@@ -184,10 +257,15 @@ function curl({ protocol, model }) {
     gemini: { contents: [{ parts: [{ text: words }] }] },
   };
   const body = bodies[protocol] ?? { model, messages: [{ role: "user", content: words }] };
+  return command("POST", request?.path ?? target, key, JSON.stringify(body));
+}
+
+function command(method, target, key, body) {
   return [
-    `curl ${quoted(location.origin + target)} \\`, `  -H "${key} $GPROXY_KEY" \\`,
-    '  -H "Content-Type: application/json" \\', `  -d ${quoted(JSON.stringify(body))}`,
-  ].join("\n");
+    `curl ${method === "POST" ? "" : `-X ${quoted(method)} `}${quoted(location.origin + target)}`,
+    `  -H "${key} $GPROXY_KEY"`,
+    ...(body ? ['  -H "Content-Type: application/json"', `  -d ${quoted(body)}`] : []),
+  ].join(" \\\n");
 }
 
 /** As one word of a shell, whatever stands in it: callers name models as they like. */
