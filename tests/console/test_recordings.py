@@ -37,6 +37,7 @@ def test_the_last_bytes_of_a_stream_that_broke_off_are_seen_without_what_was_sai
     visitor = visit()
     visitor.sign_in()
     visitor.open(f"requests/{row['request_id']}", "Request")
-    page = visitor.page.locator("main")
+    heading = visitor.page.get_by_role("heading", name="The last bytes of its stream")
+    page = visitor.page.locator("section.panel", has=heading)
     expect(page).to_contain_text('"object":"chat.completion.chunk","content":<10 bytes>')
     expect(page).not_to_contain_text("a secret")

@@ -100,7 +100,8 @@ def test_a_user_made_by_hand_calls_spends_his_quota_is_topped_up_and_calls_again
     expect(rows.nth(1)).to_contain_text("$0.40")
 
     rows.nth(0).get_by_role("link").first.click()
-    expect(page.get_by_text(re.compile("quota_exceeded: 0.4 USD used"))).to_be_visible()
+    told = page.get_by_text(re.compile("quota_exceeded: 0.4 USD used")).first
+    expect(told).to_be_visible()
     page.go_back()
     page.locator("tbody tr").nth(1).get_by_role("link").first.click()
     expect(page.get_by_role("heading", name="Timings")).to_be_visible()
