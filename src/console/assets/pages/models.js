@@ -64,6 +64,10 @@ function models(context, provider) {
       { name: "max_input_tokens", label: "Longest prompt, tokens", kind: "number" },
       { name: "max_output_tokens", label: "Longest answer, tokens", kind: "number" },
       { name: "price_each_call", label: "Price of a call, USD", kind: "money" },
+      { name: "price_each_image", label: "Price of an image made, USD", kind: "money" },
+      {
+        name: "price_each_tool_call", label: "Price of a run of a vendor's tool, USD", kind: "money",
+      },
       {
         name: "price_tiers", label: "Prices by size of the prompt", kind: "json",
         help: 'USD per million: [{ "price_input_tokens": "2", "price_output_tokens": "8" }]',
