@@ -231,6 +231,10 @@ export function quotas(context, user, users, pace) {
         name: "window", label: "Over", kind: "choice", options: WINDOWS, value: "total",
         settled: true,
       },
+      {
+        name: "cost_used", label: "Spent elsewhere before", kind: "money", settled: true,
+        help: "In dollars; counts once, with a user's first quota.",
+      },
     ],
   });
 }
