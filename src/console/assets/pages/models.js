@@ -66,7 +66,8 @@ function models(context, provider) {
       { name: "price_each_call", label: "Price of a call, USD", kind: "money" },
       { name: "price_each_image", label: "Price of an image made, USD", kind: "money" },
       {
-        name: "price_each_tool_call", label: "Price of a run of a vendor's tool, USD", kind: "money",
+        name: "price_each_tool_call", label: "Price of a vendor's tool, each run, USD",
+        kind: "money",
       },
       {
         name: "price_tiers", label: "Prices by size of the prompt", kind: "json",
