@@ -83,6 +83,8 @@ pub const HEDGE_MS_MIN: u64 = 100;
 /// How often a call is looked after that has another one beside it. One of the lengths to which
 /// waits are cut.
 pub const HEDGE_POLL_MS: u64 = 10;
+/// Second calls under way at once, of all providers; past it a silent call stays alone.
+pub const RIVALS_MAX: i64 = 256;
 /// How often a second call looks whether it was given up.
 pub const GIVEN_UP_POLL_MS: u64 = 50;
 /// Beginnings of answers from which on their pace counts as known.

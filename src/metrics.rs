@@ -31,6 +31,8 @@ pub enum Gauge {
     ResidentBytes,
     /// Replies that are read on although their callers have left.
     Drains,
+    /// Calls that were made beside a silent one and whose answers have not begun.
+    Rivals,
 }
 
 /// Something that adds up.
@@ -108,7 +110,7 @@ pub enum Count {
     LogLinesDropped,
 }
 
-const GAUGES: [(Gauge, &str, &str); 11] = [
+const GAUGES: [(Gauge, &str, &str); 12] = [
     (Gauge::Connections, "gproxy_connections", "Downstream connections."),
     (Gauge::Parked, "gproxy_connections_parked", "Connections parked without a coroutine."),
     (Gauge::Coroutines, "gproxy_coroutines", "Coroutines that serve a connection."),
@@ -120,6 +122,7 @@ const GAUGES: [(Gauge, &str, &str); 11] = [
     (Gauge::LedgerRows, "gproxy_ledger_rows", "Usage rows taken and not yet written."),
     (Gauge::ResidentBytes, "gproxy_resident_bytes", "Resident memory."),
     (Gauge::Drains, "gproxy_drains", "Replies read on after their caller has left."),
+    (Gauge::Rivals, "gproxy_rivals", "Calls beside a silent one that are silent too."),
 ];
 
 /// Tokens by their kind; the cost has a name of its own.

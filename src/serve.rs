@@ -237,7 +237,9 @@ fn listen(
     }
     let scheme = if tls::callers::terms().is_some() { "https" } else { "http" };
     log::info!(target: "gproxy", "listening on {scheme}://{at} with {workers} workers");
-    let memory = Memory::at_most(&core.snapshot().limits, scheme == "https");
+    let snapshot = core.snapshot();
+    let hedges = snapshot.providers.iter().any(|provider| provider.hedge.is_some());
+    let memory = Memory::at_most(&snapshot.limits, scheme == "https", hedges);
     log::info!(target: "gproxy", "limits allow memory of at most {memory}");
     Ok(listener)
 }

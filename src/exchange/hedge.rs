@@ -49,7 +49,7 @@ pub struct Beside {
     stream: bool,
     alt_sse: bool,
     wants_usage: bool,
-    _room: Held,
+    _held: [Held; 2],
 }
 
 impl Beside {
@@ -143,7 +143,8 @@ impl<'a> Second<'a, '_, '_> {
         let snapshot = self.note.snapshot();
         let bytes = sending.body.len() as i64;
         let level = core.metrics.level(Gauge::HeldBytes);
-        let has_room = level.saturating_add(bytes) <= snapshot.limits.held_bytes_max as i64;
+        let has_room = level.saturating_add(bytes) <= snapshot.limits.held_bytes_max as i64
+            && core.metrics.level(Gauge::Rivals) < limits::RIVALS_MAX;
         if (self.note.attempts as usize) >= sending.attempts_max || !has_room {
             return None;
         }
@@ -163,6 +164,8 @@ impl<'a> Second<'a, '_, '_> {
         if let Some(trace) = &mut self.note.trace {
             trace.beside(core, number, plan, &fields, secret, sending.body);
         }
+        let hold = |gauge, by| core.metrics.clone().hold(gauge, by);
+        let held = [hold(Gauge::HeldBytes, bytes), hold(Gauge::Rivals, 1)];
         let mut headers = Vec::new();
         fields.each(&mut |name, value| headers.push((name.to_owned(), value.to_vec())));
         let call = attempt::call_of(plan, timeouts, &fields, sending);
@@ -178,7 +181,7 @@ impl<'a> Second<'a, '_, '_> {
             stream: call.stream,
             alt_sse: call.alt_sse,
             wants_usage: call.wants_usage,
-            _room: core.metrics.clone().hold(Gauge::HeldBytes, bytes),
+            _held: held,
             snapshot,
         };
         self.begun = Some((seat, core.now()));

@@ -309,10 +309,7 @@ struct Attached(Arc<Watch>);
 
 impl Drop for Attached {
     fn drop(&mut self) {
-        let own = Arc::as_ptr(&self.0);
-        if worker::attached().is_some_and(|at| std::ptr::addr_eq(Arc::as_ptr(&at), own)) {
-            worker::attach(None);
-        }
+        worker::detach(&self.0);
     }
 }
 

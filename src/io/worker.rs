@@ -501,6 +501,17 @@ pub fn attach(value: Option<Arc<dyn std::any::Any + Send + Sync>>) {
     ATTACHED.with(|slot| *slot.borrow_mut() = value);
 }
 
+/// Takes a value off the current coroutine, if it is the one that is attached.
+pub fn detach<T>(value: &Arc<T>) {
+    ATTACHED.with(|slot| {
+        let mut slot = slot.borrow_mut();
+        let own = Arc::as_ptr(value);
+        if slot.as_ref().is_some_and(|at| std::ptr::addr_eq(Arc::as_ptr(at), own)) {
+            *slot = None;
+        }
+    });
+}
+
 /// The value attached to the current coroutine.
 pub fn attached() -> Option<Arc<dyn std::any::Any + Send + Sync>> {
     ATTACHED.with(|slot| slot.borrow().clone())

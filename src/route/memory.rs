@@ -30,8 +30,8 @@ pub struct Memory {
 }
 
 impl Memory {
-    /// Under these limits. `has_tls`: callers speak TLS with us.
-    pub fn at_most(limits: &Limits, has_tls: bool) -> Memory {
+    /// Under these limits. `has_tls`: callers speak TLS with us; `hedges`: some provider does.
+    pub fn at_most(limits: &Limits, has_tls: bool, hedges: bool) -> Memory {
         let stack = limits::STACK_WORDS * size_of::<usize>();
         let tls = if has_tls { TLS_BYTES } else { 0 };
         let connection = stack + limits.head_bytes_max + tls;
@@ -46,9 +46,10 @@ impl Memory {
             + limits::LOG_QUEUE_BYTES_MAX
             + limits::RECORDINGS_MAX * recorder
             + limits::REFUSALS_KEPT_MAX * limits::REFUSAL_CHARS_MAX;
+        let rivals = if hedges { limits::RIVALS_MAX as usize * (stack + request) } else { 0 };
         Memory {
             connections: (limits.connections_max * connection) as u64,
-            requests: (limits.in_flight_max * request) as u64,
+            requests: (limits.in_flight_max * request + rivals) as u64,
             held: limits.held_bytes_max,
             rest: kept as u64 + BASE_BYTES,
         }
@@ -84,17 +85,19 @@ mod tests {
     #[test]
     fn each_limit_counts_where_it_belongs() {
         let limits = Limits { connections_max: 100, in_flight_max: 10, ..Limits::default() };
-        let memory = Memory::at_most(&limits, false);
+        let memory = Memory::at_most(&limits, false, false);
         assert_eq!(memory.connections, 100 * 96 * 1024);
         assert_eq!(memory.held, limits.held_bytes_max);
         let twice = Limits { connections_max: 200, in_flight_max: 20, ..limits };
-        let twice = Memory::at_most(&twice, false);
+        let twice = Memory::at_most(&twice, false, false);
         assert_eq!(
             (twice.connections, twice.requests),
             (2 * memory.connections, 2 * memory.requests)
         );
-        let by_tls = Memory::at_most(&limits, true).sum() - memory.sum();
+        let by_tls = Memory::at_most(&limits, true, false).sum() - memory.sum();
         assert_eq!(by_tls, 100 * TLS_BYTES as u64);
+        let hedged = Memory::at_most(&limits, false, true);
+        assert!(hedged.requests - memory.requests >= limits::RIVALS_MAX as u64 * 64 * 1024);
         let told = memory.to_string();
         assert!(
             told.starts_with(&format!("{} MiB (10 for connections, ", memory.sum().div_ceil(MIB)))

@@ -218,6 +218,22 @@ fn an_answer_that_breaks_off_behind_its_head_is_not_hedged_again() {
 }
 
 #[test]
+fn no_more_than_so_many_rivals_are_under_way_at_once() {
+    use crate::metrics::Gauge;
+    let mut connection = hedged(HEDGE, vec![answer(20_000, 200, FIRST)]);
+    let others = connection.core.metrics.clone().hold(Gauge::Rivals, limits::RIVALS_MAX);
+    let (status, _, calls, hedges) = last(&mut connection);
+    assert_eq!((status, calls, hedges), (200, 1, [0, 0]));
+    drop(others);
+    let mut connection = hedged(HEDGE, vec![answer(20_000, 200, FIRST), answer(9, 200, SECOND)]);
+    let others = connection.core.metrics.clone().hold(Gauge::Rivals, limits::RIVALS_MAX - 1);
+    let (status, _, calls, hedges) = last(&mut connection);
+    assert_eq!((status, calls, hedges), (200, 2, [1, 1]));
+    drop(others);
+    assert_eq!(connection.core.metrics.level(Gauge::Rivals), 0);
+}
+
+#[test]
 fn an_outage_does_not_double_the_load() {
     let slow = || (0..80).map(|_| answer(5_000, 200, FIRST));
     let mut connection = hedged(HEDGE, slow().collect());
