@@ -1,12 +1,15 @@
 //! A load generator: closed loop over keep-alive connections, every reply verified.
 //!
 //!     load PORT [--path P] [--model M] [--connections N] [--seconds S | --requests N]
-//!          [--stream] [--gap-us N] [--hold]
+//!          [--stream] [--gap-us N] [--hold] [--pace-us N]
 //!
 //! Prints one line of JSON: requests, errors, seconds, requests per second, and microseconds to the
 //! head, the first event and the end as p50 and p99. With `--hold` each connection makes one
 //! request; when all were answered (streams: when their first event came) a line `held` is printed,
 //! and everything stays as it is until standard input closes; then the streams are read to their end.
+//! `--pace-us` is the pause behind each exchange of a connection: 0 as a rule; with `--hold`, where
+//! whole replies come one after the other, 5000. Streams that are held begin one after the other
+//! where it is said, and all at once where it is not.
 
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
@@ -26,6 +29,14 @@ struct Plan {
     stream: bool,
     gap_us: u64,
     hold: bool,
+    pace: Option<Duration>,
+}
+
+impl Plan {
+    /// Held connections begin one after the other.
+    fn takes_turns(&self) -> bool {
+        self.hold && !(self.stream && self.pace.is_none())
+    }
 }
 
 /// What one connection saw.
@@ -81,6 +92,7 @@ fn plan() -> io::Result<Plan> {
         stream: false,
         gap_us: 0,
         hold: false,
+        pace: None,
     };
     while let Some(word) = words.next() {
         let mut value = || words.next().ok_or_else(|| io::Error::other(format!("{word} what?")));
@@ -91,6 +103,7 @@ fn plan() -> io::Result<Plan> {
             "--seconds" => plan.seconds = number(&value()?)? as u64,
             "--requests" => plan.requests = number(&value()?)?,
             "--gap-us" => plan.gap_us = number(&value()?)? as u64,
+            "--pace-us" => plan.pace = Some(Duration::from_micros(number(&value()?)? as u64)),
             "--stream" => plan.stream = true,
             "--hold" => plan.hold = true,
             port => plan.port = number(port)? as u16,
@@ -106,7 +119,11 @@ fn number(word: &str) -> io::Result<usize> {
 fn run(plan: &Plan, gate: &Barrier, taken: &AtomicUsize) -> Seen {
     let mut seen = Seen::default();
     let request = request(plan);
-    let mut connection = Connection::open(plan.port);
+    // Who waits for his turn connects when it comes, since nobody is kept who says nothing.
+    let mut connection = match plan.takes_turns() {
+        true => Err(io::ErrorKind::NotConnected.into()),
+        false => Connection::open(plan.port),
+    };
     gate.wait();
     if plan.hold {
         hold(plan, gate, &request, &mut connection, &mut seen);
@@ -119,6 +136,7 @@ fn run(plan: &Plan, gate: &Barrier, taken: &AtomicUsize) -> Seen {
             Ok((first, whole)) => {
                 seen.first_us.push(first);
                 seen.whole_us.push(whole);
+                std::thread::sleep(plan.pace.unwrap_or_default());
             }
             Err(why) => {
                 seen.errors += 1;
@@ -130,8 +148,8 @@ fn run(plan: &Plan, gate: &Barrier, taken: &AtomicUsize) -> Seen {
     seen
 }
 
-/// Whole replies of held connections come one after the other, two hundred a second: what is measured
-/// is the connections that are left, and not what a crowd at once would leave behind.
+/// Whole replies of held connections come one after the other, two hundred a second as a rule: what
+/// is measured is the connections that are left, and not what a crowd at once would leave behind.
 static TURN: Mutex<()> = Mutex::new(());
 const TURN_PAUSE: Duration = Duration::from_millis(5);
 
@@ -143,7 +161,10 @@ fn hold(
     connection: &mut io::Result<Connection>,
     seen: &mut Seen,
 ) {
-    let turn = if plan.stream { None } else { TURN.lock().ok() };
+    let turn = if plan.takes_turns() { TURN.lock().ok() } else { None };
+    if turn.is_some() {
+        *connection = Connection::open(plan.port);
+    }
     let begun = Instant::now();
     let mut outcome = match connection {
         Ok(open) => open.begin(request, plan.stream),
@@ -151,7 +172,7 @@ fn hold(
     };
     seen.first_us.push(micros(begun));
     if turn.is_some() {
-        std::thread::sleep(TURN_PAUSE);
+        std::thread::sleep(plan.pace.unwrap_or(TURN_PAUSE));
     }
     drop(turn);
     gate.wait();
