@@ -302,6 +302,7 @@ impl From<Failure> for Refusal {
                 never,
                 "upstream unreachable: the outbound proxy refused",
             ),
+            Cause::Exhausted => return Refusal::exhausted(),
             Cause::NoToken => (
                 Code::UpstreamUnreachable,
                 None,

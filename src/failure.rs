@@ -64,6 +64,8 @@ pub enum Cause {
     TimedOut,
     /// The peer's certificate or handshake was not acceptable.
     TlsRefused,
+    /// This process has no descriptor, port or memory left for a connection.
+    Exhausted,
     /// The account of the credential gets no access token.
     NoToken,
     /// The proxy did not let us through.

@@ -64,6 +64,8 @@ pub const BODY_MS_MAX: u64 = 300_000;
 pub const WRITE_PAUSE_MS_MAX: u64 = 60_000;
 /// Keep-alive silence of a downstream connection.
 pub const KEEP_ALIVE_MS_MAX: u64 = 75_000;
+/// The same while connections are refused since there are too many.
+pub const KEEP_ALIVE_PRESSED_MS_MAX: u64 = 5_000;
 /// Keep-alive silence after which a connection is parked without a coroutine.
 pub const PARK_AFTER_MS: u64 = 2_000;
 /// Draining an unread body, or lingering after a refusal.
@@ -236,5 +238,6 @@ const _: () = {
     assert!((REPLY_HELD_BYTES_MAX as u64) < BODY_BYTES_MAX);
     assert!(EVENT_BYTES_MAX as u64 <= HELD_BYTES_MAX);
     assert!(FORM_HELD_BYTES_MAX <= SPOOL_PIECE_BYTES);
-    assert!(PARK_AFTER_MS < KEEP_ALIVE_MS_MAX);
+    assert!(PARK_AFTER_MS < KEEP_ALIVE_PRESSED_MS_MAX);
+    assert!(KEEP_ALIVE_PRESSED_MS_MAX < KEEP_ALIVE_MS_MAX);
 };

@@ -239,7 +239,18 @@ fn listen(
     log::info!(target: "gproxy", "listening on {scheme}://{at} with {workers} workers");
     let snapshot = core.snapshot();
     let hedges = snapshot.providers.iter().any(|provider| provider.hedge.is_some());
-    let memory = Memory::at_most(&snapshot.limits, scheme == "https", hedges);
+    let mut limits = snapshot.limits;
+    let room = listener.room();
+    if limits.connections_max > room {
+        log::warn!(
+            target: "gproxy",
+            "the system's limit of descriptors leaves room for {room} connections, not for the {} \
+             of limits.connections_max; raise it (ulimit -Hn, LimitNOFILE)",
+            limits.connections_max
+        );
+        limits.connections_max = room;
+    }
+    let memory = Memory::at_most(&limits, scheme == "https", hedges);
     log::info!(target: "gproxy", "limits allow memory of at most {memory}");
     Ok(listener)
 }

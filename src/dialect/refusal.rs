@@ -279,6 +279,14 @@ impl Refusal {
         }
     }
 
+    /// There is no descriptor for a connection to the provider.
+    pub fn exhausted() -> Refusal {
+        Refusal {
+            message: "overloaded: the gateway has no descriptor for another connection".into(),
+            ..Refusal::overloaded()
+        }
+    }
+
     /// The connection is one too many.
     pub fn too_many_connections() -> Refusal {
         Refusal {

@@ -31,7 +31,7 @@ const ASK_ERRORS: [AskError; 17] = [
 const PHASES: [Phase; 6] =
     [Phase::Resolve, Phase::Connect, Phase::Tls, Phase::Send, Phase::AwaitHead, Phase::Relay];
 
-const CAUSES: [Cause; 11] = [
+const CAUSES: [Cause; 12] = [
     Cause::NoSuchHost,
     Cause::Unreachable,
     Cause::TimedOut,
@@ -39,6 +39,7 @@ const CAUSES: [Cause; 11] = [
     Cause::Fenced,
     Cause::NoToken,
     Cause::ProxyRefused,
+    Cause::Exhausted,
     Cause::Disconnected,
     Cause::Malformed,
     Cause::DownstreamGone,

@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::exchange::{self, Core, Errand, Next, Session};
 use crate::io::downstream::{self, Client};
@@ -56,6 +57,9 @@ pub struct Listener {
     ways: Vec<Arc<Ways>>,
     office: Arc<Office>,
     stopping: AtomicBool,
+    // A connection was refused since the last sweep: there are too many.
+    pressed: AtomicBool,
+    room: usize,
     address: SocketAddr,
 }
 
@@ -118,6 +122,8 @@ impl Listener {
             office: Arc::new(Office::open()?),
             ways: (0..workers).map(|_| Arc::new(Ways::default())).collect(),
             stopping: AtomicBool::new(false),
+            pressed: AtomicBool::new(false),
+            room: room_for_connections(),
             address: bound,
         })
     }
@@ -126,6 +132,11 @@ impl Listener {
     pub fn share(&self) -> io::Result<OwnedFd> {
         let socket = self.socket.lock();
         socket.as_ref().ok_or(io::ErrorKind::NotConnected)?.try_clone()
+    }
+
+    /// Connections of callers that the system has room for.
+    pub fn room(&self) -> usize {
+        self.room
     }
 
     /// Where it listens.
@@ -249,8 +260,9 @@ impl Listener {
         let core = &self.core;
         core.metrics.count(Count::Accepted);
         let open = core.metrics.level(Gauge::Connections);
-        if open >= core.snapshot().limits.connections_max as i64 {
+        if open >= core.snapshot().limits.connections_max.min(self.room) as i64 {
             core.metrics.count(Count::ConnectionsRefused);
+            self.pressed.store(true, Ordering::Relaxed);
             if callers::terms().is_some() {
                 return;
             }
@@ -305,7 +317,11 @@ impl Listener {
     }
 
     fn sweep(&self, now: Instant) {
-        let max = Duration::from_millis(limits::KEEP_ALIVE_MS_MAX);
+        let max = match self.pressed.swap(false, Ordering::Relaxed) {
+            true => limits::KEEP_ALIVE_PRESSED_MS_MAX,
+            false => limits::KEEP_ALIVE_MS_MAX,
+        };
+        let max = Duration::from_millis(max);
         self.parked.lock().retain(|_, connection| now - connection.since < max);
         self.ways.iter().for_each(|ways| ways.sweep());
         let idle: usize = self.ways.iter().map(|ways| ways.idle()).sum();
@@ -368,6 +384,16 @@ impl Listener {
             log::error!(target: "gproxy::listener", "cannot start a coroutine: {error}");
         }
     }
+}
+
+/// Raises the limit of descriptors as far as the system lets us. Three of four may be callers'
+/// connections; the rest is for those to providers, and for files.
+fn room_for_connections() -> usize {
+    let limit = getrlimit(Resource::Nofile);
+    // The limit stays as it was where this fails.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
+    let descriptors = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    usize::try_from(descriptors / 4 * 3).unwrap_or(usize::MAX)
 }
 
 /// Tells when a busy time is over.

@@ -21,7 +21,7 @@ use ureq::config::Config;
 use ureq::http::Uri;
 
 use crate::failure::{Cause, Phase};
-use crate::io::transport::{NextTimeout, ResolvedSocketAddrs, Resolver};
+use crate::io::transport::{self, NextTimeout, ResolvedSocketAddrs, Resolver};
 use crate::io::watch::Watch;
 use crate::io::worker::Sock;
 
@@ -265,8 +265,16 @@ fn answer(id: u16, bytes: &[u8]) -> Option<Result<Answer, Cause>> {
     Some(Ok(answer))
 }
 
+/// A server that cannot be asked.
+fn lost(error: &io::Error) -> Cause {
+    match transport::cause_of(error) {
+        Cause::Exhausted => Cause::Exhausted,
+        _ => Cause::NoSuchHost,
+    }
+}
+
 fn over_udp(server: SocketAddr, id: u16, query: &[u8], watch: &Watch) -> Result<Answer, Cause> {
-    let mut sock = Sock::datagram(server, watch.worker).map_err(|_| Cause::NoSuchHost)?;
+    let mut sock = Sock::datagram(server, watch.worker).map_err(|error| lost(&error))?;
     let until = watch.deadline().min(Instant::now() + SERVER_WAIT);
     let wait = watch.wait_until(until)?;
     sock.write(query, wait).map_err(|_| Cause::NoSuchHost)?;
@@ -287,7 +295,7 @@ fn over_udp(server: SocketAddr, id: u16, query: &[u8], watch: &Watch) -> Result<
 
 fn over_tcp(server: SocketAddr, id: u16, query: &[u8], watch: &Watch) -> Result<Answer, Cause> {
     let until = watch.deadline().min(Instant::now() + SERVER_WAIT);
-    let mut sock = Sock::connect(server, watch.worker).map_err(|_| Cause::NoSuchHost)?;
+    let mut sock = Sock::connect(server, watch.worker).map_err(|error| lost(&error))?;
     while !sock.is_connected(watch.wait_until(until)?).map_err(|_| Cause::NoSuchHost)? {}
     let mut framed = (query.len() as u16).to_be_bytes().to_vec();
     framed.extend_from_slice(query);

@@ -320,21 +320,35 @@ pub fn open(addresses: &[SocketAddr], watch: &Watch) -> Result<Sock, Cause> {
     // Each address gets its share of the limit, so that a dead first one is not the end.
     let share = deadline.saturating_duration_since(begun) / addresses.len().max(1) as u32;
     let mut until = begun;
+    let mut cause = Cause::Unreachable;
     for address in addresses {
         until += share;
         match connect_one(address, watch, until) {
             Ok(sock) => return Ok(sock),
             Err(Cause::DownstreamGone) => break,
+            Err(Cause::Exhausted) => cause = Cause::Exhausted,
             Err(_) => {}
         }
     }
-    let cause = if Instant::now() >= deadline { Cause::TimedOut } else { Cause::Unreachable };
+    if Instant::now() >= deadline {
+        cause = Cause::TimedOut;
+    }
     watch.died(cause);
     Err(cause)
 }
 
+/// Why a socket cannot be opened: it may be ourselves who have none left.
+pub fn cause_of(error: &io::Error) -> Cause {
+    use rustix::io::Errno;
+    const OURS: [Errno; 4] = [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM];
+    match Errno::from_io_error(error) {
+        Some(errno) if OURS.contains(&errno) => Cause::Exhausted,
+        _ => Cause::Unreachable,
+    }
+}
+
 fn connect_one(address: SocketAddr, watch: &Watch, until: Instant) -> Result<Sock, Cause> {
-    let mut sock = Sock::connect(address, watch.worker).map_err(|_| Cause::Unreachable)?;
+    let mut sock = Sock::connect(address, watch.worker).map_err(|error| cause_of(&error))?;
     loop {
         let wait = watch.wait_until(until)?;
         if sock.is_connected(wait).map_err(|_| Cause::Unreachable)? {

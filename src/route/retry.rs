@@ -45,6 +45,7 @@ pub fn after(outcome: Outcome, is_repeated: bool) -> Next {
         | Cause::TimedOut
         | Cause::TlsRefused
         | Cause::ProxyRefused
+        | Cause::Exhausted
         | Cause::NoToken
         | Cause::Malformed => false,
         Cause::DownstreamGone | Cause::ShuttingDown | Cause::Quiet | Cause::Overtaken => {
@@ -82,12 +83,13 @@ mod tests {
 
     const PHASES: [Phase; 6] =
         [Phase::Resolve, Phase::Connect, Phase::Tls, Phase::Send, Phase::AwaitHead, Phase::Relay];
-    const CAUSES: [Cause; 10] = [
+    const CAUSES: [Cause; 11] = [
         Cause::NoSuchHost,
         Cause::Unreachable,
         Cause::TimedOut,
         Cause::TlsRefused,
         Cause::ProxyRefused,
+        Cause::Exhausted,
         Cause::NoToken,
         Cause::Disconnected,
         Cause::Malformed,

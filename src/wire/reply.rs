@@ -64,6 +64,9 @@ fn parse_any(buf: &[u8], switches: bool) -> Result<(Option<ReplyHead>, usize), M
             httparse::Status::Partial => return Ok((None, used)),
         };
         let text = &buf[used..used + length];
+        if has_bare_line_feed(text) {
+            return Err(Malformed);
+        }
         used += length;
         match (reply.code, reply.version) {
             (Some(100 | 102..=199), _) => {}
@@ -74,6 +77,11 @@ fn parse_any(buf: &[u8], switches: bool) -> Result<(Option<ReplyHead>, usize), M
             _ => return Err(Malformed),
         }
     }
+}
+
+/// Some readers take it for the end of a line, and some for a part of one.
+fn has_bare_line_feed(text: &[u8]) -> bool {
+    memchr::memchr_iter(b'\n', text).any(|at| at == 0 || text[at - 1] != b'\r')
 }
 
 fn head(
@@ -183,6 +191,8 @@ mod tests {
             "HTTP/2.0 200 OK\r\n\r\n",
             "HTTP/1.1 200 OK\r\nno colon\r\n\r\n",
             "HTTP/1.1 200 OK\r\n name: folded\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nname: value\nother: value\r\n\r\n",
+            "HTTP/1.1 200 OK\n\n",
             "GET / HTTP/1.1\r\n\r\n",
         ] {
             assert!(matches!(parse(text.as_bytes()), Err(Malformed)), "{text:?}");

@@ -64,6 +64,18 @@ impl Gateway {
         Gateway::run(command.envs(environment.iter().copied()), port, folder)
     }
 
+    /// Starts the binary where the system allows so many descriptors, and waits for nothing.
+    pub fn spawn_with_descriptors(config: &str, count: u32) -> Gateway {
+        let port = free_port();
+        let folder = fresh_folder();
+        let path = folder.join("config.toml");
+        fs::write(&path, fill_in(config, port, &folder)).expect("the folder was just made");
+        let mut command = Command::new("sh");
+        command.args(["-c", &format!("ulimit -n {count}; exec \"$@\""), "sh"]);
+        command.args([env!("CARGO_BIN_EXE_gproxy"), "--config"]).arg(&path).stdin(Stdio::null());
+        Gateway::run(&mut command, port, folder)
+    }
+
     /// Starts another process on the same data, which asks this one for its socket.
     pub fn successor(&self, environment: &[(&str, &str)]) -> Gateway {
         let mut command = Command::new(env!("CARGO_BIN_EXE_gproxy"));
