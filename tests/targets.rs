@@ -5,6 +5,8 @@ mod support;
 use std::collections::HashMap;
 use std::process::Command;
 
+use serde_json::json;
+use support::admin::admin;
 use support::client::{chat, post, request};
 use support::upstream::{Conn, Seen};
 use support::{ADMIN_KEY, ALICE_KEY, Gateway, Upstream, gateway};
@@ -237,4 +239,35 @@ fn explain_and_check_show_the_order() {
     let some = explain(ALICE_KEY);
     assert!(some.contains("one/m-one is skipped: not permitted\n"), "{some}");
     assert!(some.contains("route       \"m-two\" at two"), "{some}");
+}
+
+#[test]
+fn an_alias_with_targets_is_made_and_changed_through_the_interface_too() {
+    let two = answers(200);
+    let gateway = Gateway::start(&config([gateway::free_port(), two.port], IN_ORDER, ""));
+    let target = |name: &str, tier: u32| {
+        let model = format!("m-{name}");
+        json!({ "provider_name": name, "model_id": model, "tier": tier })
+    };
+    let made = json!({ "alias": "made", "targets": [target("one", 1), target("two", 2)] });
+    let alias = admin(&gateway, "POST", "model_aliases", made.clone(), 201);
+    assert_eq!(alias["targets"], made["targets"]);
+    let reply = gateway.connect().ask(&chat("made", false));
+    assert_eq!((reply.status, two.last().json()["model"].as_str()), (200, Some("m-two")));
+
+    for (body, field) in [
+        (json!({ "alias": "x", "targets": [] }), "targets"),
+        (json!({ "alias": "x", "targets": [{ "provider_name": "one" }] }), "targets"),
+        (json!({ "alias": "x", "targets": [target("one", 0)] }), "targets"),
+        (json!({ "alias": "x", "model_id": "m" }), "provider_name"),
+        (json!({ "alias": "x", "model_id": "m", "targets": [target("one", 1)] }), "targets"),
+    ] {
+        let fault = admin(&gateway, "POST", "model_aliases", body.clone(), 400);
+        assert_eq!(fault["error"]["field"], field, "{body}: {fault}");
+    }
+    let one = json!({ "targets": null, "provider_name": "two", "model_id": "other" });
+    let alias = admin(&gateway, "PATCH", "model_aliases/made", one, 200);
+    assert!(alias.get("targets").is_none(), "{alias}");
+    assert_eq!(gateway.connect().ask(&chat("made", false)).status, 200);
+    assert_eq!(two.last().json()["model"], "other");
 }

@@ -7,6 +7,7 @@
 use serde_json::{Map, Value, json};
 
 use super::openapi::{GRAPHIC, PRINTABLE};
+use crate::limits;
 use crate::route::channel::CHANNELS;
 
 /// An amount in USD, up to nine million.
@@ -77,6 +78,8 @@ pub(super) enum Shape {
     Credentials,
     Object,
     Tiers,
+    /// Who may serve an alias.
+    Targets,
 }
 
 const fn field(name: &'static str, shape: Shape, is: Is, says: &'static str) -> Field {
@@ -184,8 +187,9 @@ pub(super) const KINDS: [Kind; 10] = [
         names: &["alias"],
         fields: &[
             field("alias", Shape::Model, Is::Name, "The public name."),
-            field("provider_name", Shape::Slug, Is::Required, "Who serves it."),
-            field("model_id", Shape::Model, Is::Required, "The model there."),
+            field("provider_name", Shape::Slug, Is::Optional, "Who serves it, if one does."),
+            field("model_id", Shape::Model, Is::Optional, "The model there."),
+            field("targets", Shape::Targets, Is::Optional, "Those that serve it, in their place."),
             ENABLED,
         ],
     },
@@ -318,7 +322,15 @@ impl Kind {
 
 impl Field {
     fn schema(&self) -> Value {
-        let mut schema = match self.shape {
+        let mut schema = self.shape.schema();
+        schema["description"] = json!(self.says);
+        schema
+    }
+}
+
+impl Shape {
+    fn schema(self) -> Value {
+        match self {
             Shape::Slug => json!({
                 "type": "string", "pattern": "^[a-z0-9][a-z0-9._-]{0,63}$"
             }),
@@ -363,12 +375,20 @@ impl Field {
                 }
             } }),
             Shape::Object => json!({ "type": "object" }),
+            Shape::Targets => json!({ "type": "array", "maxItems": limits::TARGETS_MAX, "items": {
+                "type": "object", "required": ["provider_name", "model_id"],
+                "additionalProperties": false,
+                "properties": {
+                    "provider_name": Shape::Slug.schema(),
+                    "model_id": Shape::Model.schema(),
+                    "weight": Shape::Count(1, 1_000_000).schema(),
+                    "tier": Shape::Count(1, 1_000).schema()
+                }
+            } }),
             Shape::Tiers => json!({ "type": "array", "maxItems": 32, "items": {
                 "type": "object"
             } }),
-        };
-        schema["description"] = json!(self.says);
-        schema
+        }
     }
 }
 

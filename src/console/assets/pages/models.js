@@ -21,6 +21,11 @@ const enabled = { name: "enabled", label: "May be called", kind: "flag", value: 
 const onColumn = { title: "On", value: (row) => row.enabled, cell: (row) => onOff(row.enabled) };
 const code = (title, of) => ({ title, value: of, cell: (row) => h("code", null, of(row)) });
 
+function targetOf({ provider_name: provider, model_id: id, weight, tier }) {
+  const more = [weight && `weight ${weight}`, tier && `tier ${tier}`].filter(Boolean).join(", ");
+  return h("li", null, h("code", null, `${provider}/${id}`), more && ` (${more})`);
+}
+
 function aliases(context, provider) {
   return section({
     context, at: "/admin/api/model_aliases", title: "Aliases", one: "alias",
@@ -30,13 +35,21 @@ function aliases(context, provider) {
         title: "Provider", value: (alias) => alias.provider_name ?? "",
         cell: (alias) => alias.provider_name ?? "several",
       },
-      code("Model there", (alias) => alias.model_id ?? ""),
+      {
+        title: "Model there", value: (alias) => alias.model_id ?? "",
+        cell: ({ model_id: id, targets }) => (targets
+          ? h("ul", { class: "plain" }, targets.map(targetOf)) : h("code", null, id)),
+      },
       onColumn,
     ],
     fields: [
       { name: "alias", label: "Name", required: true, settled: true },
-      provider,
-      { name: "model_id", label: "Model there", required: true },
+      { ...provider, required: false },
+      { name: "model_id", label: "Model there" },
+      {
+        name: "targets", label: "Or several that serve it", kind: "json",
+        help: 'In order: [{ "provider_name": "a", "model_id": "m" }, ...]; with weight and tier.',
+      },
       enabled,
     ],
   });

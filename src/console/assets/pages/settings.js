@@ -11,9 +11,9 @@ import { table } from "../table.js";
 /** What may be set here: key in the file, label, kind, help. */
 const LOGGING = [
   ["global.enable_downstream_log", "Log the requests of callers", "flag"],
-  ["global.enable_downstream_log_body", "With their bodies", "flag"],
+  ["global.enable_downstream_log_body", "With the bodies of requests", "flag"],
   ["global.enable_upstream_log", "Log the attempts at upstreams", "flag"],
-  ["global.enable_upstream_log_body", "With their bodies", "flag"],
+  ["global.enable_upstream_log_body", "With the bodies of attempts", "flag"],
 ];
 const KEEPING = [
   ["ledger.usage_days", "Rows of the books, days", "number", "0: no bound. Their sums stay."],
