@@ -33,7 +33,8 @@ const PAGES = [
 ];
 
 const THEME = "gproxy-theme";
-const app = h("div", { id: "app" });
+/** It holds the name until scripts have come, so that something is seen at once. */
+const app = document.getElementById("app");
 let session = null;
 let leave = new AbortController();
 
@@ -41,7 +42,7 @@ start();
 
 async function start() {
   setTheme(localStorage.getItem(THEME));
-  document.body.append(app, liveRegion());
+  document.body.append(liveRegion());
   window.addEventListener("hashchange", open);
   onSignedOut(() => {
     session = null;
