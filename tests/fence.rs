@@ -71,6 +71,15 @@ fn an_address_that_is_written_out_is_refused_where_it_is_written() {
             let body = provider(&name, json!({ "proxy": format!("http://{host}:3128") }));
             assert_eq!(made(&gateway, "POST", "providers", &body), expected("proxy"), "{host}");
         }
+        // Who looks for the setting finds it, and that only the file can change it.
+        let settings = admin(&gateway, "GET", "settings", Value::Null, 200);
+        let items = settings["items"].as_array().expect("a list");
+        let own = items.iter().find(|item| item["name"] == "global.allow_private_upstreams");
+        let own = own.expect("it is listed");
+        assert_eq!((&own["value"], &own["writable"]), (&json!(allows), &json!(false)));
+        let change = json!({ "allow_private_upstreams": true });
+        let reply = call(&gateway, ADMIN_KEY, "PATCH", "/admin/api/settings", &change);
+        assert_eq!(reply.status, 400, "{}", reply.text());
         // Neither by a change, nor by enabling what stood there disabled.
         let mut body = provider("later", json!({}));
         assert_eq!(made(&gateway, "POST", "providers", &body), None);

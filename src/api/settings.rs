@@ -12,6 +12,7 @@ use super::{Call, entities};
 use crate::config::declared::{Declared, SETTINGS};
 use crate::config::made;
 use crate::ledger::entities::{Change, Edit, Record};
+use crate::route::fence::Fence;
 use crate::route::snapshot::{Retention, Snapshot};
 
 const GIB: u64 = 1024 * 1024 * 1024;
@@ -162,6 +163,7 @@ fn in_force(call: &Call<'_>, snapshot: &Snapshot) -> [(&'static str, Value); 4] 
         "receipts": billing.receipts, "stream_receipts": billing.stream_receipts,
         "quota_ends_streams": billing.quota_ends_streams, "list_prices": billing.list_prices,
         "metrics_open": snapshot.metrics_open,
+        "allow_private_upstreams": snapshot.made_fence == Fence::Local,
         "cors_origins": snapshot.cors_origins, "trusted_proxies": networks.collect::<Vec<_>>(),
         "extra_ca_file": snapshot.extra_ca_file
     });

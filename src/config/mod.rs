@@ -186,6 +186,7 @@ fn read<'t>(
         extra_ca_file: global.extra_ca_file,
         tls,
         metrics_open: global.metrics_open,
+        made_fence,
     };
     (tables, global.settings)
 }

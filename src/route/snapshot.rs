@@ -50,6 +50,8 @@ pub struct Snapshot {
     pub tls: Option<Tls>,
     /// Anybody may read the metrics.
     pub metrics_open: bool,
+    /// Which addresses providers may have that are made through the interface.
+    pub made_fence: Fence,
     /// Names of all providers.
     names: HashMap<String, usize>,
     aliases: HashMap<String, Alias>,
@@ -90,6 +92,8 @@ pub struct Tables {
     pub tls: Option<Tls>,
     /// See [`Snapshot::metrics_open`].
     pub metrics_open: bool,
+    /// See [`Snapshot::made_fence`].
+    pub made_fence: Fence,
 }
 
 /// Files, in PEM.
@@ -640,6 +644,7 @@ impl Snapshot {
             extra_ca_file: tables.extra_ca_file,
             tls: tables.tls,
             metrics_open: tables.metrics_open,
+            made_fence: tables.made_fence,
         }
     }
 
