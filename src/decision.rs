@@ -75,14 +75,21 @@ pub fn again(snapshot: &Snapshot, past: &Past<'_>) -> Option<Decision> {
             && (past.model.is_empty() || path::parse(method, path, &is_provider).is_ok())
     });
     let model = Some(past.model).filter(|model| !model.is_empty());
+    let decided = |question| {
+        let mut decision = decide(snapshot, question);
+        if past.user.is_none() {
+            decision.step("key", "whose it was is not here any more, or is disabled".to_owned());
+        }
+        decision
+    };
     if let Some((method, path)) = logged {
-        return Some(decide(snapshot, question(method, path, model)));
+        return Some(decided(question(method, path, model)));
     }
     let (model, path) = (model?, usual_path(past.operation, past.model)?);
     // Where it was called is not known: a name that none knows was asked of one provider.
     let is_scoped = plan::resolve(snapshot, None, model).is_err() && is_provider(past.provider);
     let scope = if is_scoped { format!("/{}", past.provider) } else { String::new() };
-    Some(decide(snapshot, question("POST", &format!("{scope}{path}"), Some(model))))
+    Some(decided(question("POST", &format!("{scope}{path}"), Some(model))))
 }
 
 /// A path at which the endpoint is called.

@@ -50,7 +50,7 @@ fn a_request_that_was_made_is_decided_anew_by_what_is_known_of_it() {
     // In the scope of its provider: without it nobody knows the name.
     check(past("messages", "claude-x", "claude"), Some((Ok(messages), 6)));
     check(past("messages", "claude-x", "gone"), Some((Err(400), 3)));
-    check(Past { user: None, ..past("messages", "chat-default", "claude") }, Some((Err(401), 0)));
+    check(Past { user: None, ..past("messages", "chat-default", "claude") }, Some((Err(401), 1)));
     let google = "https://generativelanguage.googleapis.com/v1beta/models/a%20b:generateContent";
     check(past("generateContent", "google/a b", ""), Some((Ok(google), 6)));
     check(past("responses", "claude/a", ""), Some((Err(400), 4)));

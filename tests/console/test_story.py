@@ -33,8 +33,9 @@ def test_attempts_and_logs_of_a_request_that_failed_are_told(gateway, visit):
     expect(log).to_contain_text("authorization: ***")
     log.locator("summary", has_text="Body of the request").click()
     expect(log).to_contain_text("Say hello.")
-    for summary in page.locator("details:not([open]) > summary").all():
-        summary.click()
+    closed = page.locator("details:not([open]) > summary")
+    while closed.count():
+        closed.first.click()
     assert audit(page.page) == []
     assert page.page.evaluate("document.documentElement.scrollWidth") <= 1280
     SHOTS.mkdir(exist_ok=True)

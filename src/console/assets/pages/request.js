@@ -130,6 +130,11 @@ function timings(known, attempts) {
       `Attempt ${attempt.attempt}, ${attempt.provider}: ${attempt.status ?? attempt.end_reason}`,
       Math.max(attempt.at - known.at, 0), attempt.total_ms,
     ]);
+  const end = last && Math.max(last.at - known.at, 0) + last.total_ms;
+  if (last && last === attempts.at(-1) && last.status === null) {
+    const rest = Math.max(whole - end, 0);
+    return waterfall([...parts, ["Until the end", end, rest]], whole, duration);
+  }
   if ((known.first_byte_ms ?? -1) < 0) {
     return parts.length || whole === 0 ? waterfall(parts, whole, duration)
       : waterfall([["No answer came", 0, whole]], whole, duration);
