@@ -159,6 +159,10 @@ const BUCKETS: [(u64, &str); 14] = [
 /// Classes of answers; the first one: none was sent.
 const CLASSES: [&str; 6] = ["none", "1xx", "2xx", "3xx", "4xx", "5xx"];
 
+/// Statuses of our own refusals, each with its counter; further ones are `other`.
+const REFUSALS: [u16; 17] =
+    [400, 401, 402, 403, 404, 405, 408, 413, 414, 415, 429, 431, 500, 501, 502, 503, 504];
+
 #[derive(Default)]
 struct Histogram {
     // One more: beyond all bounds.
@@ -199,6 +203,7 @@ pub struct Metrics {
     counts: [AtomicU64; COUNTS.len()],
     sums: [AtomicU64; TOKENS.len() + 1],
     classes: [AtomicU64; CLASSES.len()],
+    refusals: [AtomicU64; REFUSALS.len() + 1],
     timings: [Histogram; TIMINGS.len()],
 }
 
@@ -224,6 +229,13 @@ impl Metrics {
     pub fn answered(&self, status: u16) {
         let class = usize::from(status / 100).min(CLASSES.len() - 1);
         self.classes[class].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Counts a refusal of our own by its status.
+    pub fn refused(&self, status: u16) {
+        self.count(Count::Refused);
+        let at = REFUSALS.iter().position(|known| *known == status).unwrap_or(REFUSALS.len());
+        self.refusals[at].fetch_add(1, Ordering::Relaxed);
     }
 
     /// Counts a time.
@@ -278,6 +290,13 @@ impl Metrics {
         for (class, number) in CLASSES.iter().zip(&self.classes) {
             let _ = writeln!(text, "{name}{{class=\"{class}\"}} {}", load(number));
         }
+        let name = "gproxy_refusals_total";
+        let _ = writeln!(text, "# HELP {name} Refusals by status.\n# TYPE {name} counter");
+        let other = self.refusals.last().map(load).unwrap_or_default();
+        for (status, number) in REFUSALS.iter().zip(&self.refusals) {
+            let _ = writeln!(text, "{name}{{status=\"{status}\"}} {}", load(number));
+        }
+        let _ = writeln!(text, "{name}{{status=\"other\"}} {other}");
         let name = "gproxy_tokens_total";
         let _ = writeln!(text, "# HELP {name} Tokens by kind.\n# TYPE {name} counter");
         for (sum, kind) in TOKENS {

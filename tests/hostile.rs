@@ -314,6 +314,27 @@ fn a_living_stream_outlives_the_limit_of_its_call() {
 }
 
 #[test]
+fn each_limit_that_is_reached_shows_in_the_metrics() {
+    let upstream = Upstream::vendor();
+    let gateway = Gateway::start(&Config::to(&upstream).limit("body_bytes_max = 1000").text());
+    let key = format!("authorization: Bearer {ADMIN_KEY}\r\n");
+    let length = "content-length: 1001\r\n";
+    for (target, lines, status) in [
+        ("/v1/chat/completions", format!("{key}{length}"), 413),
+        (&*format!("/{}", "q".repeat(17_000)), String::new(), 414),
+        ("/v1/chat/completions", "x: y\r\n".repeat(200), 431),
+        ("/v1/chat/completions", length.to_owned(), 401),
+    ] {
+        let head = format!("POST {target} HTTP/1.1\r\nhost: a\r\n{lines}\r\n");
+        assert_eq!(gateway.connect().ask(head.as_bytes()).status, status);
+        let name = format!("gproxy_refusals_total{{status=\"{status}\"}}");
+        assert_eq!(gateway.gauge(&name), 1.0, "{name}");
+    }
+    assert_eq!(gateway.gauge("gproxy_requests_refused_total"), 4.0);
+    assert_eq!(gateway.gauge("gproxy_refusals_total{status=\"other\"}"), 0.0);
+}
+
+#[test]
 fn what_lies_on_disk_is_its_owners_alone() {
     let upstream = Upstream::vendor();
     let config = Config::to(&upstream)

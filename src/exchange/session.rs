@@ -461,13 +461,13 @@ impl<D: Downstream> Session<D> {
                 self.next(core)
             }
             Err(Ended::Refused(refusal)) if self.early.is_some() => {
-                core.metrics.count(Count::Refused);
+                core.metrics.refused(refusal.status);
                 note.end = "refused";
                 self.refuse_late(&refusal, note)
             }
             Err(Ended::Refused(refusal)) => {
                 assert!(!self.committed, "a refusal comes before the commit");
-                core.metrics.count(Count::Refused);
+                core.metrics.refused(refusal.status);
                 note.end = "refused";
                 core.refusals.keep(note, &refusal, core.unix_ms());
                 self.refuse(core, head, family, &refusal, note)
