@@ -46,16 +46,28 @@ def test_a_changed_file_is_looked_at_before_it_counts(gateway, visit):
 
 
 def test_a_switch_is_set_and_taken_back_and_less_is_kept_only_when_that_is_meant(gateway, visit):
+    file = gateway.folder / "config.toml"
+    before = file.read_text()
     visitor = visit()
     visitor.sign_in()
     visitor.open("settings", "Settings")
     page = visitor.page
     logs = panel(page, "Request logs")
-    logs.get_by_label("Log the requests of callers").check()
+    switch = logs.get_by_label("Log the requests of callers")
+    expect(switch).to_be_disabled()
+    expect(logs).to_contain_text("The file says so on line ")
+    file.write_text(before.replace("enable_downstream_log = true", "", 1)
+                    .replace("enable_downstream_log_body = true", "", 1))
+    assert gateway.call("POST", "/admin/api/reload")[0] == 200
+    visitor.open("users", "Users")
+    visitor.open("settings", "Settings")
+    switch.check()
     logs.get_by_role("button", name="Set").click()
     expect(page.get_by_role("status").get_by_text("It counts")).to_be_visible()
     assert setting(gateway, "global.enable_downstream_log") == (True, "database")
     gateway.call("PATCH", "/admin/api/settings", {"enable_downstream_log": None})
+    file.write_text(before)
+    assert gateway.call("POST", "/admin/api/reload")[0] == 200
 
     keeping = panel(page, "How long what is kept")
     days = keeping.get_by_label("Logged requests, days")
