@@ -1,6 +1,7 @@
 //! Our own pages: health, readiness, version, metrics, the console's files, lists of models, and
 //! what browsers ask before they call.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::console;
@@ -12,7 +13,7 @@ use crate::dialect::refusal::Refusal;
 use crate::metrics::Metrics;
 use crate::route::listing::{self, Live};
 use crate::route::plan::RouteError;
-use crate::route::snapshot::{Caller, Origin, Snapshot};
+use crate::route::snapshot::{Caller, KeyError, Snapshot};
 use crate::wire::head::Head;
 
 /// An answer that needs no upstream.
@@ -32,13 +33,21 @@ pub struct Page {
 const METHODS: &str = "GET, POST, PUT, PATCH, DELETE, HEAD, OPTIONS";
 const PREFLIGHT_S: &str = "600";
 
+/// Who asks for a page, for those that are not everybody's.
+pub struct Reader<'a> {
+    /// The other end of the connection, as far as can be told.
+    pub peer: &'a dyn Fn() -> Option<IpAddr>,
+    /// Whose key the request carries, or why it does not count.
+    pub caller: &'a dyn Fn() -> Result<Caller, KeyError>,
+}
+
 /// The page for this request, if it is for one of ours.
 pub fn page(
     metrics: &Metrics,
     unready: Option<&str>,
     snapshot: &Snapshot,
     head: &Head,
-    origin: &Origin<'_>,
+    reader: &Reader<'_>,
 ) -> Option<Result<Page, Refusal>> {
     if head.method() == "OPTIONS" {
         return preflight(snapshot, head).map(Ok);
@@ -54,12 +63,12 @@ pub fn page(
             None => text("readyz", "ok\n".into()),
         },
         "/version" => text("version", concat!(env!("CARGO_PKG_VERSION"), "\n").into()),
-        "/metrics" if is_read => match may_measure(snapshot, head, origin) {
-            true => Page {
+        "/metrics" if is_read => match may_measure(snapshot, head, reader) {
+            Ok(()) => Page {
                 content_type: "text/plain; version=0.0.4; charset=utf-8",
                 ..text("metrics", metrics.text())
             },
-            false => return Some(Err(Refusal::unauthorized())),
+            Err(refused) => return Some(Err(refused)),
         },
         "/metrics" => text("metrics", String::new()),
         // Claude Code asks for its base URL before its first call.
@@ -144,34 +153,19 @@ pub fn models(
     Some(body.map(page))
 }
 
-/// Whose key the request carries, in a header or in the query.
-pub fn caller_of(snapshot: &Snapshot, head: &Head) -> Option<Caller> {
-    match headers::credential_of(&head.headers) {
-        Some(key) => snapshot.authenticate(key),
-        None => {
-            let key = path::query_key(head.target())?;
-            snapshot.authenticate(key.expose().as_bytes())
-        }
-    }
-}
-
 /// An administrator may, and who comes from this machine without a key and through no proxy, or
 /// anybody where the configuration says so.
-fn may_measure(snapshot: &Snapshot, head: &Head, origin: &Origin<'_>) -> bool {
+fn may_measure(snapshot: &Snapshot, head: &Head, reader: &Reader<'_>) -> Result<(), Refusal> {
     const FORWARDED: [&str; 4] = ["x-forwarded-for", "forwarded", "via", "x-real-ip"];
     let has_key =
         headers::credential_of(&head.headers).is_some() || path::query_key(head.target()).is_some();
-    if has_key {
-        return is_admin(snapshot, head, origin);
-    }
-    let is_direct = !FORWARDED.into_iter().any(|name| head.headers.has(name));
-    snapshot.metrics_open || (is_direct && (origin.peer)().is_some_and(|peer| peer.is_loopback()))
-}
-
-fn is_admin(snapshot: &Snapshot, head: &Head, origin: &Origin<'_>) -> bool {
-    let caller = caller_of(snapshot, head);
-    let caller = caller.and_then(|caller| snapshot.let_in(caller, origin).ok());
-    caller.is_some_and(|caller| snapshot.users[caller.user].is_admin)
+    let is_direct = || !FORWARDED.into_iter().any(|name| head.headers.has(name));
+    let is_here = || (reader.peer)().is_some_and(|peer| peer.is_loopback());
+    let may = match has_key {
+        true => snapshot.users[(reader.caller)()?.user].is_admin,
+        false => snapshot.metrics_open || (is_direct() && is_here()),
+    };
+    if may { Ok(()) } else { Err(Refusal::unauthorized()) }
 }
 
 /// A path at which a base URL may end: a provider's scope, a version, or both.

@@ -71,6 +71,7 @@ impl From<KeyError> for Refusal {
     fn from(error: KeyError) -> Refusal {
         let message = match error {
             KeyError::Unknown => return Refusal::unauthorized(),
+            KeyError::Slowed { seconds } => return Refusal::slowed(seconds),
             KeyError::Expired => "unauthorized: the API key has expired",
             KeyError::Elsewhere => "unauthorized: the API key may not be used from this address",
             KeyError::Opened => {

@@ -202,7 +202,13 @@ pub const STUMBLES_KEPT_MAX: usize = 1_000;
 pub const REFUSAL_CHARS_MAX: usize = 1_000;
 /// Open sessions; the one that ends first makes room.
 pub const SESSIONS_MAX: usize = 1_024;
-/// Addresses whose wrong passwords are counted; the one with the fewest makes room.
+/// Default of `limits.key_guesses_max`.
+pub const KEY_GUESSES_MAX: u64 = 20;
+/// Pairs of a key and the address from which it was let in that are remembered; a newer one takes
+/// the place of an older one.
+pub const KNOWN_CALLERS_MAX: usize = 8_192;
+/// Addresses whose wrong keys, and those whose wrong passwords, are counted; the one with the
+/// fewest makes room.
 pub const GUESSERS_MAX: usize = 4_096;
 /// Pieces of work that wait for one desk of the office; past it 503.
 pub const OFFICE_JOBS_MAX: usize = 64;

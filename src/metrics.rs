@@ -108,6 +108,10 @@ pub enum Count {
     RequestLogsDropped,
     /// Log lines that were dropped since the log could not keep up.
     LogLinesDropped,
+    /// Keys that nobody has.
+    KeysWrong,
+    /// Requests refused since their address had sent too many of them, or too many passwords.
+    GuessesSlowed,
 }
 
 const GAUGES: [(Gauge, &str, &str); 12] = [
@@ -170,7 +174,7 @@ struct Histogram {
     sum_ms: AtomicU64,
 }
 
-const COUNTS: [(Count, &str, &str); 23] = [
+const COUNTS: [(Count, &str, &str); 25] = [
     (Count::Accepted, "gproxy_connections_accepted_total", "Connections accepted."),
     (Count::ConnectionsRefused, "gproxy_connections_refused_total", "Connections over the limit."),
     (Count::HandshakesFailed, "gproxy_handshakes_failed_total", "TLS handshakes that failed."),
@@ -194,6 +198,8 @@ const COUNTS: [(Count, &str, &str); 23] = [
     (Count::UsageUnbilled, "gproxy_usage_unbilled_total", "Requests served unrecorded."),
     (Count::RequestLogsDropped, "gproxy_request_logs_dropped_total", "Logged requests lost."),
     (Count::LogLinesDropped, "gproxy_log_lines_dropped_total", "Log lines dropped."),
+    (Count::KeysWrong, "gproxy_keys_wrong_total", "API keys that nobody has."),
+    (Count::GuessesSlowed, "gproxy_guesses_slowed_total", "Refusals of addresses that guess."),
 ];
 
 /// The numbers of one process.

@@ -35,6 +35,11 @@ impl Digest {
         Digest(bytes)
     }
 
+    /// Its first 64 bits, to tell digests apart where nothing depends on it.
+    pub fn prefix(&self) -> u64 {
+        u64::from_be_bytes(std::array::from_fn(|at| self.0[at]))
+    }
+
     /// Reads the `sha256:` form that `gproxy hash-key` prints: 64 hexadecimal digits after it.
     pub fn parse(text: &str) -> Option<Digest> {
         let hex = text.strip_prefix("sha256:")?;

@@ -8,6 +8,7 @@ use super::route::{Area, Param, Route};
 use super::{Call, Caller, entities, session, user_named};
 use crate::ledger::entities::changes;
 use crate::limits;
+use crate::metrics::Count;
 use crate::password;
 use crate::route::listing;
 use crate::route::snapshot::Origin;
@@ -169,6 +170,7 @@ fn login(_: &Route, call: &Call<'_>) -> Result<Answer, Fault> {
     let from =
         session::address(request).ok_or_else(|| Fault::new(503, "who calls is not known"))?;
     api.sessions.guess(from, now_ms).map_err(|wait_s| {
+        api.core.metrics.count(Count::GuessesSlowed);
         let fields = vec![("retry-after", wait_s.to_string())];
         let message = format!("too many attempts; try again in {wait_s} s");
         Fault { fields, ..Fault::new(429, message) }

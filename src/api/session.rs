@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use parking_lot::Mutex;
 
 use super::seal::{hex, random};
-use crate::exchange::ApiRequest;
+use crate::exchange::{ApiRequest, network_of};
 use crate::limits;
 use crate::route::snapshot::forwarded;
 use crate::secret::Digest;
@@ -91,19 +91,12 @@ impl Sessions {
         Ok(())
     }
 
-    /// Who has guessed right may do so again.
+    /// What was right was no guess. Those before it stay: else who has a password of his own could
+    /// guess at others' for ever.
     pub(super) fn forgive(&self, from: IpAddr) {
-        self.guesses.lock().remove(&network_of(from));
-    }
-}
-
-/// One subscriber has a whole IPv6 network of 64 bits.
-fn network_of(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V6(address) => {
-            IpAddr::from((address.to_bits() & !u128::from(u64::MAX)).to_be_bytes())
+        if let Some((_, count)) = self.guesses.lock().get_mut(&network_of(from)) {
+            *count = count.saturating_sub(1);
         }
-        address => address,
     }
 }
 
@@ -153,10 +146,15 @@ mod tests {
         assert_eq!(sessions.guess(ip("2001:db8::2"), 1_000), Err(61));
         assert_eq!(sessions.guess(ip("2001:db8:0:1::1"), 1_000), Ok(()));
         assert_eq!(sessions.guess(ip("2001:db8::1"), 1_000 + GUESS_MS), Ok(()));
-        sessions.forgive(ip("2001:db8::9"));
-        for _ in 0..GUESSES_MAX {
+        // A right one is no guess, and makes no room for others.
+        for _ in 0..100 {
+            assert_eq!(sessions.guess(ip("2001:db8::9"), 2_000 + GUESS_MS), Ok(()));
+            sessions.forgive(ip("2001:db8::9"));
+        }
+        for _ in 1..GUESSES_MAX {
             assert_eq!(sessions.guess(ip("2001:db8::1"), 2_000 + GUESS_MS), Ok(()));
         }
+        assert!(sessions.guess(ip("2001:db8::9"), 2_000 + GUESS_MS).is_err());
         // More guessers than there is room for push nobody out who has reached his limit.
         for number in 0..2 * limits::GUESSERS_MAX as u32 {
             let _ = sessions.guess(IpAddr::from(number.to_be_bytes()), 2_000 + GUESS_MS);

@@ -256,6 +256,7 @@ pub(super) fn read_limits(root: &mut Table<'_>, report: &mut Report<'_>) -> Limi
     let recorder =
         read("recorder_bytes", 0, size(limits::RECORDER_BYTES_MAX), size(limits.recorder_bytes));
     limits.recorder_bytes = recorder as usize;
+    limits.key_guesses_max = read("key_guesses_max", 0, 1_000_000, limits.key_guesses_max);
     limits.body_bytes_max = read("body_bytes_max", 64, 64 * GIB, limits.body_bytes_max);
     limits.upload_bytes_max = read("upload_bytes_max", KIB, 1024 * GIB, limits.upload_bytes_max);
     limits.held_bytes_max = read("held_bytes_max", 64 * KIB, 1024 * GIB, limits.held_bytes_max);

@@ -313,6 +313,15 @@ impl Refusal {
         }
     }
 
+    /// Too many wrong keys came from the caller's address, for so many seconds more.
+    pub fn slowed(retry_after_s: u32) -> Refusal {
+        let message = format!(
+            "rate_limited: too many wrong API keys came from this address; try again in \
+             {retry_after_s} s"
+        );
+        Refusal { retry_after_s: Some(retry_after_s), ..Refusal::new(Code::RateLimited, message) }
+    }
+
     /// A rule of the user's for models of `pattern` is reached for `retry_after_s` seconds.
     pub fn rate_limited(pattern: &str, counter: &str, limit: u64, retry_after_s: u32) -> Refusal {
         let message = format!(

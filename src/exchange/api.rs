@@ -90,7 +90,9 @@ pub(super) fn answer<D: Downstream, U: Upstream>(
         Some(Ok(caller)) => Some(caller),
         Some(Err(error)) => {
             let refusal = Refusal::from(error);
-            let page = api.refused(refusal.status, &refusal.message);
+            let mut page = api.refused(refusal.status, &refusal.message);
+            let retry = refusal.retry_after_s.map(|seconds| ("retry-after", seconds.to_string()));
+            page.fields.extend(retry);
             return session.send_page(core, head, page, note);
         }
     };

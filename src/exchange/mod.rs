@@ -12,11 +12,13 @@ mod answer;
 mod api;
 mod attempt;
 mod batch;
+mod caller;
 mod cascade;
 mod counting;
 mod crowd;
 mod early;
 mod errand;
+mod guesses;
 mod hedge;
 mod incoming;
 mod lists;
@@ -47,7 +49,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Mutex, RwLock};
 
-use crate::admin;
+use crate::admin::{self, Reader};
 use crate::dialect::Family;
 use crate::dialect::ask::{self, AskError};
 use crate::dialect::endpoint::{Endpoint, ModelPlace};
@@ -60,7 +62,7 @@ use crate::metrics::{Gauge, Metrics};
 use crate::route::channel::Destination;
 use crate::route::listing::Live;
 use crate::route::plan::{self, Need, RouteError, Target};
-use crate::route::snapshot::{Caller, KeyError, Origin, Provider, Snapshot, Timeouts};
+use crate::route::snapshot::{KeyError, Provider, Snapshot, Timeouts};
 use crate::wire::coding::CodingError;
 use crate::wire::head::Head;
 use crate::wire::multipart::FormError;
@@ -68,10 +70,13 @@ use crate::wire::websocket::{self, HandshakeError};
 
 pub use api::{Api, ApiRequest};
 pub use attempt::UpHeaders;
+use caller::caller_of;
 use crowd::{Crowd, Full};
 use early::Early;
 pub use early::Waiting;
 pub use errand::Errand;
+use guesses::Guesses;
+pub use guesses::network_of;
 pub use hedge::{Beside, Hedge, Raced, speaks};
 use incoming::{Incoming, Load};
 pub use incoming::{Source, SourceBroken, Spool};
@@ -274,6 +279,8 @@ pub struct Core {
     asked: Mutex<Vec<Errand>>,
     // Who fills the gateway while it fills up.
     crowd: Arc<Crowd>,
+    // Who sends wrong keys.
+    guesses: Guesses,
 }
 
 impl Core {
@@ -291,6 +298,7 @@ impl Core {
             draining: AtomicBool::new(false),
             cut: AtomicBool::new(false),
             crowd: Arc::default(),
+            guesses: Guesses::default(),
             ids: AtomicU64::new(0),
             pool,
             recordings: Recordings::default(),
@@ -525,9 +533,11 @@ fn answer<D: Downstream, U: Upstream>(
     head: &Head,
     note: &mut Note,
 ) -> Result<(), Ended> {
-    let peer = || session.down.peer();
-    let origin = Origin { peer: &peer, head: Some(head), now_ms: &|| core.unix_ms() };
-    if let Some(page) = admin::page(&core.metrics, core.unready(), snapshot, head, &origin) {
+    let reader = Reader {
+        peer: &|| session.down.peer(),
+        caller: &|| caller_of(core, snapshot, session, head),
+    };
+    if let Some(page) = admin::page(&core.metrics, core.unready(), snapshot, head, &reader) {
         return session.send_page(core, head, page?, note);
     }
     if api::is_ours(head.target()) {
@@ -601,29 +611,6 @@ fn held_body<D: Downstream, U: Upstream>(
         trace.request_body(&body.bytes);
     }
     Ok(body)
-}
-
-/// Who calls: by a key, or by an address that was made for him.
-fn caller_of<D: Downstream>(
-    core: &Core,
-    snapshot: &Snapshot,
-    session: &Session<D>,
-    head: &Head,
-) -> Result<Caller, KeyError> {
-    if head.target().contains('?') && is_opened_as_page(head) {
-        return Err(KeyError::Opened);
-    }
-    let caller = admin::caller_of(snapshot, head).or_else(|| upload::caller_of(snapshot, head));
-    let (peer, now_ms) = (|| session.down.peer(), || core.unix_ms());
-    let origin = Origin { peer: &peer, head: Some(head), now_ms: &now_ms };
-    snapshot.let_in(caller.ok_or(KeyError::Unknown)?, &origin)
-}
-
-/// A browser opens a reply as a page of its own, by a key in the address. What an upstream or a
-/// file of somebody's says would run there beside the console and its session.
-fn is_opened_as_page(head: &Head) -> bool {
-    head.headers.get("sec-fetch-mode").is_some_and(|mode| mode.trim_ascii() == b"navigate")
-        && path::query_key(head.target()).is_some()
 }
 
 /// Calls that take a form take JSON too, with addresses in the place of files.

@@ -4,6 +4,7 @@
 //! turn. An unread body is drained within a cap or the connection closes: it is never read as the
 //! next request.
 
+use std::cell::Cell;
 use std::time::{Duration, Instant};
 
 use super::note::Note;
@@ -47,6 +48,8 @@ pub struct Session<D: Downstream> {
     // A stream's head went down before its upstream spoke.
     early: Option<&'static Endpoint>,
     family: Family,
+    // See [`Session::meets`]; 0: nobody.
+    met: Cell<u64>,
 }
 
 /// What came instead of, or as, the next request.
@@ -93,7 +96,18 @@ impl<D: Downstream> Session<D> {
             committed: false,
             early: None,
             family: Family::Openai,
+            met: Cell::new(0),
         }
+    }
+
+    /// A key was let in on this connection; `who` is a number for it and where it came from.
+    pub(super) fn meets(&self, who: u64) {
+        self.met.set(who);
+    }
+
+    /// Whether that was the last one that was.
+    pub(super) fn has_met(&self, who: u64) -> bool {
+        self.met.get() == who
     }
 
     /// Waits for a head. The first byte may take a while; from then on the clock runs, however

@@ -329,6 +329,11 @@ pub enum KeyError {
     Elsewhere,
     /// It stands in the address of a page that a browser opens.
     Opened,
+    /// Too many wrong ones came from its address; it may try again after so long.
+    Slowed {
+        /// Seconds, at least 1.
+        seconds: u32,
+    },
 }
 
 /// When, and where from, a key lets its user in.
@@ -390,6 +395,9 @@ pub struct Limits {
     pub attempts_max: usize,
     /// So much of each stream is remembered, and kept when it ends badly; 0: nothing.
     pub recorder_bytes: usize,
+    /// Different wrong keys of one address in a minute that are told to be wrong; beyond them 429.
+    /// 0: nobody is slowed.
+    pub key_guesses_max: u64,
 }
 
 impl Default for Limits {
@@ -404,6 +412,7 @@ impl Default for Limits {
             in_flight_max: limits::IN_FLIGHT_MAX,
             attempts_max: limits::ATTEMPTS_MAX,
             recorder_bytes: limits::RECORDER_BYTES,
+            key_guesses_max: limits::KEY_GUESSES_MAX,
         }
     }
 }
@@ -685,7 +694,12 @@ impl Snapshot {
     /// Whose key this is. Unknown, disabled and a disabled user's key look alike, and take the same
     /// time: the table is keyed by the digest.
     pub fn authenticate(&self, key: &[u8]) -> Option<Caller> {
-        self.keys.get(&Digest::of(key)).copied()
+        self.caller_of(&Digest::of(key))
+    }
+
+    /// The same for a key of which the digest is known.
+    pub fn caller_of(&self, key: &Digest) -> Option<Caller> {
+        self.keys.get(key).copied()
     }
 
     /// The same caller, if his key lets him in now and from there.
