@@ -6,11 +6,11 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use super::Source;
 use super::seal::{self, Sealer};
-use super::store::{Kept, State};
+use super::store::{Kept, State, put};
 use crate::config::made::Made;
 use crate::config::{ConfigError, Loaded, Settings, declared};
 use crate::ledger::accounts::Accounts;
@@ -180,11 +180,6 @@ fn seal_all(
 
 fn no_randomness() -> BootError {
     BootError::Other("the system has no randomness".into())
-}
-
-fn put(section: &'static str, id: &str, value: &Map<String, Value>) -> Edit {
-    let body = Value::from(value.clone()).to_string();
-    Edit::Put { section, id: id.to_owned(), body }
 }
 
 fn write(

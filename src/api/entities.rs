@@ -6,7 +6,7 @@ use super::answer::{Answer, Fault};
 use super::kind::{self, Is, Kind, Shape};
 use super::route::{Param, Route};
 use super::seal;
-use super::store::{self, Kept, State};
+use super::store::{self, Kept, State, put};
 use super::{Call, Interface, standing};
 use crate::config::declared::{self, Declared};
 use crate::ledger::entities::{Change, Edit, Record};
@@ -389,11 +389,6 @@ pub(super) fn delete_one(
         call.api.sessions.close_all(id);
     }
     Ok(Answer::nothing())
-}
-
-pub(super) fn put(section: &'static str, id: &str, value: &Map<String, Value>) -> Edit {
-    let body = Value::from(value.clone()).to_string();
-    Edit::Put { section, id: id.to_owned(), body }
 }
 
 /// A change without its edits.

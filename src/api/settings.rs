@@ -216,7 +216,7 @@ fn change(_: &Route, call: &Call<'_>) -> Result<Answer, Fault> {
                 let row = [("name", Value::from(name.as_str())), ("value", value.clone())];
                 let row = row.map(|(name, value)| (name.to_owned(), value));
                 let row = Map::from_iter(row);
-                edits.push(entities::put(SETTINGS, &name, &row));
+                edits.push(super::store::put(SETTINGS, &name, &row));
                 let id = name.clone();
                 kept.push(Kept { section: SETTINGS, id, value: row, made_ms, changed_ms: now_ms });
                 after.insert(key.clone(), value.clone());

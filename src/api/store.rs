@@ -87,6 +87,12 @@ impl Unseen {
     }
 }
 
+/// What keeps a row.
+pub(super) fn put(section: &'static str, id: &str, value: &Map<String, Value>) -> Edit {
+    let body = Value::from(value.clone()).to_string();
+    Edit::Put { section, id: id.to_owned(), body }
+}
+
 impl State {
     /// Who is seen for the first time: users of the file, and others that have a quota now.
     pub(super) fn unseen(&self, loaded: &Loaded) -> Unseen {
