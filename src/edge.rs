@@ -250,9 +250,13 @@ impl From<Spent> for Refusal {
 
 impl From<Limited> for Refusal {
     fn from(limited: Limited) -> Refusal {
-        let Limited { pattern, counter, limit, reset_ms } = limited;
+        let Limited { pattern, of_key, counter, limit, reset_ms } = limited;
         let seconds = u32::try_from(reset_ms.max(1).unsigned_abs().div_ceil(1_000));
-        Refusal::rate_limited(&pattern, counter, limit, seconds.unwrap_or(u32::MAX))
+        let rule = match of_key {
+            true => format!("the API key `{pattern}`"),
+            false => format!("the rule for `{pattern}`"),
+        };
+        Refusal::rate_limited(&rule, counter, limit, seconds.unwrap_or(u32::MAX))
     }
 }
 

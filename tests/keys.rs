@@ -4,7 +4,7 @@ mod support;
 
 use rusqlite::Connection;
 use serde_json::{Value, json};
-use support::{ADMIN_KEY, Config, Gateway, Reply, Upstream, request, wait_for};
+use support::{ADMIN_KEY, Client, Config, Gateway, Reply, Upstream, request, wait_for};
 
 /// A provider of two credentials, of which the first is refused.
 const TWO: &str = "[[providers]]\nname = \"two\"\nchannel = \"custom\"\n\
@@ -165,4 +165,70 @@ fn no_reply_is_opened_as_a_page_by_a_key_in_the_address() {
     assert!(refused.error_message().contains("in a header"), "{}", refused.text());
     assert_eq!(upstream.count(), 0);
     assert_eq!(opened("cors").status, 200);
+}
+
+/// Opens a stream with this key: the connection and the status.
+fn open_stream(gateway: &Gateway, key: &str) -> (Client, u16) {
+    let key = format!("Bearer {key}");
+    let headers = [("authorization", key.as_str()), ("content-type", "application/json")];
+    let body = json!({ "model": "openai-main/gpt-4.1-mini", "stream": true, "messages": [] });
+    let body = body.to_string();
+    let mut client = gateway.connect();
+    client.send(&request("POST", "/v1/chat/completions", &headers, body.as_bytes()));
+    let status = client.head().expect("an answer").status;
+    (client, status)
+}
+
+#[test]
+fn as_many_calls_of_a_key_go_on_side_by_side_as_it_allows_and_no_other_key_notices() {
+    let upstream = Upstream::answering(|conn, _| {
+        conn.stream_head();
+        conn.piece("data: {\"n\":1}\n\n");
+        let _ = conn.wait_closed();
+    });
+    const OF_FILE: &str = "sk-of-the-file-0123456789abcdef";
+    let config = Config::to(&upstream).tail(&format!(
+        "[[users]]\nname = \"bob\"\n[[users.keys]]\napi_key = \"{OF_FILE}\"\nlabel = \"nightly\"\n\
+         in_flight = 3\n[[permissions]]\nuser_name = \"bob\"\nmodel_pattern = \"*\"\n"
+    ));
+    let gateway = Gateway::start(&config.text());
+    let other = make_key(&gateway, "bob", json!({ "in_flight": 5 }));
+    let free = make_key(&gateway, "bob", json!({}));
+    // All at once, from as many threads.
+    let open_all = |key: &str, count: usize| {
+        let all: Vec<_> = std::thread::scope(|scope| {
+            let threads: Vec<_> =
+                (0..count).map(|_| scope.spawn(|| open_stream(&gateway, key))).collect();
+            threads.into_iter().map(|thread| thread.join().expect("no panic")).collect()
+        });
+        let (open, refused): (Vec<_>, Vec<_>) =
+            all.into_iter().partition(|(_, status): &(Client, u16)| *status == 200);
+        assert!(refused.iter().all(|(_, status)| *status == 429));
+        open
+    };
+    let mut open = open_all(OF_FILE, 12);
+    assert_eq!(open.len(), 3);
+    let (others, frees) = (open_all(&other.1, 12), open_all(&free.1, 8));
+    assert_eq!((others.len(), frees.len()), (5, 8));
+    let refused = chat(&gateway, OF_FILE, "openai-main/gpt-4.1-mini");
+    assert_eq!((refused.status, refused.header("retry-after")), (429, Some("1")));
+    let said = "rate_limited: the API key `nightly` allows in_flight = 3;";
+    assert!(refused.error_message().starts_with(said), "{}", refused.text());
+    let shown = admin(&gateway, "GET", "user_keys?user_name=bob", Value::Null, 200);
+    let of = |label: &str| {
+        let mut keys = shown["items"].as_array().expect("keys").iter();
+        keys.find(|key| key["label"] == label).expect("it is listed").clone()
+    };
+    let nightly = of("nightly");
+    assert_eq!((&nightly["in_flight"], &nightly["in_flight_now"]), (&json!(3), &json!(3)));
+    // However one ends, its place is free.
+    open.pop().expect("one of three").0.reset();
+    wait_for("a place", || (open_stream(&gateway, OF_FILE).1 == 200).then_some(()));
+    // A change counts for the next request.
+    let path = format!("user_keys/{}", other.0);
+    admin(&gateway, "PATCH", &path, json!({ "in_flight": 0 }), 200);
+    assert_eq!(chat(&gateway, &other.1, "openai-main/gpt-4.1-mini").status, 429);
+    admin(&gateway, "PATCH", &path, json!({ "in_flight": null }), 200);
+    assert_eq!(open_stream(&gateway, &other.1).1, 200);
+    drop((others, frees, open));
 }

@@ -152,7 +152,7 @@ pub(super) fn rows(state: &State, kind: &Kind) -> Vec<Shown> {
 
 impl Shown {
     pub(super) fn json(mut self, call: &Call<'_>, kind: &Kind) -> Value {
-        standing::fill_in(call, kind, &mut self.value);
+        standing::fill_in(call, kind, &self.id, &mut self.value);
         let mut value = self.value;
         value.insert("id".into(), self.id.into());
         value.insert("declared".into(), self.line.is_some().into());

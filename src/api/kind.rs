@@ -116,6 +116,8 @@ pub(super) const KINDS: [Kind; 10] = [
             ENABLED,
             field("expires_at", Shape::Instant, Is::Optional, "From then on it is refused."),
             field("networks", Shape::Networks, Is::Optional, "From there alone; all: empty."),
+            field("in_flight", Shape::Count(0, TRILLION), Is::Optional, "Requests side by side."),
+            field("in_flight_now", Shape::Count(0, TRILLION), Is::Shown, "Under that limit now."),
             field("hint", Shape::Text(64), Is::Shown, "The key's last characters."),
         ],
     },

@@ -172,7 +172,7 @@ fn in_force(call: &Call<'_>, snapshot: &Snapshot) -> [(&'static str, Value); 4] 
         "upload_bytes_max": limits.upload_bytes_max, "held_bytes_max": limits.held_bytes_max,
         "event_bytes_max": limits.event_bytes_max, "connections_max": limits.connections_max,
         "in_flight_max": limits.in_flight_max, "attempts_max": limits.attempts_max,
-        "recorder_bytes": limits.recorder_bytes
+        "recorder_bytes": limits.recorder_bytes, "key_guesses_max": limits.key_guesses_max
     });
     let ledger = json!({
         "unbilled": if logging.serve_unbilled { "serve" } else { "refuse" },

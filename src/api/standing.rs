@@ -127,9 +127,12 @@ fn top_up_now(_: &Route, call: &Call<'_>) -> Result<Answer, Fault> {
 }
 
 /// Adds how a row stands now: what is used of a quota or a limit, where a provider is reached.
-pub(super) fn fill_in(call: &Call<'_>, kind: &Kind, value: &mut Map<String, Value>) {
+pub(super) fn fill_in(call: &Call<'_>, kind: &Kind, id: &str, value: &mut Map<String, Value>) {
     if kind.section == "providers" {
         fill_in_urls(call, value);
+    }
+    if kind.section == "user_keys" {
+        fill_in_use(call, id, value);
     }
     if !matches!(kind.section, "quotas" | "rate_limits") {
         return;
@@ -160,6 +163,19 @@ pub(super) fn fill_in(call: &Call<'_>, kind: &Kind, value: &mut Map<String, Valu
                 }),
             );
         }
+    }
+}
+
+/// How a key is used.
+fn fill_in_use(call: &Call<'_>, id: &str, value: &mut Map<String, Value>) {
+    let snapshot = call.api.core.snapshot();
+    let name = Call::text(value, "user_name").unwrap_or_default();
+    let user = snapshot.users.iter().find(|user| user.name == name);
+    let mut keys = user.into_iter().flat_map(|user| &user.keys);
+    let Some(key) = keys.find(|key| key.id.as_str() == id) else { return };
+    if key.in_flight.is_some() {
+        let now = call.api.books.accounts.in_flight(name, key.id);
+        value.insert("in_flight_now".into(), now.into());
     }
 }
 

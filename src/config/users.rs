@@ -17,6 +17,8 @@ use crate::secret::{Digest, KeyId, Secret};
 /// The key of the shipped file. Everybody knows it, so it opens a loopback address only.
 const WELL_KNOWN_KEY: &str = "sk-admin-1";
 const WELL_KNOWN_PASSWORD: &str = "admin";
+/// The most that a limit may be.
+const COUNT_MAX: u64 = 1_000_000_000_000;
 
 /// The users and all that hangs on them.
 #[derive(Default)]
@@ -94,6 +96,7 @@ fn read_one_key(
     let label = table.text(report, "label").map(|label| shown(label.value));
     let key_enabled = table.flag(report, "enabled", true);
     let terms = read_terms(&mut table, report);
+    let in_flight = table.number(report, "in_flight", 0..=COUNT_MAX).map(|most| most.value);
     table.finish(report);
     let Some(At { value, place }) = written else { return };
     let Some((digest, masked)) = read_key(report, sources, value, &place) else { return };
@@ -105,7 +108,8 @@ fn read_one_key(
     let user = &mut all.users[index];
     let caller = Caller { user: index, key: user.keys.len() };
     let id = KeyId::of(&digest);
-    user.keys.push(Key { id, shown: label.unwrap_or(masked), enabled: key_enabled, terms });
+    let shown = label.unwrap_or(masked);
+    user.keys.push(Key { id, shown, enabled: key_enabled, terms, in_flight });
     if user.enabled && key_enabled {
         all.keys.push((digest, caller));
         if digest == Digest::of(WELL_KNOWN_KEY.as_bytes()) {
@@ -261,7 +265,7 @@ pub(super) fn read_rate_limits(root: &mut Table<'_>, report: &mut Report<'_>, al
         let user = user_of(&mut table, report, &all.names);
         let pattern = read_pattern(&mut table, report);
         let [rpm, rpd, total_tokens, in_flight] =
-            COUNTERS.map(|key| Some(table.number(report, key, 0..=1_000_000_000_000)?.value));
+            COUNTERS.map(|key| Some(table.number(report, key, 0..=COUNT_MAX)?.value));
         if !COUNTERS.into_iter().any(|key| table.holds(key)) {
             let place = table.place.clone();
             report.error(&place, "limits nothing; write one of rpm, rpd, total_tokens, in_flight");

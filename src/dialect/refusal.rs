@@ -322,11 +322,10 @@ impl Refusal {
         Refusal { retry_after_s: Some(retry_after_s), ..Refusal::new(Code::RateLimited, message) }
     }
 
-    /// A rule of the user's for models of `pattern` is reached for `retry_after_s` seconds.
-    pub fn rate_limited(pattern: &str, counter: &str, limit: u64, retry_after_s: u32) -> Refusal {
+    /// What `rule` names, of the user's or of his key, is reached for `retry_after_s` seconds.
+    pub fn rate_limited(rule: &str, counter: &str, limit: u64, retry_after_s: u32) -> Refusal {
         let message = format!(
-            "rate_limited: the rule for `{pattern}` allows {counter} = {limit}; there may be room \
-             in {retry_after_s} s"
+            "rate_limited: {rule} allows {counter} = {limit}; there may be room in {retry_after_s} s"
         );
         Refusal {
             retry_after_s: Some(retry_after_s),

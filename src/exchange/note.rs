@@ -188,6 +188,11 @@ impl Note {
         self.key = caller.map(|caller| caller.key);
     }
 
+    /// The key that was presented: an index into the user's.
+    pub(super) fn key(&self) -> Option<usize> {
+        self.key
+    }
+
     /// The name of the key that was presented.
     pub(super) fn key_id(&self) -> KeyId {
         let (Some(user), Some(key)) = (self.user, self.key) else { return KeyId::default() };

@@ -107,18 +107,20 @@ fn take(
     let Some(user) = note.user.map(|at| &snapshot.users[at]) else { return Ok(()) };
     let Logging { enable_usage, serve_unbilled, .. } = snapshot.logging;
     let ledger = books.ledger.as_ref().filter(|_| enable_usage);
-    if ledger.is_none() && user.quotas.is_empty() && user.rate_limits.is_empty() {
+    let key = note.key().and_then(|at| user.keys.get(at));
+    let is_limited = user.is_limited(key);
+    if ledger.is_none() && !is_limited {
         return Ok(());
     }
     let target = plan.target;
     let name = target.permission_name;
     // Nobody asks where nothing is limited.
-    let (cost, tokens) = match user.quotas.is_empty() && user.rate_limits.is_empty() {
-        true => (0, 0),
-        false => at_most(plans, note.bytes_in),
+    let (cost, tokens) = match is_limited {
+        true => at_most(plans, note.bytes_in),
+        false => (0, 0),
     };
     let at_ms = core.clock.unix_ms();
-    let taken = match books.accounts.admit(user, name, cost, tokens, at_ms) {
+    let taken = match books.accounts.admit(user, key, name, cost, tokens, at_ms) {
         Ok((taken, standing)) => {
             note.standing = standing;
             taken

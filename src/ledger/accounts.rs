@@ -10,8 +10,9 @@ use parking_lot::Mutex;
 use super::Opening;
 use crate::dialect::ratelimit;
 use crate::route::quota::{QuotaStanding, Spending, Spent, Window};
-use crate::route::rate::{Counters, DAY_MS, Limited, RateLimit};
-use crate::route::snapshot::User;
+use crate::route::rate::{Counters, DAY_MS, IN_FLIGHT, IN_FLIGHT_MS, Limited, RateLimit};
+use crate::route::snapshot::{Key, User};
+use crate::secret::KeyId;
 
 /// A reservation that was too small grows by this part of itself in advance.
 const STEP: i64 = 8;
@@ -34,6 +35,8 @@ pub struct Taken {
     pub tokens: u64,
     // Patterns of the rules that count it.
     rules: Vec<Arc<str>>,
+    // The key that counts it.
+    key: Option<KeyId>,
 }
 
 /// How quotas and limits stand.
@@ -49,6 +52,8 @@ struct Account {
     spending: Spending,
     // By pattern, so that a reload keeps what was counted.
     counters: HashMap<String, Counters>,
+    // Requests under way, of keys that have a limit, while there are any.
+    keys: HashMap<KeyId, u64>,
     // Requests of today and yesterday, by name: for rules that are met later.
     remembered: Vec<(String, i64, u64)>,
 }
@@ -108,12 +113,13 @@ impl Accounts {
     pub fn admit(
         &self,
         user: &User,
+        key: Option<&Key>,
         name: &str,
         cost: i64,
         tokens: u64,
         now_ms: i64,
     ) -> Result<(Taken, Option<ratelimit::Standing>), Denied> {
-        if user.quotas.is_empty() && user.rate_limits.is_empty() {
+        if !user.is_limited(key) {
             return Ok((Taken::default(), None));
         }
         let mut all = self.all.lock();
@@ -133,7 +139,16 @@ impl Accounts {
                 return Err(Denied::Limited(limited, standing));
             }
         }
-        let mut taken = Taken { cost, tokens, rules: Vec::new() };
+        let key = key.filter(|key| key.in_flight.is_some());
+        if let Err(limited) = key.map_or(Ok(()), |key| account.check(key)) {
+            account.spending.settle(cost, 0, day);
+            let standing = account.told(rules(), now_ms).unwrap_or_default();
+            return Err(Denied::Limited(limited, standing));
+        }
+        let mut taken = Taken { cost, tokens, rules: Vec::new(), key: key.map(|key| key.id) };
+        if let Some(id) = taken.key {
+            *account.keys.entry(id).or_default() += 1;
+        }
         for rule in rules() {
             let pattern = rule.pattern.as_str();
             account.counters_of(pattern, &rule.pattern).enter(rule, tokens, now_ms);
@@ -181,10 +196,39 @@ impl Accounts {
                 counters.leave(taken.tokens, tokens, at_ms);
             }
         }
+        if let Some(id) = taken.key
+            && let Some(count) = account.keys.get_mut(&id)
+        {
+            *count -= 1;
+            if *count == 0 {
+                account.keys.remove(&id);
+            }
+        }
+    }
+
+    /// Requests under way with a key that has a limit.
+    pub fn in_flight(&self, user: &str, key: KeyId) -> u64 {
+        let all = self.all.lock();
+        all.get(user).and_then(|account| account.keys.get(&key)).copied().unwrap_or(0)
     }
 }
 
 impl Account {
+    /// Whether one more request may pass with this key.
+    fn check(&self, key: &Key) -> Result<(), Limited> {
+        let now = self.keys.get(&key.id).copied().unwrap_or(0);
+        match key.in_flight {
+            Some(limit) if now >= limit => Err(Limited {
+                pattern: key.shown.as_str().into(),
+                of_key: true,
+                counter: IN_FLIGHT,
+                limit,
+                reset_ms: IN_FLIGHT_MS,
+            }),
+            _ => Ok(()),
+        }
+    }
+
     /// What the caller is told of the rules that count a request.
     fn told<'r>(
         &mut self,
@@ -250,7 +294,7 @@ mod tests {
 
     /// How many of 400 calls from eight threads pass at this time.
     fn burst(accounts: &Accounts, user: &User, now_ms: i64) -> usize {
-        let call = || accounts.admit(user, "gpt-4", 0, 0, now_ms).is_ok();
+        let call = || accounts.admit(user, None, "gpt-4", 0, 0, now_ms).is_ok();
         std::thread::scope(|scope| {
             let threads: Vec<_> =
                 (0..8).map(|_| scope.spawn(move || (0..50).filter(|_| call()).count())).collect();
@@ -284,7 +328,7 @@ mod tests {
             Quota { window: Window::Total, ceiling: 5_000 },
         ];
         let (accounts, user) = (Accounts::default(), user(Vec::new(), quotas));
-        let admit = |cost| accounts.admit(&user, "m", cost, 0, EDGE_MS).expect("room").0;
+        let admit = |cost| accounts.admit(&user, None, "m", cost, 0, EDGE_MS).expect("room").0;
         let (mut one, other) = (admit(100), admit(400));
         assert!(accounts.extend(&user, &mut one, 400, EDGE_MS).is_ok());
         assert_eq!(one.cost, 450, "some in advance");
@@ -296,6 +340,6 @@ mod tests {
         accounts.settle("alice", &other, 10, 0, EDGE_MS);
         assert!(accounts.extend(&user, &mut one, 601, EDGE_MS).is_ok());
         accounts.settle("alice", &one, 601, 0, EDGE_MS);
-        assert!(accounts.admit(&user, "m", 389, 0, EDGE_MS).is_ok());
+        assert!(accounts.admit(&user, None, "m", 389, 0, EDGE_MS).is_ok());
     }
 }

@@ -258,7 +258,7 @@ fn requests_side_by_side_never_pass_a_quota_or_a_limit() {
             for _ in 0..4 {
                 scope.spawn(|| {
                     for _ in 0..250 {
-                        if let Ok((taken, _)) = accounts.admit(&user, "gpt-1", cost, 1, NOW_MS) {
+                        if let Ok((taken, _)) = accounts.admit(&user, None, "gpt-1", cost, 1, NOW_MS) {
                             admitted.fetch_add(1, Ordering::Relaxed);
                             accounts.settle(&user.name, &taken, cost, 1, NOW_MS);
                         }
@@ -292,13 +292,13 @@ fn a_limit_that_refuses_gives_back_what_the_quota_held() {
     };
     let alice = user(vec![quota], vec![rule]);
     let (taken, _) =
-        accounts.admit(&alice, "gpt-1", 60, 0, NOW_MS).expect("five of six came before");
-    let denied = accounts.admit(&alice, "gpt-1", 0, 0, NOW_MS);
+        accounts.admit(&alice, None, "gpt-1", 60, 0, NOW_MS).expect("five of six came before");
+    let denied = accounts.admit(&alice, None, "gpt-1", 0, 0, NOW_MS);
     assert!(matches!(denied, Err(Denied::Spent(_))), "{denied:?}");
     accounts.settle("alice", &taken, 10, 0, NOW_MS);
-    let denied = accounts.admit(&alice, "gpt-1", 50, 0, NOW_MS);
+    let denied = accounts.admit(&alice, None, "gpt-1", 50, 0, NOW_MS);
     assert!(matches!(denied, Err(Denied::Limited(..))), "{denied:?}");
-    let denied = accounts.admit(&alice, "gpt-1", 51, 0, NOW_MS);
+    let denied = accounts.admit(&alice, None, "gpt-1", 51, 0, NOW_MS);
     assert!(matches!(denied, Err(Denied::Spent(_))), "{denied:?}");
 }
 

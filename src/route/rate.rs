@@ -12,6 +12,10 @@ use crate::route::glob::Glob;
 
 /// Milliseconds of a minute.
 pub const MINUTE_MS: i64 = 60_000;
+/// The name of the limit of requests side by side.
+pub const IN_FLIGHT: &str = "in_flight";
+/// When there may be room again under one: nobody knows.
+pub const IN_FLIGHT_MS: i64 = 1_000;
 /// Milliseconds of a day; windows of a day begin at midnight UTC.
 pub const DAY_MS: i64 = 86_400_000;
 
@@ -35,8 +39,10 @@ pub struct RateLimit {
 /// A rule that a request would break.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limited {
-    /// The rule's pattern.
-    pub pattern: String,
+    /// The rule's pattern; of a key's limit what people call the key.
+    pub pattern: Box<str>,
+    /// It is a limit of the key and not a rule of the user's.
+    pub of_key: bool,
     /// `rpm`, `rpd`, `total_tokens` or `in_flight`.
     pub counter: &'static str,
     /// What it allows.
@@ -147,7 +153,8 @@ impl Counters {
     /// Whether one more request of so many tokens may pass; nothing is counted yet.
     pub fn check(&mut self, rule: &RateLimit, tokens: u64, now_ms: i64) -> Result<(), Limited> {
         let limited = |counter, limit, reset_ms| {
-            Err(Limited { pattern: rule.pattern.as_str().to_owned(), counter, limit, reset_ms })
+            let pattern = rule.pattern.as_str().into();
+            Err(Limited { pattern, of_key: false, counter, limit, reset_ms })
         };
         let windows = [
             ("rpm", rule.rpm, &mut self.minute, MINUTE_MS, 1),
@@ -163,7 +170,7 @@ impl Counters {
             }
         }
         match rule.in_flight {
-            Some(limit) if self.in_flight >= limit => limited("in_flight", limit, 1_000),
+            Some(limit) if self.in_flight >= limit => limited(IN_FLIGHT, limit, IN_FLIGHT_MS),
             _ => Ok(()),
         }
     }

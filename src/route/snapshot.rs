@@ -309,6 +309,14 @@ pub struct User {
     pub cost_used: i64,
 }
 
+impl User {
+    /// Whether any quota or limit is asked before he calls with this key.
+    pub fn is_limited(&self, key: Option<&Key>) -> bool {
+        let of_key = key.is_some_and(|key| key.in_flight.is_some());
+        of_key || !(self.quotas.is_empty() && self.rate_limits.is_empty())
+    }
+}
+
 /// A user, and with which of his keys he calls.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Caller {
@@ -364,6 +372,8 @@ pub struct Key {
     pub enabled: bool,
     /// `None`: always and from everywhere.
     pub terms: Option<Terms>,
+    /// Requests side by side; `None`: as many as the user may.
+    pub in_flight: Option<u64>,
 }
 
 /// One row of what a user may call.

@@ -76,6 +76,10 @@ export const keyFields = [
     help: "Addresses or networks such as 10.0.0.0/8, one a line. Empty: from anywhere.",
   },
   { name: "enabled", label: "It opens", kind: "flag", value: true },
+  {
+    name: "in_flight", label: "Side by side", kind: "number",
+    help: "Requests under way with this key at most; empty: as many as its user may.",
+  },
 ];
 
 /** A new key, and how programs are told it. `models`: that may be called with it. */
