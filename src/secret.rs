@@ -79,6 +79,12 @@ impl KeyId {
         KeyId(digits)
     }
 
+    /// Reads what [`KeyId::as_str`] gives.
+    pub fn parse(text: &str) -> Option<KeyId> {
+        let digits: [u8; 16] = text.as_bytes().try_into().ok()?;
+        digits.iter().all(u8::is_ascii_hexdigit).then_some(KeyId(digits))
+    }
+
     /// Its digits; none where there is no key.
     pub fn as_str(&self) -> &str {
         match self.0 {
@@ -111,6 +117,10 @@ mod tests {
         let text = digest.to_text();
         assert_eq!(Some(KeyId::of(&digest).as_str()), text.get(7..23));
         assert_eq!(KeyId::default().as_str(), "");
+        assert_eq!(KeyId::parse(KeyId::of(&digest).as_str()), Some(KeyId::of(&digest)));
+        assert!(
+            ["", "0123456789abcde", "0123456789abcdeg"].iter().all(|s| KeyId::parse(s).is_none())
+        );
     }
 
     #[test]

@@ -168,13 +168,14 @@ pub fn run(
         api::boot(loaded, &source, master, RealClock.unix_ms(), lock).map_err(ServeError::Boot)?;
     booted.warnings.iter().for_each(|warning| log::warn!(target: "gproxy", "{warning}"));
     announce(&booted.made)?;
-    let Booted { snapshot, accounts, base, statuses, .. } = booted;
+    let Booted { snapshot, accounts, base, statuses, key_uses, .. } = booted;
     let ledger = base.ledger.clone();
     // Whether anything is written there may change with every reload.
     let books = Arc::new(Books { ledger: Some(ledger.clone()), accounts });
     let core = Core::new(snapshot, Box::new(RealClock), u64::from_be_bytes(seed));
     let core = Arc::new(core.with_books(books.clone()));
     core.pool.restore(statuses);
+    core.remember_uses(key_uses);
     spool::lie_in(&folder);
     let interface = Interface::new(core.clone(), books, base, folder.clone(), Box::new(source));
     let interface = Arc::new(interface);
@@ -200,6 +201,7 @@ pub fn run(
         }
     }
     drain(&core, &listener, &mut signals);
+    core.write_uses();
     if !ledger.close(LEDGER_CLOSE) {
         log::error!(target: "gproxy", "stopped although usage rows could not be written");
     }

@@ -232,3 +232,40 @@ fn as_many_calls_of_a_key_go_on_side_by_side_as_it_allows_and_no_other_key_notic
     assert_eq!(open_stream(&gateway, &other.1).1, 200);
     drop((others, frees, open));
 }
+
+#[test]
+fn it_is_known_when_a_key_was_last_used_through_a_reload_and_a_restart() {
+    let upstream = Upstream::answering(|conn, _| {
+        conn.whole(200, "{}");
+    });
+    let folder = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join("keys-restart");
+    let _ = std::fs::remove_dir_all(&folder);
+    let config = Config::to(&upstream).text().replace("DATA_DIR", &folder.display().to_string());
+    let now_ms = || {
+        let since = std::time::SystemTime::UNIX_EPOCH.elapsed().expect("it is later than 1970");
+        since.as_millis() as i64
+    };
+    let used = |gateway: &Gateway, id: &str| {
+        admin(gateway, "GET", &format!("user_keys/{id}"), Value::Null, 200)["last_used_at"].as_i64()
+    };
+    let gateway = Gateway::start(&config);
+    let (id, key) = make_key(&gateway, "alice", json!({}));
+    let (idle, _) = make_key(&gateway, "alice", json!({}));
+    assert_eq!(used(&gateway, &id), None);
+    let before_ms = now_ms();
+    assert_eq!(chat(&gateway, &key, "openai-main/gpt-4.1-mini").status, 200);
+    let at_ms = used(&gateway, &id).expect("it was used");
+    // Kept to the second.
+    assert!((before_ms - 5_000..=now_ms()).contains(&at_ms), "{at_ms} is not near {before_ms}");
+    let own = call(&gateway, &key, "GET", "/user/api/keys", &Value::Null).json();
+    let own = own["items"].as_array().expect("keys").iter().find(|one| one["id"] == id.as_str());
+    assert!(own.expect("it is listed")["last_used_at"].as_i64() >= Some(at_ms));
+    admin(&gateway, "POST", "reload", json!({}), 200);
+    let at_ms = used(&gateway, &id).expect("a reload forgets nothing");
+    assert!(gateway.stop().success());
+    let gateway = Gateway::start(&config);
+    assert_eq!((used(&gateway, &id), used(&gateway, &idle)), (Some(at_ms), None));
+    // The one that asks is the file's.
+    let file = admin(&gateway, "GET", "user_keys?user_name=admin", Value::Null, 200);
+    assert!(file["items"][0]["last_used_at"].as_i64() > Some(at_ms), "{file}");
+}

@@ -18,7 +18,7 @@ use crate::ledger::entities::{Change, Edit, Record};
 use crate::ledger::{Ledger, LedgerError, Synchronous};
 use crate::route::health::Circuit;
 use crate::route::snapshot::{Retention, Snapshot};
-use crate::secret::{Digest, Secret};
+use crate::secret::{Digest, KeyId, Secret};
 
 const CLOSE: Duration = Duration::from_secs(10);
 
@@ -36,6 +36,8 @@ pub struct Booted {
     pub base: Base,
     /// What was known of credentials.
     pub statuses: Vec<(String, Circuit)>,
+    /// When keys were last used, in milliseconds since 1970.
+    pub key_uses: Vec<(KeyId, i64)>,
 }
 
 /// What the interface stands on.
@@ -87,7 +89,7 @@ pub fn boot(
     lock: Option<File>,
 ) -> Result<Booted, BootError> {
     let settings = loaded.settings.clone();
-    let (ledger, accounts, mut state, statuses) = open(&loaded, now_ms, lock)?;
+    let (ledger, accounts, mut state, (statuses, key_uses)) = open(&loaded, now_ms, lock)?;
     state.text = source.read().map_err(|error| BootError::Config(vec![error]))?;
     let sealer = sealer(master)?;
     let mut warnings = Vec::new();
@@ -117,11 +119,11 @@ pub fn boot(
     warnings.extend(both.warnings);
     let (ledger, snapshot) = (Arc::new(ledger), both.snapshot);
     let base = Base { ledger, state, settings, sealer };
-    Ok(Booted { snapshot, accounts, warnings, made, base, statuses })
+    Ok(Booted { snapshot, accounts, warnings, made, base, statuses, key_uses })
 }
 
-/// The books, the accounts, what was made at run time, and what was known of credentials.
-type Opened = (Ledger, Accounts, State, Vec<(String, Circuit)>);
+/// The books, the accounts, what was made at run time, and what was known of credentials and keys.
+type Opened = (Ledger, Accounts, State, (Vec<(String, Circuit)>, Vec<(KeyId, i64)>));
 
 fn open(loaded: &Loaded, now_ms: i64, lock: Option<File>) -> Result<Opened, BootError> {
     let users = loaded.snapshot.users.iter();
@@ -137,8 +139,9 @@ fn open(loaded: &Loaded, now_ms: i64, lock: Option<File>) -> Result<Opened, Boot
     let top_ups = opening.top_ups.clone();
     let seen = std::mem::take(&mut opening.seen).into_iter().collect();
     let state = State { text: String::new(), declared: Vec::new(), kept, top_ups, seen };
-    let statuses = std::mem::take(&mut opening.statuses);
-    Ok((ledger, Accounts::new(opening), state, statuses))
+    let (statuses, uses) = (&mut opening.statuses, &mut opening.key_uses);
+    let known = (std::mem::take(statuses), std::mem::take(uses));
+    Ok((ledger, Accounts::new(opening), state, known))
 }
 
 fn sealer(master: Option<&Secret>) -> Result<Option<Sealer>, BootError> {

@@ -91,6 +91,7 @@ const ENABLED: Field = field("enabled", Shape::Flag, Is::Optional, "Off: as if i
 const USER: Field = field("user_name", Shape::User, Is::Name, "Whose it is.");
 const PROVIDER: Field = field("provider_name", Shape::Slug, Is::Name, "The provider.");
 const CALL: Shape = Shape::Money;
+const INSTANT_MS: Shape = Shape::Count(0, i64::MAX as u64);
 
 /// All of them.
 pub(super) const KINDS: [Kind; 10] = [
@@ -118,6 +119,7 @@ pub(super) const KINDS: [Kind; 10] = [
             field("networks", Shape::Networks, Is::Optional, "From there alone; all: empty."),
             field("in_flight", Shape::Count(0, TRILLION), Is::Optional, "Requests side by side."),
             field("in_flight_now", Shape::Count(0, TRILLION), Is::Shown, "Under that limit now."),
+            field("last_used_at", INSTANT_MS, Is::Shown, "Milliseconds since 1970; absent: never."),
             field("hint", Shape::Text(64), Is::Shown, "The key's last characters."),
         ],
     },

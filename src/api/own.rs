@@ -181,7 +181,10 @@ fn login(_: &Route, call: &Call<'_>) -> Result<Answer, Fault> {
             let origin = Origin { peer: &|| Some(from), head: None, now_ms: &|| now_ms };
             let caller = snapshot.authenticate(key.as_bytes());
             let caller = caller.and_then(|caller| snapshot.let_in(caller, &origin).ok());
-            caller.map(|caller| caller.user)
+            caller.map(|caller| {
+                api.core.use_key(snapshot, caller);
+                caller.user
+            })
         }
         None => {
             let name = Call::text(&call.body, "user_name").unwrap_or_default();

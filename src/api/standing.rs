@@ -1,5 +1,7 @@
 //! Quotas and limits as they stand, and what was added to a ceiling.
 
+use std::sync::atomic::Ordering;
+
 use serde_json::{Map, Value, json};
 
 use super::answer::{Answer, Fault};
@@ -169,12 +171,16 @@ pub(super) fn fill_in(call: &Call<'_>, kind: &Kind, id: &str, value: &mut Map<St
 /// How a key is used.
 fn fill_in_use(call: &Call<'_>, id: &str, value: &mut Map<String, Value>) {
     let snapshot = call.api.core.snapshot();
-    let name = Call::text(value, "user_name").unwrap_or_default();
+    let name = Call::text(value, "user_name").unwrap_or_default().to_owned();
     let user = snapshot.users.iter().find(|user| user.name == name);
     let mut keys = user.into_iter().flat_map(|user| &user.keys);
     let Some(key) = keys.find(|key| key.id.as_str() == id) else { return };
+    let used_ms = key.used.load(Ordering::Relaxed);
+    if used_ms > 0 {
+        value.insert("last_used_at".into(), used_ms.into());
+    }
     if key.in_flight.is_some() {
-        let now = call.api.books.accounts.in_flight(name, key.id);
+        let now = call.api.books.accounts.in_flight(&name, key.id);
         value.insert("in_flight_now".into(), now.into());
     }
 }

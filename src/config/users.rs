@@ -1,5 +1,7 @@
 //! `[[users]]`, `[[users.keys]]` and the rows that name a user: permissions, limits, quotas.
 
+use std::sync::Arc;
+
 use super::error::{At, Place, Report, shown};
 use super::global::{choice, read_networks};
 use super::providers::{Names, declare, declared};
@@ -109,7 +111,8 @@ fn read_one_key(
     let caller = Caller { user: index, key: user.keys.len() };
     let id = KeyId::of(&digest);
     let shown = label.unwrap_or(masked);
-    user.keys.push(Key { id, shown, enabled: key_enabled, terms, in_flight });
+    let (enabled, used) = (key_enabled, Arc::default());
+    user.keys.push(Key { id, shown, enabled, terms, in_flight, used });
     if user.enabled && key_enabled {
         all.keys.push((digest, caller));
         if digest == Digest::of(WELL_KNOWN_KEY.as_bytes()) {

@@ -20,6 +20,17 @@ pub(super) fn caller_of<D: Downstream>(
     session: &Session<D>,
     head: &Head,
 ) -> Result<Caller, KeyError> {
+    let caller = recognise(core, snapshot, session, head)?;
+    core.use_key(snapshot, caller);
+    Ok(caller)
+}
+
+fn recognise<D: Downstream>(
+    core: &Core,
+    snapshot: &Snapshot,
+    session: &Session<D>,
+    head: &Head,
+) -> Result<Caller, KeyError> {
     if head.target().contains('?') && is_opened_as_page(head) {
         return Err(KeyError::Opened);
     }

@@ -40,6 +40,7 @@ mod trial;
 mod tunnel;
 mod turns;
 mod upload;
+mod uses;
 
 use std::borrow::Cow;
 use std::net::IpAddr;
@@ -95,6 +96,7 @@ pub use stumbles::{Stumble, Stumbles};
 use tokens::Tokens;
 use trace::Trace;
 pub use trial::{Question, Trial};
+use uses::Uses;
 
 /// The caller's end of a connection, as bytes.
 pub trait Downstream {
@@ -281,6 +283,8 @@ pub struct Core {
     crowd: Arc<Crowd>,
     // Who sends wrong keys.
     guesses: Guesses,
+    // When keys are used.
+    uses: Uses,
 }
 
 impl Core {
@@ -299,6 +303,7 @@ impl Core {
             cut: AtomicBool::new(false),
             crowd: Arc::default(),
             guesses: Guesses::default(),
+            uses: Uses::default(),
             ids: AtomicU64::new(0),
             pool,
             recordings: Recordings::default(),
@@ -343,8 +348,9 @@ impl Core {
         self.snapshot.read().clone()
     }
 
-    /// Measures what nobody counts: rows that wait for the books.
+    /// Measures what nobody counts, once a second: rows that wait for the books.
     pub fn measure(&self) {
+        self.tick();
         let Some(books) = &self.books else { return };
         let Some(ledger) = &books.ledger else { return };
         self.metrics.measure(Gauge::LedgerRows, ledger.taken() as i64);
@@ -353,9 +359,10 @@ impl Core {
         }
     }
 
-    /// Puts new tables in place of the old ones.
+    /// Puts new tables in place of the old ones, one after the other.
     pub fn swap(&self, mut snapshot: Snapshot) {
         self.pool.adopt(&mut snapshot);
+        uses::carry_on(&self.snapshot(), &mut snapshot);
         if let Some(ledger) = self.books.as_ref().and_then(|books| books.ledger.as_ref()) {
             ledger.retain(snapshot.retention);
         }

@@ -12,12 +12,14 @@ use rusqlite::{
 
 use super::daily;
 use super::entities::{self, Change};
+use super::key_uses;
 use super::logs::{Entry, Logs};
 use super::row::{self, Digest, Kind, NUMBERS, NUMBERS_ALWAYS, Row, count};
 use super::statuses::{self, Status};
 use crate::limits;
 use crate::route::rate::DAY_MS;
 use crate::route::snapshot::Retention;
+use crate::secret::KeyId;
 
 pub(super) const HOUR_MS: i64 = DAY_MS / 24;
 
@@ -77,6 +79,10 @@ pub(super) trait Store: Send {
     }
     /// Writes what is known of credentials.
     fn keep(&mut self, statuses: &[Status]) -> Result<(), String>;
+    /// Writes when keys were used. A store of rows alone forgets it.
+    fn keep_uses(&mut self, _: &[(KeyId, i64)]) -> Result<(), String> {
+        Ok(())
+    }
     /// Writes logs, all or none.
     fn log(&mut self, entries: &[Entry]) -> Result<(), String>;
     /// Deletes a step of what need not be kept. True: there is more.
@@ -149,6 +155,10 @@ impl Store for Database {
 
     fn keep(&mut self, statuses: &[Status]) -> Result<(), String> {
         statuses::write(&mut self.connection, statuses).map_err(|error| error.to_string())
+    }
+
+    fn keep_uses(&mut self, uses: &[(KeyId, i64)]) -> Result<(), String> {
+        key_uses::write(&mut self.connection, uses).map_err(|error| error.to_string())
     }
 
     fn log(&mut self, entries: &[Entry]) -> Result<(), String> {

@@ -5,12 +5,13 @@ use rusqlite::{Connection, Row, Transaction};
 
 use super::books::{self, Batch};
 use super::daily;
+use super::key_uses;
 use super::row::{self, Digest, NUMBERS, NUMBERS_ALWAYS};
 use super::schema::APPLICATION;
 
 /// The steps, the first one from nothing.
 const STEPS: &[fn(&Transaction<'_>) -> rusqlite::Result<()>] =
-    &[begin, number_the_kinds, keep_credentials, daily::make, count_images];
+    &[begin, number_the_kinds, keep_credentials, daily::make, count_images, key_uses::begin];
 /// What this program writes.
 pub(super) const VERSION: i64 = STEPS.len() as i64;
 

@@ -11,6 +11,7 @@ mod books;
 mod daily;
 pub mod entities;
 pub mod export;
+mod key_uses;
 pub mod logged;
 pub mod logs;
 mod migrate;
@@ -24,6 +25,7 @@ pub mod sums;
 mod tests;
 mod writer;
 
+use std::collections::HashMap;
 use std::fmt;
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -40,6 +42,7 @@ use crate::limits;
 use crate::metrics::Metrics;
 use crate::route::health::Circuit;
 use crate::route::snapshot::Retention;
+use crate::secret::KeyId;
 use entities::Waiting;
 use logs::Entry;
 use row::Kinds;
@@ -105,6 +108,8 @@ pub struct Opening {
     pub seen: Vec<String>,
     /// What was known of credentials.
     pub statuses: Vec<(String, Circuit)>,
+    /// When keys were last used, in milliseconds since 1970.
+    pub key_uses: Vec<(KeyId, i64)>,
 }
 
 /// When rows count as written.
@@ -138,6 +143,8 @@ struct Shared {
     written: AtomicUsize,
     /// What is known of credentials and not yet written.
     statuses: Mutex<Vec<Status>>,
+    /// When keys were used, and not yet written.
+    key_uses: Mutex<HashMap<KeyId, i64>>,
     kinds: Kinds,
     /// Spent by the rows of another process, and not yet told.
     foreign: Mutex<Vec<(String, i64, i64)>>,
@@ -204,6 +211,7 @@ impl Ledger {
             healthy: AtomicBool::new(true),
             written: AtomicUsize::new(0),
             statuses: Mutex::default(),
+            key_uses: Mutex::default(),
             kinds: Kinds::default(),
             foreign: Mutex::default(),
         });
@@ -228,6 +236,12 @@ impl Ledger {
         if statuses.len() == 1 {
             let _ = self.shared.sender.try_send(Message::Statuses);
         }
+    }
+
+    /// Keeps when keys were used. Never waits: it is written behind what comes next, soon or at
+    /// the end.
+    pub fn keep_uses(&self, uses: Vec<(KeyId, i64)>) {
+        self.shared.key_uses.lock().extend(uses);
     }
 
     /// Hands a log over. False: too much waits, and it is lost.

@@ -10,7 +10,7 @@ use rusqlite::{Connection, ErrorCode, TransactionBehavior};
 use super::books::{Database, Tail};
 use super::logs::{self, Logs};
 use super::migrate::{self, VERSION};
-use super::{LedgerError, Opening, Synchronous, entities, statuses};
+use super::{LedgerError, Opening, Synchronous, entities, key_uses, statuses};
 use crate::route::rate::DAY_MS;
 
 /// Name of the database in the data folder.
@@ -140,5 +140,6 @@ fn read_opening(connection: &Connection, now_ms: i64) -> rusqlite::Result<Openin
     let seen = seen.query_map([], |row| row.get(0))?.collect::<rusqlite::Result<_>>()?;
     let (entities, top_ups) = (entities::all(connection)?, entities::top_ups(connection)?);
     let statuses = statuses::read(connection, now_ms)?;
-    Ok(Opening { spent, requests, entities, top_ups, seen, statuses })
+    let key_uses = key_uses::read(connection, now_ms)?;
+    Ok(Opening { spent, requests, entities, top_ups, seen, statuses, key_uses })
 }

@@ -258,7 +258,9 @@ fn requests_side_by_side_never_pass_a_quota_or_a_limit() {
             for _ in 0..4 {
                 scope.spawn(|| {
                     for _ in 0..250 {
-                        if let Ok((taken, _)) = accounts.admit(&user, None, "gpt-1", cost, 1, NOW_MS) {
+                        if let Ok((taken, _)) =
+                            accounts.admit(&user, None, "gpt-1", cost, 1, NOW_MS)
+                        {
                             admitted.fetch_add(1, Ordering::Relaxed);
                             accounts.settle(&user.name, &taken, cost, 1, NOW_MS);
                         }

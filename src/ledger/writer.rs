@@ -150,13 +150,19 @@ fn prune(store: &mut impl Store, shared: &Shared) -> Duration {
     }
 }
 
-/// Writes what came to be known of credentials, once.
+/// Writes what came to be known of credentials and of keys, once.
 fn keep(store: &mut impl Store, shared: &Shared) {
     let statuses = std::mem::take(&mut *shared.statuses.lock());
     if !statuses.is_empty()
         && let Err(why) = store.keep(&statuses)
     {
         log::warn!(target: "gproxy::ledger", "the health of credentials is not kept: {why}");
+    }
+    let uses = std::mem::take(&mut *shared.key_uses.lock());
+    if !uses.is_empty()
+        && let Err(why) = store.keep_uses(&uses.into_iter().collect::<Vec<_>>())
+    {
+        log::warn!(target: "gproxy::ledger", "it is not kept when keys were used: {why}");
     }
 }
 

@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::AtomicI64;
 
 use crate::dialect::Dialect;
 use crate::dialect::echo::EchoSettings;
@@ -374,6 +375,8 @@ pub struct Key {
     pub terms: Option<Terms>,
     /// Requests side by side; `None`: as many as the user may.
     pub in_flight: Option<u64>,
+    /// When it let somebody in last, in milliseconds since 1970, to the second; 0: never.
+    pub used: Arc<AtomicI64>,
 }
 
 /// One row of what a user may call.

@@ -45,6 +45,7 @@ export function keys(context, user, users) {
       title: "Made", value: (key) => key.made_at ?? 0,
       cell: (key) => (key.made_at ? since(key.made_at) : ""),
     },
+    lastUsed,
   ];
   return section({
     context, at: "/admin/api/user_keys", title: "Keys", one: "key", ...whose(user, columns),
@@ -66,6 +67,12 @@ function until({ expires_at: at }) {
   const isOver = Date.parse(at) <= Date.now();
   return isOver ? badge(`ended ${since(Date.parse(at))}`, "warn") : time(Date.parse(at));
 }
+
+/** When a key was last used, as a column. */
+export const lastUsed = {
+  title: "Last used", value: (key) => key.last_used_at ?? 0,
+  cell: (key) => (key.last_used_at ? since(key.last_used_at) : "never"),
+};
 
 /** What may be said of a key. */
 export const keyFields = [

@@ -3,7 +3,7 @@
 import { get } from "../api.js";
 import { h } from "../dom.js";
 import {
-  keyFields, keyTerms, limitColumns, paces, quotaColumns, showKey,
+  keyFields, keyTerms, lastUsed, limitColumns, paces, quotaColumns, showKey,
 } from "../holdings.js";
 import { pageHead, panel, to } from "../parts.js";
 import { section } from "../section.js";
@@ -28,6 +28,7 @@ export async function show(context) {
         { title: "Label", value: (key) => key.label || "" },
         { title: "Ends in", value: (key) => key.hint, cell: (key) => h("code", null, key.hint) },
         ...keyTerms,
+        lastUsed,
       ],
     }),
     panel("How to call", snippets("$GPROXY_KEY", ids)),
