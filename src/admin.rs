@@ -64,10 +64,7 @@ pub fn page(
         },
         "/version" => text("version", concat!(env!("CARGO_PKG_VERSION"), "\n").into()),
         "/metrics" if is_read => match may_measure(snapshot, head, reader) {
-            Ok(()) => Page {
-                content_type: "text/plain; version=0.0.4; charset=utf-8",
-                ..text("metrics", metrics.text())
-            },
+            Ok(()) => numbers(metrics, snapshot),
             Err(refused) => return Some(Err(refused)),
         },
         "/metrics" => text("metrics", String::new()),
@@ -85,6 +82,14 @@ pub fn page(
 fn text(name: &'static str, body: String) -> Page {
     let content_type = "text/plain; charset=utf-8";
     Page { name, status: 200, content_type, body: body.into_bytes(), fields: Vec::new() }
+}
+
+fn numbers(metrics: &Metrics, snapshot: &Snapshot) -> Page {
+    let providers = snapshot.providers.iter();
+    let providers: Vec<_> =
+        providers.map(|provider| (provider.name.as_str(), &*provider.tally)).collect();
+    let content_type = "text/plain; version=0.0.4; charset=utf-8";
+    Page { content_type, ..text("metrics", metrics.text(&providers)) }
 }
 
 /// A file of the console, unless the browser has it.

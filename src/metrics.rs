@@ -1,10 +1,14 @@
 //! A fixed set of counters and gauges, and their Prometheus text.
 
+mod tally;
+
 use std::fmt::Write;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
 use crate::money;
+
+pub use tally::Tally;
 
 /// Something that goes up and down; zero when nothing is under way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -167,6 +171,11 @@ const CLASSES: [&str; 6] = ["none", "1xx", "2xx", "3xx", "4xx", "5xx"];
 const REFUSALS: [u16; 17] =
     [400, 401, 402, 403, 404, 405, 408, 413, 414, 415, 429, 431, 500, 501, 502, 503, 504];
 
+/// The class of a status.
+fn class_of(status: u16) -> usize {
+    usize::from(status / 100).min(CLASSES.len() - 1)
+}
+
 #[derive(Default)]
 struct Histogram {
     // One more: beyond all bounds.
@@ -233,8 +242,7 @@ impl Metrics {
 
     /// Counts an answer by its status; 0: none was sent.
     pub fn answered(&self, status: u16) {
-        let class = usize::from(status / 100).min(CLASSES.len() - 1);
-        self.classes[class].fetch_add(1, Ordering::Relaxed);
+        self.classes[class_of(status)].fetch_add(1, Ordering::Relaxed);
     }
 
     /// Counts a refusal of our own by its status.
@@ -273,8 +281,8 @@ impl Metrics {
         Held { metrics: self, gauge, by }
     }
 
-    /// All numbers in the Prometheus text format, version 0.0.4.
-    pub fn text(&self) -> String {
+    /// All numbers in the Prometheus text format, version 0.0.4. `providers`: names and theirs.
+    pub fn text(&self, providers: &[(&str, &Tally)]) -> String {
         let mut text = String::new();
         for (gauge, name, help) in GAUGES {
             let level = self.level(gauge);
@@ -286,6 +294,7 @@ impl Metrics {
         }
         self.write_labelled(&mut text);
         self.write_timings(&mut text);
+        tally::write(providers, &mut text);
         text
     }
 
@@ -379,7 +388,7 @@ mod tests {
         metrics.answered(999);
         metrics.sum(Sum::Cost, 5_400_000_000);
         metrics.sum(Sum::Output, 7);
-        let text = metrics.text();
+        let text = metrics.text(&[]);
         for line in [
             "gproxy_first_byte_seconds_bucket{le=\"0.005\"} 2",
             "gproxy_first_byte_seconds_bucket{le=\"0.01\"} 3",
@@ -413,9 +422,11 @@ mod tests {
     fn text_names_every_number() {
         let metrics = Metrics::default();
         metrics.count(Count::Requests);
-        let text = metrics.text();
+        let text = metrics.text(&[]);
         assert!(text.contains("\ngproxy_requests_total 1\n"));
         let others = 3 + TIMINGS.len();
-        assert_eq!(text.matches("# TYPE").count(), GAUGES.len() + COUNTS.len() + others);
+        let own = text.lines().filter(|line| line.starts_with("# TYPE"));
+        let own = own.filter(|line| !line.contains("gproxy_provider_"));
+        assert_eq!(own.count(), GAUGES.len() + COUNTS.len() + others);
     }
 }

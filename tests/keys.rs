@@ -260,7 +260,7 @@ fn it_is_known_when_a_key_was_last_used_through_a_reload_and_a_restart() {
     let own = call(&gateway, &key, "GET", "/user/api/keys", &Value::Null).json();
     let own = own["items"].as_array().expect("keys").iter().find(|one| one["id"] == id.as_str());
     assert!(own.expect("it is listed")["last_used_at"].as_i64() >= Some(at_ms));
-    admin(&gateway, "POST", "reload", json!({}), 200);
+    admin(&gateway, "POST", "reload", Value::Null, 200);
     let at_ms = used(&gateway, &id).expect("a reload forgets nothing");
     assert!(gateway.stop().success());
     let gateway = Gateway::start(&config);

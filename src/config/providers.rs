@@ -208,6 +208,7 @@ fn blank(
         drain: None,
         lists: ListSource::Static,
         echo: EchoSettings { delay_ms: 0, event_delay_ms: 0, reply_bytes: None, events: 4 },
+        tally: Arc::default(),
     }
 }
 

@@ -464,6 +464,7 @@ pub(super) fn judge<'a, R: Reply>(
         Err(failure) => {
             core.metrics.count(Count::AttemptsFailed);
             core.stumbles.keep(core, plan, note, before, Fall::Failed(failure));
+            plan.provider.tally.failed();
             log::debug!(target: "gproxy::attempt", "id={} {failure:?}", note.id);
             // A connection that was closed while it was idle says nothing of an only credential.
             let is_stale = retry::after(Outcome::Failed(failure), false) == Next::Again;
@@ -536,7 +537,7 @@ pub(super) fn begin(
     note: &mut Note,
 ) -> Timeouts {
     let timeouts = timeouts(core, plan, note);
-    count(core, note);
+    count(core, plan, note);
     if let Some(trace) = &mut note.trace {
         trace.attempt(core, note.attempts, plan, headers, secret, sending.body);
     }
@@ -559,9 +560,10 @@ pub(super) fn timeouts(core: &Core, plan: &Plan<'_>, note: &mut Note) -> Timeout
 }
 
 /// One more attempt.
-pub(super) fn count(core: &Core, note: &mut Note) {
+pub(super) fn count(core: &Core, plan: &Plan<'_>, note: &mut Note) {
     note.attempts += 1;
     core.metrics.count(Count::Attempts);
+    plan.provider.tally.attempted();
 }
 
 /// What an upstream is asked.

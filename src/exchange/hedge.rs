@@ -159,7 +159,7 @@ impl<'a> Second<'a, '_, '_> {
         let secret = Some(credential.api_key.expose());
         let fields = attempt::headers(plan, secret);
         let timeouts = attempt::timeouts(core, plan, self.note);
-        attempt::count(core, self.note);
+        attempt::count(core, plan, self.note);
         let number = self.note.attempts;
         if let Some(trace) = &mut self.note.trace {
             trace.beside(core, number, plan, &fields, secret, sending.body);
@@ -293,6 +293,7 @@ fn set_aside<R: Reply>(
         Some(Ok(reply)) => health::lesson_of(reply.status(), Trouble::UNSAID),
         Some(Err(failure)) => {
             core.metrics.count(Count::AttemptsFailed);
+            plan.provider.tally.failed();
             health::shown_by(&failure)
         }
     };

@@ -236,10 +236,15 @@ impl Drop for Note {
     fn drop(&mut self) {
         self.metrics.count(Count::Ended);
         self.metrics.answered(self.status);
+        let total_ms = self.total_ms().unsigned_abs();
+        let first_byte_ms = u64::try_from(self.first_byte_ms()).ok();
         if self.called_at.is_some() {
-            self.metrics.observe(Timing::Total, self.total_ms().unsigned_abs());
+            self.metrics.observe(Timing::Total, total_ms);
+            if let Some(at) = self.provider {
+                self.snapshot.providers[at].tally.ended(self.status, total_ms, first_byte_ms);
+            }
         }
-        if let Ok(first_ms) = u64::try_from(self.first_byte_ms()) {
+        if let Some(first_ms) = first_byte_ms {
             self.metrics.observe(Timing::FirstByte, first_ms);
         }
         let settlement = self.settlement.take();

@@ -16,7 +16,7 @@ use crate::dialect::refusal::Refusal;
 use crate::dialect::usage::{ServiceTier, Told, Usage, UsageSource};
 use crate::ledger::accounts::{Accounts, Denied, Taken};
 use crate::ledger::{Kind, Ledger, Row, Slot};
-use crate::metrics::{Count, Metrics, Sum};
+use crate::metrics::{Count, Metrics, Sum, Tally};
 use crate::money;
 use crate::route::plan::Target;
 use crate::route::price::{Applied, Mode, PriceRow};
@@ -300,7 +300,8 @@ impl Settlement {
             note.metrics().count(Count::UsageUnbilled);
             log::warn!(target: "gproxy::ledger", "id={} is served and not recorded", note.id);
         }
-        count_up(note.metrics(), &usage, cost);
+        let tally = note.provider.map(|at| &*snapshot.providers[at].tally);
+        count_up(note.metrics(), tally, &usage, cost);
         let slot = self.slot?;
         note.metrics().count(Count::UsageRows);
         if applied.is_none() && !is_free(self.endpoint) {
@@ -340,15 +341,22 @@ impl Settlement {
     }
 }
 
-/// Adds what was used and what it cost to the sums of the process.
-fn count_up(metrics: &Metrics, usage: &Usage, cost: i64) {
+/// Adds what was used and what it cost to the sums of the process and of the provider.
+fn count_up(metrics: &Metrics, tally: Option<&Tally>, usage: &Usage, cost: i64) {
     let written = usage.cache_creation_input_tokens_5min;
     let written = written.saturating_add(usage.cache_creation_input_tokens_1h);
-    metrics.sum(Sum::Input, usage.input_tokens);
-    metrics.sum(Sum::CacheRead, usage.cache_read_input_tokens);
-    metrics.sum(Sum::CacheWrite, written);
-    metrics.sum(Sum::Output, usage.output_tokens);
-    metrics.sum(Sum::Cost, u64::try_from(cost).unwrap_or(0));
+    for (sum, by) in [
+        (Sum::Input, usage.input_tokens),
+        (Sum::CacheRead, usage.cache_read_input_tokens),
+        (Sum::CacheWrite, written),
+        (Sum::Output, usage.output_tokens),
+        (Sum::Cost, u64::try_from(cost).unwrap_or(0)),
+    ] {
+        metrics.sum(sum, by);
+        if let Some(tally) = tally {
+            tally.sum(sum, by);
+        }
+    }
 }
 
 /// What a row says of its own: all of an exchange, or one answer of a session.

@@ -1,8 +1,8 @@
-//! When keys were last used.
+//! What outlives a change of the tables: when keys were last used, and the numbers of providers.
 //!
-//! It stands in a key's own cell, where the path already is, which new tables take over from the
-//! old ones. What is taken out of the tables is forgotten with them, so nothing here grows beyond
-//! what is configured.
+//! Both are counted where the path already is, in a key's and a provider's own cells, which new
+//! tables take over from the old ones. What is taken out of the tables is forgotten with them, so
+//! nothing here grows beyond what is configured.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicI64, AtomicU32, Ordering};
@@ -29,6 +29,13 @@ pub(super) fn carry_on(old: &Snapshot, new: &mut Snapshot) {
     for key in new.users.iter_mut().flat_map(|user| &mut user.keys) {
         if let Some(used) = used.get(&key.id) {
             key.used = (*used).clone();
+        }
+    }
+    let tallies: HashMap<&str, _> =
+        old.providers.iter().map(|provider| (provider.name.as_str(), &provider.tally)).collect();
+    for provider in &mut new.providers {
+        if let Some(tally) = tallies.get(provider.name.as_str()) {
+            provider.tally = (*tally).clone();
         }
     }
 }

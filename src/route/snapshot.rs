@@ -13,6 +13,7 @@ use crate::dialect::echo::EchoSettings;
 use crate::dialect::endpoint::{Endpoint, ModelPlace};
 use crate::dialect::listed::Form;
 use crate::limits;
+use crate::metrics::Tally;
 use crate::password::Password;
 use crate::route::account::Account;
 use crate::route::channel::{self, Channel, Destination, Dialects};
@@ -162,6 +163,8 @@ pub struct Provider {
     pub drain: Option<Drain>,
     /// How the channel `echo` answers.
     pub echo: EchoSettings,
+    /// What it was asked, and what came of it.
+    pub tally: Arc<Tally>,
 }
 
 /// Which models a provider's list has.
