@@ -448,3 +448,106 @@ fn the_live_list_of_vertex_is_read_with_a_token() {
         (reply.json()["models"][0]["name"] == name).then_some(())
     });
 }
+
+/// A call of the administration interface, and its answer.
+fn administer(gateway: &Gateway, method: &str, path: &str, body: &Value) -> Reply {
+    let path = format!("/admin/api/{path}");
+    support::admin::call(gateway, ADMIN_KEY, method, &path, body)
+}
+
+#[test]
+fn an_account_of_a_provider_made_at_run_time_gets_tokens_and_is_never_shown_nor_kept_in_clear() {
+    let fixture = start(3_600, |conn, seen| {
+        let told = seen.header("authorization").unwrap_or_default().to_owned();
+        conn.whole(200, json!({ "candidates": [], "told": told }).to_string());
+    });
+    // Another process, whose file has no such provider.
+    let folder = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join("vertex-made");
+    let _ = std::fs::remove_dir_all(&folder);
+    let text = format!(
+        "[global]\nhost = \"127.0.0.1\"\nport = 0\nworkers = 2\ndata_dir = \"{}\"\n\
+         allow_private_upstreams = true\n\
+         [[users]]\nname = \"admin\"\nis_admin = true\nkeys = [{{ api_key = \"{ADMIN_KEY}\" }}]\n\
+         [[permissions]]\nuser_name = \"admin\"\nmodel_pattern = \"*\"\n",
+        folder.display()
+    );
+    let master = [("GPROXY_MASTER_KEY", "0123456789abcdef0123456789abcdef")];
+    let token_uri = format!("http://127.0.0.1:{}/token", fixture.endpoint.port);
+    let account = account(&token_uri);
+    let provider = |credential: Value| {
+        json!({
+            "name": "made", "channel": "vertex", "credentials": [credential], "settings": {
+                "base_url": format!("http://127.0.0.1:{}", fixture.vertex.port),
+                "location": "us-central1"
+            }
+        })
+    };
+    const ACCOUNT: &str = "service_account";
+    let gateway = Gateway::start(&text);
+    // What is none is refused with its field; a path of the server's files is none.
+    for (credential, field) in [
+        (json!({ "service_account": "/etc/passwd" }), "credentials"),
+        (
+            json!({ "service_account": json!({ "client_email": "a@b", "private_key": "x" }) }),
+            ACCOUNT,
+        ),
+        (json!({ "service_account": account, "api_key": "k" }), ACCOUNT),
+        (json!({ "weight": 2 }), "credentials"),
+    ] {
+        let reply = administer(&gateway, "POST", "providers", &provider(credential));
+        assert_eq!(reply.status, 400, "{}", reply.text());
+        assert_eq!(reply.json()["error"]["field"], field, "{}", reply.text());
+        assert!(!reply.text().contains("root:"), "{}", reply.text());
+    }
+    let made = provider(json!({ "service_account": account, "weight": 2 }));
+    let reply = administer(&gateway, "POST", "providers", &made);
+    assert_eq!(reply.status, 201, "{}", reply.text());
+    let call = |gateway: &Gateway| {
+        let key = format!("Bearer {ADMIN_KEY}");
+        let headers = [("authorization", key.as_str()), ("content-type", "application/json")];
+        let path = "/made/v1beta/models/gemini-2.5-flash:generateContent";
+        gateway.connect().ask(&request("POST", path, &headers, GEMINI.as_bytes()))
+    };
+    let answer = call(&gateway);
+    assert_eq!(answer.json()["told"], "Bearer token-1", "{}", answer.text());
+    let secret = "BEGIN PRIVATE KEY";
+    let shown = |gateway: &Gateway| {
+        let mut shown = String::new();
+        for path in ["providers", "credentials", "changes", "health", "settings"] {
+            let reply = administer(gateway, "GET", path, &Value::Null);
+            assert_eq!(reply.status, 200, "{path}: {}", reply.text());
+            shown += &reply.text();
+        }
+        assert!(shown.contains(EMAIL), "people see whose it is");
+        assert!(!shown.contains(secret) && !shown.contains("sealed:"), "{shown}");
+    };
+    shown(&gateway);
+    assert!(!gateway.stderr().join("\n").contains(secret));
+    assert!(gateway.stop().success());
+    // A master key seals what stood there in clear.
+    let holds = |needle: &str| {
+        let disk = std::fs::read(folder.join("gproxy.db")).expect("the database");
+        support::client::find(&disk, needle.as_bytes()).is_some()
+    };
+    assert!(holds(secret), "without a master key it is kept as it is, which the start says");
+    let gateway = Gateway::start_with(&text, &master);
+    assert_eq!(call(&gateway).json()["told"], "Bearer token-2");
+    let credentials = administer(&gateway, "GET", "credentials", &Value::Null).json();
+    let id = credentials["items"][0]["id"].as_str().expect("an id").to_owned();
+    let mut other = account.clone();
+    other["private_key_id"] = json!("key-2");
+    let path = format!("credentials/{}", id.replace(':', "%3A"));
+    let changed =
+        administer(&gateway, "PATCH", &path, &json!({ "service_account": other, "weight": 3 }));
+    assert_eq!(changed.status, 200, "{}", changed.text());
+    assert_eq!(call(&gateway).json()["told"], "Bearer token-3", "another key signs");
+    let taken = administer(&gateway, "PATCH", &path, &json!({ "service_account": null }));
+    assert_eq!(taken.status, 400, "{}", taken.text());
+    shown(&gateway);
+    assert!(gateway.stop().success());
+    let gateway = Gateway::start_with(&text, &master);
+    assert_eq!(call(&gateway).json()["told"], "Bearer token-4");
+    drop(gateway);
+    let sealed = std::fs::read(folder.join("gproxy.db")).expect("the database");
+    assert!(support::client::find(&sealed, b"sealed:1:").is_some());
+}

@@ -9,8 +9,8 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::Source;
-use super::seal::{self, Sealer};
-use super::store::{Kept, State, put};
+use super::seal::{self, Sealer, is_sealed};
+use super::store::{Kept, SECRETS, State, put};
 use crate::config::made::Made;
 use crate::config::{ConfigError, Loaded, Settings, declared};
 use crate::ledger::accounts::Accounts;
@@ -160,10 +160,9 @@ fn seal_all(
 ) -> Result<(), BootError> {
     let mut edits = Vec::new();
     for row in state.kept.iter_mut().filter(|row| row.section == "credentials") {
-        let kept = row.value.get("api_key").and_then(Value::as_str).unwrap_or_default();
-        if seal::is_sealed(kept) {
-            continue;
-        }
+        let kept = |name: &&str| row.value.get(*name)?.as_str().filter(|text| !is_sealed(text));
+        let clear = SECRETS.iter().find_map(|name| Some((*name, kept(name)?.to_owned())));
+        let Some((name, secret)) = clear else { continue };
         let Some(sealer) = sealer else {
             warnings.push(format!(
                 "gproxy.db: the credential {} stands there in clear; give a master key to seal it",
@@ -171,8 +170,8 @@ fn seal_all(
             ));
             continue;
         };
-        let sealed = sealer.seal(kept, &row.id).ok_or_else(no_randomness)?;
-        row.value.insert("api_key".into(), sealed.into());
+        let sealed = sealer.seal(&secret, &row.id).ok_or_else(no_randomness)?;
+        row.value.insert(name.into(), sealed.into());
         edits.push(put(row.section, &row.id, &row.value));
     }
     if edits.is_empty() {

@@ -291,19 +291,42 @@ fn hide(
         let hash = hash.ok_or_else(|| Fault::new(503, "no randomness"))?;
         value.insert("password".into(), hash.into());
     }
-    let secret = Call::text(value, "api_key").map(str::to_owned);
-    if let (Some(secret), "credentials") = (secret, kind.section) {
-        if secret.starts_with("env:") || seal::is_sealed(&secret) {
-            let why = "write the secret itself: variables are read for the file alone";
-            return Err(Fault::invalid("api_key", why));
-        }
-        value.insert("hint".into(), declared::hint(&secret).into());
-        if let Some(sealer) = &api.sealer {
-            let sealed = sealer.seal(&secret, id);
-            let sealed = sealed.ok_or_else(|| Fault::new(503, "no randomness"))?;
-            value.insert("api_key".into(), sealed.into());
-        }
+    match kind.section {
+        "credentials" => hide_credential(api, id, value),
+        _ => Ok(()),
     }
+}
+
+/// The same for a credential: its secret becomes a text, sealed where there is a master key.
+fn hide_credential(api: &Interface, id: &str, value: &mut Map<String, Value>) -> Result<(), Fault> {
+    let (name, secret, hint) = match (value.get("api_key"), value.get(store::ACCOUNT)) {
+        (Some(_), Some(_)) => {
+            let why = "a credential has either an api_key or a service_account";
+            return Err(Fault::invalid(store::ACCOUNT, why));
+        }
+        (Some(Value::String(key)), None) => {
+            if key.starts_with("env:") || seal::is_sealed(key) {
+                let why = "write the secret itself: variables are read for the file alone";
+                return Err(Fault::invalid("api_key", why));
+            }
+            ("api_key", key.clone(), declared::hint(key))
+        }
+        (None, Some(Value::Object(account))) => {
+            let text = Value::from(account.clone()).to_string();
+            if text.len() as u64 > limits::ACCOUNT_BYTES_MAX {
+                return Err(Fault::invalid(store::ACCOUNT, "is longer than such a file is"));
+            }
+            let email = Call::text(account, "client_email").unwrap_or_default();
+            (store::ACCOUNT, text, email.chars().take(256).collect())
+        }
+        _ => return Ok(()),
+    };
+    value.insert("hint".into(), hint.into());
+    let kept = match &api.sealer {
+        None => secret,
+        Some(sealer) => sealer.seal(&secret, id).ok_or_else(|| Fault::new(503, "no randomness"))?,
+    };
+    value.insert(name.into(), kept.into());
     Ok(())
 }
 
@@ -343,6 +366,10 @@ pub(super) fn change_one(
     }
     let mut kept = state.kept.clone();
     let before = kept[at].clone();
+    if store::SECRETS.iter().any(|name| told.contains_key(*name)) {
+        // The one that is told takes the place of the one that was.
+        kept[at].value.retain(|name, _| !store::SECRETS.contains(&name.as_str()));
+    }
     for (name, value) in told {
         match value {
             Value::Null => kept[at].value.remove(&name),
@@ -402,7 +429,7 @@ fn change(
 ) -> Change {
     let shown = |row: &Kept| {
         let mut value = row.value.clone();
-        for name in ["api_key", "password"] {
+        for name in ["api_key", "password", store::ACCOUNT] {
             if value.contains_key(name) {
                 value.insert(name.into(), "***".into());
             }

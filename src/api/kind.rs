@@ -76,6 +76,8 @@ pub(super) enum Shape {
     Password,
     Credential,
     Credentials,
+    /// A service account's file.
+    Account,
     Object,
     Tiers,
     /// Who may serve an alias.
@@ -144,6 +146,7 @@ pub(super) const KINDS: [Kind; 10] = [
         fields: &[
             field("provider_name", Shape::Slug, Is::Name, "A provider made here."),
             field("api_key", Shape::Credential, Is::Secret, "Sent to the provider."),
+            field("service_account", Shape::Account, Is::Secret, "In its place, for vertex."),
             field("weight", Shape::Count(1, 1_000_000), Is::Optional, "Share of the requests."),
             field("hint", Shape::Text(256), Is::Shown, "Its last characters, or its variable."),
         ],
@@ -285,11 +288,12 @@ impl Kind {
             {
                 continue;
             }
-            let must = matches!(field.is, Is::Name | Is::Required)
-                || (self.section == "credentials" && field.name == "api_key");
+            let must = matches!(field.is, Is::Name | Is::Required);
             if must && !is_change {
                 required.push(field.name);
             }
+            // One of them is there and can be replaced, but not be taken away.
+            let must = must || (self.section == "credentials" && field.is == Is::Secret);
             let mut schema = field.schema();
             if is_change && !must {
                 schema = json!({ "anyOf": [schema, { "type": "null" }] });
@@ -301,6 +305,9 @@ impl Kind {
         });
         if !required.is_empty() {
             schema["required"] = json!(required);
+        }
+        if self.section == "credentials" && !is_change {
+            schema["anyOf"] = one_of_both();
         }
         schema
     }
@@ -372,12 +379,14 @@ impl Shape {
                 "type": "string", "pattern": "^[!-~]{1,4096}$"
             }),
             Shape::Credentials => json!({ "type": "array", "maxItems": 64, "items": {
-                "type": "object", "required": ["api_key"], "additionalProperties": false,
+                "type": "object", "additionalProperties": false, "anyOf": one_of_both(),
                 "properties": {
                     "api_key": { "type": "string", "pattern": "^[!-~]{1,4096}$" },
+                    "service_account": account(),
                     "weight": { "type": "integer", "minimum": 1, "maximum": 1_000_000 }
                 }
             } }),
+            Shape::Account => account(),
             Shape::Object => json!({ "type": "object" }),
             Shape::Targets => json!({ "type": "array", "maxItems": limits::TARGETS_MAX, "items": {
                 "type": "object", "required": ["provider_name", "model_id"],
@@ -394,6 +403,25 @@ impl Shape {
             } }),
         }
     }
+}
+
+/// What a credential is made of.
+fn one_of_both() -> Value {
+    json!([{ "required": ["api_key"] }, { "required": ["service_account"] }])
+}
+
+/// What Google gives for a service account; it has further members.
+fn account() -> Value {
+    let text = json!({ "type": "string", "minLength": 1 });
+    json!({
+        "type": "object",
+        "required": ["client_email", "private_key"],
+        "properties": {
+            "type": { "type": "string", "enum": ["service_account"] },
+            "client_email": text, "private_key": text, "private_key_id": text,
+            "project_id": text, "token_uri": text
+        }
+    })
 }
 
 /// An address of either family, alone or with the bits that count.

@@ -123,7 +123,9 @@ pub(super) fn fits(schema: &Value, value: &Value) -> Result<(), String> {
     if let Some(choices) = schema["anyOf"].as_array() {
         let mut results = choices.iter().map(|choice| fits(choice, value));
         let first = results.next().unwrap_or(Ok(()));
-        return if results.any(|result| result.is_ok()) { Ok(()) } else { first };
+        if first.is_err() && !results.any(|result| result.is_ok()) {
+            return first;
+        }
     }
     let is_type = match schema["type"].as_str() {
         Some("string") => value.is_string(),
@@ -240,13 +242,17 @@ mod tests {
                 "c": { "anyOf": [{ "type": "boolean" }, { "type": "null" }] },
                 "d": { "type": "array", "maxItems": 1, "items": { "type": "string" } },
                 "e": { "type": "string", "enum": ["x", "y"] },
-                "f": { "type": "string", "pattern": GRAPHIC }
+                "f": { "type": "string", "pattern": GRAPHIC },
+                "g": { "type": "object", "anyOf": [{ "required": ["x"] }, { "required": ["y"] }],
+                    "properties": { "x": { "type": "integer" } } }
             }
         });
         for good in [
             json!({ "a": "abc" }),
             json!({ "a": "äöü", "b": 9, "c": null, "d": ["x"], "e": "y" }),
             json!({ "a": "a", "c": true }),
+            json!({ "a": "a", "g": { "x": 1 } }),
+            json!({ "a": "a", "g": { "y": null } }),
         ] {
             assert_eq!(fits(&schema, &good), Ok(()), "{good}");
         }
@@ -267,6 +273,9 @@ mod tests {
             json!({ "a": "a", "f": "two words" }),
             json!({ "a": "a", "f": "ü" }),
             json!({ "a": "a", "g": 1 }),
+            json!({ "a": "a", "g": {} }),
+            json!({ "a": "a", "g": { "x": "1" } }),
+            json!({ "a": "a", "h": 1 }),
         ] {
             assert!(fits(&schema, &bad).is_err(), "{bad}");
         }

@@ -13,6 +13,11 @@ use crate::config::made::{Made, Row};
 use crate::ledger::accounts::Accounts;
 use crate::ledger::entities::{Change, Edit, Entity, Record, TopUp};
 
+/// What a credential presents, or signs with: kept as text, and sealed where there is a master key.
+pub(super) const SECRETS: [&str; 2] = ["api_key", ACCOUNT];
+/// The one that is an object.
+pub(super) const ACCOUNT: &str = "service_account";
+
 /// One row that was made here.
 #[derive(Clone)]
 pub(super) struct Kept {
@@ -157,11 +162,17 @@ fn credentials(kept: &[Kept], provider: &str, sealer: Option<&Sealer>) -> Result
         .filter(|row| row.section == "credentials" && row.text("provider_name") == provider);
     let mut all = Vec::new();
     for row in own {
-        let key = seal::reveal(sealer, row.text("api_key"), &row.id).ok_or_else(|| {
-            Fault::new(503, "a credential in the database was sealed with another master key")
-        })?;
         let mut value = Map::new();
-        value.insert("api_key".into(), key.into());
+        for name in SECRETS.into_iter().filter(|name| row.value.contains_key(*name)) {
+            let secret = seal::reveal(sealer, row.text(name), &row.id).ok_or_else(|| {
+                Fault::new(503, "a credential in the database was sealed with another master key")
+            })?;
+            let secret = match name {
+                ACCOUNT => serde_json::from_str(&secret).unwrap_or_default(),
+                _ => Value::from(secret),
+            };
+            value.insert(name.into(), secret);
+        }
         if let Some(weight) = row.value.get("weight") {
             value.insert("weight".into(), weight.clone());
         }

@@ -204,7 +204,12 @@ function credentials(context, providers) {
         name: "provider_name", label: "Provider", required: true, settled: true,
         options: providers,
       },
-      { name: "api_key", label: "Key", kind: "password", required: true, help: "Never shown." },
+      { name: "api_key", label: "Key", kind: "password", help: "Never shown." },
+      {
+        name: "service_account", label: "Service account", kind: "json",
+        help: "The file that Google gives, in the place of a key, for the channel vertex. "
+          + "Never shown.",
+      },
       { name: "weight", label: "Weight", kind: "number", help: "Its share of the requests; 1." },
     ],
   });
