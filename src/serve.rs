@@ -174,8 +174,7 @@ pub fn run(
     let books = Arc::new(Books { ledger: Some(ledger.clone()), accounts });
     let core = Core::new(snapshot, Box::new(RealClock), u64::from_be_bytes(seed));
     let core = Arc::new(core.with_books(books.clone()));
-    core.pool.restore(statuses);
-    core.remember_uses(key_uses);
+    core.restore(statuses, key_uses);
     spool::lie_in(&folder);
     let interface = Interface::new(core.clone(), books, base, folder.clone(), Box::new(source));
     let interface = Arc::new(interface);
@@ -201,7 +200,6 @@ pub fn run(
         }
     }
     drain(&core, &listener, &mut signals);
-    core.write_uses();
     if !ledger.close(LEDGER_CLOSE) {
         log::error!(target: "gproxy", "stopped although usage rows could not be written");
     }
@@ -344,6 +342,7 @@ fn drain(core: &Core, listener: &Arc<Listener>, signals: &mut Signals) {
     if rest > 0 {
         log::warn!(target: "gproxy", "{rest} requests were cut, {left} of them without an end");
     }
+    core.write_uses();
     log::info!(target: "gproxy", "stopped");
 }
 

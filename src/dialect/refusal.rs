@@ -325,7 +325,8 @@ impl Refusal {
     /// What `rule` names, of the user's or of his key, is reached for `retry_after_s` seconds.
     pub fn rate_limited(rule: &str, counter: &str, limit: u64, retry_after_s: u32) -> Refusal {
         let message = format!(
-            "rate_limited: {rule} allows {counter} = {limit}; there may be room in {retry_after_s} s"
+            "rate_limited: {rule} allows {counter} = {limit}; there may be room in \
+             {retry_after_s} s"
         );
         Refusal {
             retry_after_s: Some(retry_after_s),

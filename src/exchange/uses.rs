@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicI64, AtomicU32, Ordering};
 
 use super::Core;
+use crate::route::health::Circuit;
 use crate::route::snapshot::{Caller, Snapshot};
 use crate::secret::KeyId;
 
@@ -54,8 +55,9 @@ impl Core {
         }
     }
 
-    /// When keys were last used before this process began.
-    pub fn remember_uses(&self, uses: Vec<(KeyId, i64)>) {
+    /// What was known of credentials, and when keys were last used, before this process began.
+    pub fn restore(&self, statuses: Vec<(String, Circuit)>, uses: Vec<(KeyId, i64)>) {
+        self.pool.restore(statuses);
         let snapshot = self.snapshot();
         let uses: HashMap<KeyId, i64> = uses.into_iter().collect();
         for key in snapshot.users.iter().flat_map(|user| &user.keys) {

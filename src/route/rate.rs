@@ -9,6 +9,7 @@ mod tests;
 
 use crate::dialect::ratelimit::{Standing, Window};
 use crate::route::glob::Glob;
+use crate::route::snapshot::{Key, User};
 
 /// Milliseconds of a minute.
 pub const MINUTE_MS: i64 = 60_000;
@@ -34,6 +35,14 @@ pub struct RateLimit {
     pub window_ms: i64,
     /// Requests side by side.
     pub in_flight: Option<u64>,
+}
+
+impl User {
+    /// Whether any quota or limit is asked before he calls with this key.
+    pub fn is_limited(&self, key: Option<&Key>) -> bool {
+        let of_key = key.is_some_and(|key| key.in_flight.is_some());
+        of_key || !(self.quotas.is_empty() && self.rate_limits.is_empty())
+    }
 }
 
 /// A rule that a request would break.

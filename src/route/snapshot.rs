@@ -313,14 +313,6 @@ pub struct User {
     pub cost_used: i64,
 }
 
-impl User {
-    /// Whether any quota or limit is asked before he calls with this key.
-    pub fn is_limited(&self, key: Option<&Key>) -> bool {
-        let of_key = key.is_some_and(|key| key.in_flight.is_some());
-        of_key || !(self.quotas.is_empty() && self.rate_limits.is_empty())
-    }
-}
-
 /// A user, and with which of his keys he calls.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Caller {
@@ -343,7 +335,7 @@ pub enum KeyError {
     Opened,
     /// Too many wrong ones came from its address; it may try again after so long.
     Slowed {
-        /// Seconds, at least 1.
+        /// At least 1.
         seconds: u32,
     },
 }
@@ -378,7 +370,7 @@ pub struct Key {
     pub terms: Option<Terms>,
     /// Requests side by side; `None`: as many as the user may.
     pub in_flight: Option<u64>,
-    /// When it let somebody in last, in milliseconds since 1970, to the second; 0: never.
+    /// When it let somebody in last, in milliseconds since 1970; 0: never.
     pub used: Arc<AtomicI64>,
 }
 
@@ -411,8 +403,7 @@ pub struct Limits {
     pub attempts_max: usize,
     /// So much of each stream is remembered, and kept when it ends badly; 0: nothing.
     pub recorder_bytes: usize,
-    /// Different wrong keys of one address in a minute that are told to be wrong; beyond them 429.
-    /// 0: nobody is slowed.
+    /// Different wrong keys of one address in a minute; beyond them 429. 0: nobody is slowed.
     pub key_guesses_max: u64,
 }
 
@@ -713,7 +704,7 @@ impl Snapshot {
         self.caller_of(&Digest::of(key))
     }
 
-    /// The same for a key of which the digest is known.
+    /// The same for a key's digest.
     pub fn caller_of(&self, key: &Digest) -> Option<Caller> {
         self.keys.get(key).copied()
     }
