@@ -424,7 +424,7 @@ mod tests {
         metrics.count(Count::Requests);
         let text = metrics.text(&[]);
         assert!(text.contains("\ngproxy_requests_total 1\n"));
-        let others = 3 + TIMINGS.len();
+        let others = 4 + TIMINGS.len();
         let own = text.lines().filter(|line| line.starts_with("# TYPE"));
         let own = own.filter(|line| !line.contains("gproxy_provider_"));
         assert_eq!(own.count(), GAUGES.len() + COUNTS.len() + others);
