@@ -291,7 +291,7 @@ fn number(literal: &[u8]) -> Option<u64> {
 }
 
 fn each_event(
-    paths: &mut [&[Step]],
+    paths: &mut [&'static [Step]],
     body: &[u8],
     mut on: impl FnMut(Event),
 ) -> Result<(), JsonError> {

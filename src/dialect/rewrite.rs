@@ -17,7 +17,7 @@ use super::endpoint::{Endpoint, Step};
 use super::stored::{Exchange, Front, Strings};
 use super::usage::Tap;
 use crate::limits::EVENT_KEPT_BYTES_MAX;
-use crate::wire::json::{self, Event, Kind, STEPS_MAX, Scanner, Watch};
+use crate::wire::json::{self, Event, Kind, Scanner, Watch};
 use crate::wire::sse::{self, Splitter};
 use std::ops::Range;
 
@@ -42,7 +42,7 @@ pub struct Change {
 /// Rewrites one reply. Has no `Debug`: what it holds is somebody's completion.
 pub struct Rewriter {
     mode: Mode,
-    /// Reads the usage of what is no stream; a stream has its own.
+    /// Reads the usage of what has no tap of its own.
     tap: Option<Box<Tap>>,
 }
 
@@ -82,10 +82,10 @@ impl Rewriter {
 
     /// Reads usage too, of the reply as the upstream wrote it.
     pub fn with_tap(mut self, endpoint: &Endpoint) -> Rewriter {
-        let tap = Some(Box::new(Tap::new(endpoint)));
         match &mut self.mode {
-            Mode::Stream(stream) => stream.tap = tap,
-            Mode::Identity | Mode::Whole(_) | Mode::Strings(_) => self.tap = tap,
+            Mode::Stream(stream) => stream.tap = Some(Box::new(Tap::new(endpoint))),
+            Mode::Whole(whole) => whole.read_usage(endpoint),
+            Mode::Identity | Mode::Strings(_) => self.tap = Some(Box::new(Tap::new(endpoint))),
         }
         self
     }
@@ -103,7 +103,8 @@ impl Rewriter {
     pub fn tap(&self) -> Option<&Tap> {
         match &self.mode {
             Mode::Stream(stream) => stream.tap.as_deref(),
-            Mode::Identity | Mode::Whole(_) | Mode::Strings(_) => self.tap.as_deref(),
+            Mode::Whole(whole) => whole.tap.as_ref(),
+            Mode::Identity | Mode::Strings(_) => self.tap.as_deref(),
         }
     }
 
@@ -159,14 +160,28 @@ struct Whole {
     swallows: bool,
     /// The document is over or broken: the rest passes.
     passes: bool,
+    /// Reads the usage by the same scanner.
+    tap: Option<Tap>,
+    model: &'static [Step],
 }
 
+/// Paths of a whole reply that name its model: those behind are the tap's.
+const MODELS: usize = 2;
+
 impl Whole {
-    fn new(model: &[Step], name: &str) -> Whole {
-        let mut in_array = [Step::Each; STEPS_MAX];
-        in_array[1..=model.len()].copy_from_slice(model);
-        let watch = Watch::of(&[model, &in_array[..=model.len()]]);
-        Whole { scanner: Scanner::new(watch), name: literal(name), swallows: false, passes: false }
+    fn new(model: &'static [Step], name: &str) -> Whole {
+        let watch = Watch::of(&[model]).in_array(1, model);
+        let (scanner, name) = (Scanner::new(watch), literal(name));
+        Whole { scanner, name, swallows: false, passes: false, tap: None, model }
+    }
+
+    fn read_usage(&mut self, endpoint: &Endpoint) {
+        let tap = Tap::beside(endpoint);
+        let watch = Watch::of(&[self.model]).in_array(1, self.model);
+        let paths = tap.paths().enumerate();
+        let watch = paths.fold(watch, |watch, (at, path)| watch.with(MODELS + at, path));
+        self.scanner = Scanner::new(watch);
+        self.tap = Some(tap);
     }
 
     fn feed(&mut self, input: &[u8], out: &mut Vec<u8>) {
@@ -175,10 +190,15 @@ impl Whole {
             return;
         }
         let base = self.scanner.offset();
-        let (name, swallows) = (&self.name, &mut self.swallows);
+        let (name, swallows, tap) = (&self.name, &mut self.swallows, &mut self.tap);
         // Invariant: `input[..kept]` was dealt with.
         let mut kept = 0;
         let result = self.scanner.feed(input, &mut |event| match event {
+            _ if let Some(event) = event.from(MODELS) => {
+                if let Some(tap) = tap {
+                    tap.note(event, input, base);
+                }
+            }
             Event::Begins { kind: Kind::String, at, .. } => {
                 let at = (at - base) as usize;
                 out.extend_from_slice(&input[kept..at]);
@@ -192,6 +212,9 @@ impl Whole {
             }
             _ => {}
         });
+        if let Some(tap) = &mut self.tap {
+            tap.piece_ends(input);
+        }
         if result.is_err() {
             self.passes = true;
             if self.swallows {

@@ -21,7 +21,10 @@ const WATCH: &[&[Step]] = &[
 const NAME: &str = "ali\"as/\\neu\u{2028}é";
 
 /// Events, and the error with its offset, of a document that arrives in these pieces.
-pub fn scanned(pieces: &[&[u8]], watch: &[&[Step]]) -> (Vec<Event>, Result<(), (JsonError, u64)>) {
+pub fn scanned(
+    pieces: &[&[u8]],
+    watch: &[&'static [Step]],
+) -> (Vec<Event>, Result<(), (JsonError, u64)>) {
     let mut events = Vec::new();
     let mut scanner = Scanner::new(Watch::of(watch));
     let mut on = |event| events.push(event);

@@ -22,8 +22,8 @@ use crate::limits::JSON_DEPTH_MAX;
 
 pub use text::{escape, unescape};
 
-/// Paths of one [`Watch`].
-pub const PATHS_MAX: usize = 12;
+/// Paths of one [`Watch`], at most.
+pub const PATHS_MAX: usize = 13;
 /// Steps of one path.
 pub const STEPS_MAX: usize = 7;
 
@@ -116,13 +116,28 @@ pub enum Event {
     },
 }
 
+impl Event {
+    /// The same news for whoever watches the paths from index `from` on; `None`: it is of another.
+    pub fn from(self, from: usize) -> Option<Event> {
+        let mut event = self;
+        let (Event::Begins { path, .. }
+        | Event::Ends { path, .. }
+        | Event::Repeats { path }
+        | Event::Misspelt { path }) = &mut event;
+        *path = path.checked_sub(from)?;
+        Some(event)
+    }
+}
+
 /// A set of paths, a bit for each.
 type Paths = u16;
 
 /// Paths to watch, prepared for matching.
 #[derive(Clone, Copy, Debug)]
 pub struct Watch {
-    steps: [[Step; STEPS_MAX]; PATHS_MAX],
+    steps: [&'static [Step]; PATHS_MAX],
+    /// Paths whose steps stand behind one more: any element of an array at the root.
+    in_array: Paths,
     /// `[n]`: paths of exactly `n` steps.
     whole: [Paths; STEPS_MAX + 1],
     /// `[n]`: paths whose step `n` is a key.
@@ -135,30 +150,51 @@ pub struct Watch {
 impl Watch {
     /// Watches these paths; the empty path is the root value. Panics on more than [`PATHS_MAX`]
     /// paths or [`STEPS_MAX`] steps: paths are constants of the program, never input.
-    pub fn of(paths: &[&[Step]]) -> Watch {
-        assert!(paths.len() <= PATHS_MAX);
+    pub fn of(paths: &[&'static [Step]]) -> Watch {
         let mut watch = Watch {
-            steps: [[Step::Each; STEPS_MAX]; PATHS_MAX],
+            steps: [&[]; PATHS_MAX],
+            in_array: 0,
             whole: [0; STEPS_MAX + 1],
             keys: [0; STEPS_MAX],
             each: [0; STEPS_MAX],
             any_case: false,
         };
         for (path, steps) in paths.iter().enumerate() {
-            let bit = 1 << path;
-            watch.steps[path][..steps.len()].copy_from_slice(steps);
-            watch.whole[steps.len()] |= bit;
-            for (depth, step) in steps.iter().enumerate() {
-                match step {
-                    Step::Key(name) => {
-                        assert!(name.is_ascii() && name.len() < usize::from(u8::MAX));
-                        watch.keys[depth] |= bit;
-                    }
-                    Step::Each => watch.each[depth] |= bit,
-                }
-            }
+            watch.add(path, steps, 0);
         }
         watch
+    }
+
+    /// The same, with one more path, of that index.
+    pub fn with(mut self, path: usize, steps: &'static [Step]) -> Watch {
+        self.add(path, steps, 0);
+        self
+    }
+
+    /// The same, with a path of that index whose steps begin at any element of the root.
+    pub fn in_array(mut self, path: usize, steps: &'static [Step]) -> Watch {
+        self.add(path, steps, 1);
+        self
+    }
+
+    fn add(&mut self, path: usize, steps: &'static [Step], lead: usize) {
+        assert!(path < PATHS_MAX);
+        let bit = 1 << path;
+        self.steps[path] = steps;
+        self.whole[steps.len() + lead] |= bit;
+        if lead > 0 {
+            self.in_array |= bit;
+            self.each[0] |= bit;
+        }
+        for (depth, step) in steps.iter().enumerate() {
+            match step {
+                Step::Key(name) => {
+                    assert!(name.is_ascii() && name.len() < usize::from(u8::MAX));
+                    self.keys[depth + lead] |= bit;
+                }
+                Step::Each => self.each[depth + lead] |= bit,
+            }
+        }
     }
 
     /// The same, with news of keys that some readers would take for watched ones.
@@ -177,7 +213,8 @@ impl Watch {
     ) -> (Paths, Paths) {
         let (mut left, mut odd) = (0, 0);
         for path in bits(keys) {
-            let Step::Key(name) = self.steps[path][depth] else { continue };
+            let at = depth - usize::from(self.in_array >> path & 1 == 1);
+            let Step::Key(name) = self.steps[path][at] else { continue };
             let own = name.as_bytes().get(index).copied();
             if own == byte {
                 left |= 1 << path;
@@ -703,7 +740,7 @@ fn plain_bytes(input: &[u8]) -> usize {
 
 /// Where the texts and numbers at the paths stand in a small document: of each the first.
 pub fn values<const N: usize>(
-    paths: &[&[Step]; N],
+    paths: &[&'static [Step]; N],
     body: &[u8],
 ) -> Result<[Option<Range<usize>>; N], JsonError> {
     let mut found: [Option<Range<usize>>; N] = [const { None }; N];

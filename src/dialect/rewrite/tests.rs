@@ -2,6 +2,7 @@ use super::*;
 use crate::dialect::endpoint::ENDPOINTS;
 use crate::testing::fuzz_json::rewritten;
 use crate::testing::{documents, fuzz_json, fuzz_sse, prng::Prng, splits};
+use crate::wire::json::STEPS_MAX;
 
 fn endpoint(name: &str) -> &'static Endpoint {
     ENDPOINTS.iter().find(|endpoint| endpoint.name == name).expect("a row of the table")

@@ -7,7 +7,7 @@ use super::{Node, Told};
 use crate::dialect::Dialect;
 use crate::dialect::endpoint::Endpoint;
 use crate::dialect::finish::Memory;
-use crate::wire::json::{Event, Kind, PATHS_MAX, Scanner, Step, Watch};
+use crate::wire::json::{Event, Kind, Scanner, Step, Watch};
 use crate::wire::sse;
 
 /// A usage object or a tier that is longer is none of a vendor's.
@@ -72,13 +72,24 @@ const GEMINI_TEXT: &[&[u8]] = &[b"\"text\": \"", b"\"text\":\""];
 
 /// Watches one reply go by.
 pub struct Tap {
+    /// Its own, unless another scans the reply for it.
+    scanner: Option<Scanner>,
+    reader: Reader,
+    text_bytes: u64,
+    /// Kept for a stream that may have to be ended early.
+    memory: Option<Box<Memory>>,
+}
+
+/// What takes the news of the watched paths.
+struct Reader {
     dialect: Dialect,
     watched: Watched,
-    /// The endpoint's path of images has the index behind all others.
-    has_images: bool,
-    scanner: Scanner,
+    /// The endpoint's path of images; it has the index behind all others. None, where it is empty.
+    images: Path,
     /// The value that is being read: its path, and its bytes of earlier feeds.
     open: Option<(usize, Vec<u8>)>,
+    /// Where it begins in this feed.
+    from: usize,
     /// The document is broken or over.
     done: bool,
     told: Told,
@@ -87,39 +98,50 @@ pub struct Tap {
     before: Things,
     /// It tells of one that is done, and does not list all.
     adds: bool,
-    text_bytes: u64,
-    /// Kept for a stream that may have to be ended early.
-    memory: Option<Box<Memory>>,
 }
 
 impl Tap {
     /// A tap on a reply of this endpoint.
     pub fn new(endpoint: &Endpoint) -> Tap {
-        let watched = watched(endpoint.dialect);
-        let mut paths: [Path; PATHS_MAX] = [&[]; PATHS_MAX];
-        for (path, (_, of)) in paths.iter_mut().zip(watched) {
-            *path = of;
-        }
-        let has_images = !endpoint.images.is_empty();
-        let mut count = watched.len();
-        if has_images {
-            paths[count] = endpoint.images;
-            count += 1;
-        }
-        Tap {
+        let mut tap = Tap::beside(endpoint);
+        let paths = tap.paths().enumerate();
+        let watch = paths.fold(Watch::of(&[]), |watch, (at, path)| watch.with(at, path));
+        tap.scanner = Some(Scanner::new(watch));
+        tap
+    }
+
+    /// The same for a reply that another scans, who watches [`Tap::paths`] too and brings the news
+    /// of them.
+    pub fn beside(endpoint: &Endpoint) -> Tap {
+        let reader = Reader {
             dialect: endpoint.dialect,
-            watched,
-            has_images,
-            scanner: Scanner::new(Watch::of(&paths[..count])),
+            watched: watched(endpoint.dialect),
+            images: endpoint.images,
             open: None,
+            from: 0,
             done: false,
             told: Told::default(),
             here: Things::default(),
             before: Things::default(),
             adds: false,
-            text_bytes: 0,
-            memory: None,
-        }
+        };
+        Tap { scanner: None, reader, text_bytes: 0, memory: None }
+    }
+
+    /// The paths that matter, in the order of their indices.
+    pub fn paths(&self) -> impl Iterator<Item = Path> + use<> {
+        let images = Some(self.reader.images).filter(|path| !path.is_empty());
+        self.reader.watched.iter().map(|(_, path)| *path).chain(images)
+    }
+
+    /// News of one of them. `base`: the offset of the first byte of `input`.
+    pub fn note(&mut self, event: Event, input: &[u8], base: u64) {
+        self.reader.note(event, input, base);
+    }
+
+    /// All of `input` was scanned, or what can be.
+    pub fn piece_ends(&mut self, input: &[u8]) {
+        self.reader.piece_ends(input);
     }
 
     /// Remembers what an early end of the stream would have to repeat.
@@ -134,7 +156,7 @@ impl Tap {
 
     /// What was told so far.
     pub fn told(&self) -> Told {
-        self.told
+        self.reader.told
     }
 
     /// Bytes of generated text that went by in a stream, as they were written in JSON.
@@ -144,60 +166,105 @@ impl Tap {
 
     /// Reads on in a JSON reply.
     pub fn feed(&mut self, input: &[u8]) {
-        if self.done {
-            return;
-        }
-        let base = self.scanner.offset();
-        let (dialect, watched) = (self.dialect, self.watched);
-        let (open, told, here) = (&mut self.open, &mut self.told, &mut self.here);
-        let mut from = 0;
-        let result = self.scanner.feed(input, &mut |event| match event {
-            Event::Begins { path, .. } if path == watched.len() => here.images += 1,
-            Event::Begins { path, kind: Kind::Object | Kind::String, at, .. } => {
-                *open = Some((path, Vec::new()));
-                from = (at - base) as usize;
-            }
-            Event::Ends { path, end } => {
-                let end = (end - base) as usize;
-                if let Some((_, mut value)) = open.take_if(|(opened, _)| *opened == path) {
-                    take(&mut value, &input[from..end]);
-                    note(dialect, watched[path].0, &value, told, here);
-                }
-            }
-            _ => {}
-        });
-        if let Some((_, value)) = open {
-            take(value, &input[from..]);
-        }
-        self.done = result.is_err();
-        self.count();
+        let Some(scanner) = self.scanner.as_mut().filter(|_| !self.reader.done) else { return };
+        let base = scanner.offset();
+        let reader = &mut self.reader;
+        let result = scanner.feed(input, &mut |event| reader.note(event, input, base));
+        self.reader.piece_ends(input);
+        self.reader.done = result.is_err();
     }
 
     /// Reads one whole piece of a stream.
     pub fn piece(&mut self, piece: &[u8]) {
-        self.text_bytes += text_bytes(self.dialect, piece);
+        let dialect = self.reader.dialect;
+        self.text_bytes += text_bytes(dialect, piece);
         if let Some(memory) = &mut self.memory {
-            memory.piece(self.dialect, piece);
+            memory.piece(dialect, piece);
         }
-        self.count_images(piece);
-        let name: &[u8] = match self.dialect {
+        self.reader.count_images(piece);
+        let name: &[u8] = match dialect {
             Dialect::Gemini => b"\"usageMetadata\"",
             _ => b"\"usage\"",
         };
-        let has_tier = self.dialect != Dialect::Gemini
+        let has_tier = dialect != Dialect::Gemini
             && memchr::memmem::find(piece, b"\"service_tier\"").is_some();
-        self.adds = self.dialect == Dialect::OpenaiResponses && piece.starts_with(ITEM_DONE);
-        if !self.adds && !has_tier && memchr::memmem::find(piece, name).is_none() {
+        let adds = dialect == Dialect::OpenaiResponses && piece.starts_with(ITEM_DONE);
+        if !adds && !has_tier && memchr::memmem::find(piece, name).is_none() {
             return;
         }
-        self.scanner.reset();
-        (self.here, self.before) = (Things::default(), Things::of(&self.told));
-        self.done = false;
-        self.open = None;
+        if let Some(scanner) = &mut self.scanner {
+            scanner.reset();
+        }
+        self.reader.begin(adds);
         let lead = if piece.starts_with(sse::BOM) { sse::BOM.len() } else { 0 };
         for value in sse::data_lines(&piece[lead..]) {
             self.feed(&piece[lead + value.start..lead + value.end]);
             self.feed(b"\n");
+        }
+    }
+}
+
+impl Reader {
+    /// Another document begins, behind those that were read.
+    fn begin(&mut self, adds: bool) {
+        self.adds = adds;
+        (self.here, self.before) = (Things::default(), Things::of(&self.told));
+        self.done = false;
+        self.open = None;
+    }
+
+    fn note(&mut self, event: Event, input: &[u8], base: u64) {
+        match event {
+            Event::Begins { path, .. } if path == self.watched.len() => self.here.images += 1,
+            Event::Begins { path, kind: Kind::Object | Kind::String, at, .. } => {
+                self.open = Some((path, Vec::new()));
+                self.from = (at - base) as usize;
+            }
+            Event::Ends { path, end } => {
+                let Some((_, mut value)) = self.open.take_if(|(opened, _)| *opened == path) else {
+                    return;
+                };
+                let rest = &input[self.from..(end - base) as usize];
+                // Most values come in one piece, and are read where they are.
+                if value.is_empty() {
+                    self.read(path, rest);
+                } else {
+                    take(&mut value, rest);
+                    self.read(path, &value);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn piece_ends(&mut self, input: &[u8]) {
+        if let Some((_, value)) = &mut self.open {
+            take(value, &input[self.from..]);
+        }
+        self.from = 0;
+        self.count();
+    }
+
+    /// Reads a value.
+    fn read(&mut self, path: usize, value: &[u8]) {
+        if value.len() > VALUE_BYTES_MAX {
+            return;
+        }
+        let Ok(value) = serde_json::from_slice::<Node<'_>>(value) else { return };
+        let word = value.as_str().unwrap_or_default();
+        let (holds, here, told) = (self.watched[path].0, &mut self.here, &mut self.told);
+        match holds {
+            Holds::Tier => told.served(word),
+            Holds::Item => {
+                here.calls += u64::from(TOOLS.contains(&word));
+                here.images += u64::from(word == IMAGE_TOOL);
+            }
+            Holds::Action => here.looks += u64::from(LOOKS.contains(&word)),
+            Holds::Usage | Holds::Begun => {
+                told.add(self.dialect, &value);
+                // What a message begins with is a placeholder; the top level has the last word.
+                told.output |= self.dialect == Dialect::Anthropic && holds == Holds::Usage;
+            }
         }
     }
 
@@ -213,14 +280,14 @@ impl Tap {
         if images > 0 {
             usage.images = total(self.before.images, images);
             // A vendor that bills by the image may tell nothing else.
-            self.told.any |= self.has_images;
+            self.told.any |= !self.images.is_empty();
         }
     }
 
     /// Counts an image that an event says is done.
     fn count_images(&mut self, piece: &[u8]) {
         let holds = |text: &[u8]| memchr::memmem::find(piece, text).is_some();
-        if self.has_images && IMAGE_DONE.into_iter().any(holds) {
+        if !self.images.is_empty() && IMAGE_DONE.into_iter().any(holds) {
             self.told.usage.images += 1;
             self.told.any = true;
         }
@@ -255,27 +322,6 @@ fn watched(dialect: Dialect) -> Watched {
 fn take(value: &mut Vec<u8>, bytes: &[u8]) {
     let room = (VALUE_BYTES_MAX + 1).saturating_sub(value.len());
     value.extend_from_slice(&bytes[..bytes.len().min(room)]);
-}
-
-fn note(dialect: Dialect, holds: Holds, value: &[u8], told: &mut Told, here: &mut Things) {
-    if value.len() > VALUE_BYTES_MAX {
-        return;
-    }
-    let Ok(value) = serde_json::from_slice::<Node<'_>>(value) else { return };
-    let word = value.as_str().unwrap_or_default();
-    match holds {
-        Holds::Tier => told.served(word),
-        Holds::Item => {
-            here.calls += u64::from(TOOLS.contains(&word));
-            here.images += u64::from(word == IMAGE_TOOL);
-        }
-        Holds::Action => here.looks += u64::from(LOOKS.contains(&word)),
-        Holds::Usage | Holds::Begun => {
-            told.add(dialect, &value);
-            // What a message begins with is a placeholder; the top level has the last word.
-            told.output |= dialect == Dialect::Anthropic && holds == Holds::Usage;
-        }
-    }
 }
 
 /// Bytes of the strings that hold generated text. A search, not a reading: it serves an estimate.

@@ -6,7 +6,7 @@ const MODEL: &[&[Step]] = &[&[Step::Key("model")]];
 
 /// Each watched value of a valid document, as (path, kind, text), whatever the cuts.
 #[track_caller]
-fn check(document: &str, watch: &[&[Step]], expected: &[(usize, Kind, &str)]) {
+fn check(document: &str, watch: &[&'static [Step]], expected: &[(usize, Kind, &str)]) {
     splits::each_split(document.as_bytes(), |pieces| {
         let (events, result) = scanned(pieces, watch);
         assert_eq!(result, Ok(()), "{document}");
