@@ -107,7 +107,7 @@ fn reply(text: &str) -> Vec<u8> {
 }
 
 fn change() -> Change {
-    Change { model: Some("fast".into()), hide_usage: false }
+    Change { model: Some("fast".into()), ..Change::default() }
 }
 
 fn streams() {
@@ -119,8 +119,8 @@ fn streams() {
         "\n\n"
     );
     let stream = event.repeat(20).into_bytes();
-    let hide = Change { model: Some("fast".into()), hide_usage: true };
-    let nothing = Change { model: None, hide_usage: false };
+    let hide = Change { hide_usage: true, ..change() };
+    let nothing = Change::default();
     let cases = [
         ("stream: 20 events, nothing changes", stream.len(), nothing),
         ("stream: 20 events, model", stream.len(), change()),
@@ -130,7 +130,7 @@ fn streams() {
     for (name, cut, change) in cases {
         report(name, stream.len(), || {
             let mut out = Vec::with_capacity(stream.len());
-            let change = Change { model: change.model.clone(), hide_usage: change.hide_usage };
+            let change = change.clone();
             let mut rewriter = Rewriter::stream(chat, change, EVENT_BYTES_MAX);
             for piece in stream.chunks(cut) {
                 rewriter.feed(black_box(piece), &mut out).expect("no event is too long");
