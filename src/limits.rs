@@ -185,7 +185,7 @@ pub const LIST_RETRY_MS: u64 = 30_000;
 pub const MODEL_TOKENS_MAX: u64 = 1_000_000_000;
 
 /// Usage rows that wait for the disk, or whose requests are under way; past it 503.
-pub const LEDGER_ROWS_MAX: usize = 8_192;
+pub const LEDGER_ROWS_MAX: usize = 16_384;
 /// A request body of the administration interface; longer is 413.
 pub const API_BODY_BYTES_MAX: u64 = 1024 * 1024;
 /// Items of one answer of a list.
