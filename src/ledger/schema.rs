@@ -62,6 +62,8 @@ pub(super) fn open(
     let moment = connection.transaction_with_behavior(behavior).map_err(sound)?;
     let opening = read_opening(&moment, now_ms).map_err(sound)?;
     let tail = Tail::read(&moment).map_err(sound)?;
+    // The first write waits for the disk, whatever the setting: not under the first rows.
+    moment.execute("UPDATE chain SET last = last", []).map_err(sound)?;
     moment.commit().map_err(sound)?;
     // What was logged before goes when its time comes, though nothing is logged now.
     let logs = folder.join(logs::FILE).exists().then(|| Logs::open(folder).ok()).flatten();
