@@ -319,6 +319,16 @@ def output_of(*command):
         return "unknown"
 
 
+def commit():
+    changes = output_of("git", "status", "--porcelain") != "unknown"
+    return output_of("git", "rev-parse", "HEAD") + (" and uncommitted changes" if changes else "")
+
+
+def arguments():
+    """The words of the command, less the paths of this machine."""
+    return " ".join(word for word in sys.argv[1:] if not word.startswith("/"))
+
+
 def machine():
     cpu = re.search(r"model name\s*:\s*(.+)", pathlib.Path("/proc/cpuinfo").read_text())
     memory = re.search(r"MemTotal:\s+(\d+)", pathlib.Path("/proc/meminfo").read_text())
@@ -396,15 +406,12 @@ def main():
     options = parser.parse_args()
     options.gproxy = str(pathlib.Path(options.gproxy).resolve())
     begun = datetime.datetime.now(datetime.timezone.utc)
-    dirty = " and uncommitted changes" if output_of("git", "status", "--porcelain") != "unknown" \
-        else ""
-    arguments = " ".join(word for word in sys.argv[1:] if not word.startswith("/"))
     text = (
         f"# Comparison of {begun:%Y-%m-%d %H:%M} UTC\n\n"
-        f"- commit: {output_of('git', 'rev-parse', 'HEAD')}{dirty}\n"
+        f"- commit: {commit()}\n"
         f"- machine: {machine()}; load before: {os.getloadavg()[0]:.2f}\n"
         f"- versions: {output_of(options.nginx, '-v')}; {output_of('rustc', '--version')}\n"
-        f"- command: `bench/compare.py {arguments}`\n"
+        f"- command: `bench/compare.py {arguments()}`\n"
         f"- method: 2 workers each, median of {options.rounds} interleaved rounds of "
         f"{options.seconds} s; load generator and upstream share the machine\n"
     )

@@ -33,7 +33,7 @@ import time
 import urllib.request
 
 from compare import GPROXY, PRICES, ROOT, HERE, MODEL, Bench, Subject
-from compare import free_port, machine, output_of, wait_for_port
+from compare import arguments, commit, free_port, machine, wait_for_port
 
 SLOW_HEADS, SLOW_READERS = 2000, 500
 P99_FLOOR_MS, P99_TIMES = 50, 3
@@ -350,14 +350,11 @@ def main():
         sys.exit(f"20,000 descriptors are needed, {most} are allowed: ulimit -Hn")
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     begun = datetime.datetime.now(datetime.timezone.utc)
-    dirty = " and uncommitted changes" if output_of("git", "status", "--porcelain") != "unknown" \
-        else ""
-    arguments = " ".join(word for word in sys.argv[1:] if not word.startswith("/"))
     text = (
         f"# Crowds of {begun:%Y-%m-%d %H:%M} UTC\n\n"
-        f"- commit: {output_of('git', 'rev-parse', 'HEAD')}{dirty}\n"
+        f"- commit: {commit()}\n"
         f"- machine: {machine()}; load before: {os.getloadavg()[0]:.2f}; {most} descriptors\n"
-        f"- command: `bench/crowd.py {arguments}`\n"
+        f"- command: `bench/crowd.py {arguments()}`\n"
         f"- 2 workers, with books and a line of log for each request; crowd, normal client and "
         f"upstreams share the machine\n"
     )
