@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use rusqlite::{
-    Connection, OptionalExtension, Statement, Transaction, TransactionBehavior, params,
+    CachedStatement, Connection, OptionalExtension, Transaction, TransactionBehavior, params,
 };
 
 use super::daily;
@@ -226,7 +226,8 @@ impl Tail {
     /// and learns what they cost.
     fn catch_up(&mut self, change: &Transaction<'_>) -> rusqlite::Result<()> {
         let select = "SELECT last, last_digest FROM chain";
-        let end = change.query_row(select, [], |row| Ok((row.get(0)?, row.get(1)?)))?;
+        let mut select = change.prepare_cached(select)?;
+        let end = select.query_row([], |row| Ok((row.get(0)?, row.get(1)?)))?;
         if end.0 != self.last {
             let mut select = change.prepare(FOREIGN)?;
             let rows =
@@ -389,7 +390,7 @@ fn numbers(request: i64, row: &Row) -> [i64; NUMBERS] {
 /// Rows of one transaction.
 pub(super) struct Batch<'c> {
     change: &'c Transaction<'c>,
-    insert: Statement<'c>,
+    insert: CachedStatement<'c>,
     sums: HashMap<(i64, i64), Sums>,
     last: i64,
     last_digest: Digest,
@@ -401,7 +402,7 @@ impl<'c> Batch<'c> {
         change: &'c Transaction<'c>,
         (last, last_digest): (i64, Digest),
     ) -> rusqlite::Result<Batch<'c>> {
-        let insert = change.prepare(INSERT_ROW)?;
+        let insert = change.prepare_cached(INSERT_ROW)?;
         Ok(Batch { change, insert, sums: HashMap::new(), last, last_digest })
     }
 
@@ -435,7 +436,7 @@ impl<'c> Batch<'c> {
         for ((hour, _), sums) in self.sums.iter().filter(|(_, sums)| sums.cost != 0) {
             *spent.entry((&sums.user, hour.div_euclid(24))).or_default() += sums.cost;
         }
-        let mut spend = self.change.prepare(SPEND)?;
+        let mut spend = self.change.prepare_cached(SPEND)?;
         for ((user, day), cost) in spent {
             spend.execute(params![user, day, cost])?;
         }
@@ -453,7 +454,7 @@ impl<'c> Batch<'c> {
 
     /// Adds the sums and writes the new end of the chain.
     pub(super) fn end(self) -> rusqlite::Result<(i64, Digest)> {
-        let mut add = self.change.prepare(&format!("{ADD_SUMS}{SUM_UP}"))?;
+        let mut add = self.change.prepare_cached(&format!("{ADD_SUMS}{SUM_UP}"))?;
         for ((hour, kind), sums) in &self.sums {
             for (at, number) in sums.numbers(*hour, *kind).iter().enumerate() {
                 add.raw_bind_parameter(at + 1, number)?;
@@ -461,7 +462,7 @@ impl<'c> Batch<'c> {
             add.raw_execute()?;
         }
         let end = "UPDATE chain SET last = ?1, last_digest = ?2";
-        self.change.execute(end, params![self.last, self.last_digest])?;
+        self.change.prepare_cached(end)?.execute(params![self.last, self.last_digest])?;
         Ok((self.last, self.last_digest))
     }
 }

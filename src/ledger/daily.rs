@@ -56,7 +56,8 @@ pub(super) fn make(change: &Transaction<'_>) -> rusqlite::Result<()> {
 
 /// The UTC day, since 1970, before which all days are summed up.
 pub(super) fn until(books: &Connection) -> rusqlite::Result<i64> {
-    books.query_row("SELECT day FROM daily_until", [], |row| row.get(0))
+    let mut select = books.prepare_cached("SELECT day FROM daily_until")?;
+    select.query_row([], |row| row.get(0))
 }
 
 /// Adds what came for days that were summed up before: days, kinds, and the numbers of [`SUMMED`].

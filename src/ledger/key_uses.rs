@@ -40,7 +40,7 @@ pub(super) fn write(connection: &mut Connection, uses: &[(KeyId, i64)]) -> rusql
     {
         let put = "INSERT INTO key_uses VALUES (?1, ?2) \
             ON CONFLICT (user_key) DO UPDATE SET at = max(at, excluded.at)";
-        let mut put = change.prepare(put)?;
+        let mut put = change.prepare_cached(put)?;
         for (key, at_ms) in uses {
             put.execute(params![key.as_str(), at_ms])?;
         }

@@ -64,7 +64,8 @@ fn run(mut store: impl Store, receiver: &Receiver<Message>, shared: &Shared) {
             write(&mut store, &mut batch.rows, shared);
             log(&mut store, &mut batch.logs, shared);
             next.carry_out(&mut store, &mut open);
-            if !open || receiver.is_empty() || Instant::now() >= prune_at {
+            // What came meanwhile gathers too, until it is enough for a transaction of its own.
+            if !open || receiver.len() < BATCH_ROWS_MAX || Instant::now() >= prune_at {
                 break;
             }
         }
