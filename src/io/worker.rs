@@ -28,7 +28,7 @@ use crate::limits;
 
 /// Tries to find a descriptor number of the right class before giving up.
 const CLASS_TRIES_MAX: usize = 512;
-/// Reads and writes of one socket after which its coroutine gives way.
+/// Reads and writes of one socket, none of which had to wait, after which its coroutine gives way.
 const OPERATIONS_MAX: u32 = 256;
 /// Coroutine stacks that `may` keeps for reuse.
 const STACK_POOL: usize = 16;
@@ -151,6 +151,16 @@ struct Shared {
     // the next read may wait at once. (An event from before the look would be lost, one after it
     // wakes the wait.)
     quiet: bool,
+    // Reads and writes since the coroutine last waited here.
+    operations: u32,
+}
+
+impl Shared {
+    /// The coroutine is about to wait, so its worker will see to others.
+    fn nothing_yet(&mut self) -> io::Error {
+        self.operations = 0;
+        rustix::io::Errno::AGAIN.into()
+    }
 }
 
 impl AsRawFd for Shared {
@@ -162,9 +172,12 @@ impl AsRawFd for Shared {
 impl Read for Shared {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         if std::mem::take(&mut self.quiet) {
-            return Err(rustix::io::Errno::AGAIN.into());
+            return Err(self.nothing_yet());
         }
-        Ok(rustix::io::read(&*self.fd, buf)?)
+        match rustix::io::read(&*self.fd, buf) {
+            Err(rustix::io::Errno::AGAIN) => Err(self.nothing_yet()),
+            result => Ok(result?),
+        }
     }
 }
 
@@ -176,7 +189,10 @@ impl Write for Shared {
         }
         let sent = rustix::net::send(&*self.fd, buf, rustix::net::SendFlags::NOSIGNAL);
         self.quiet &= sent.is_ok();
-        Ok(sent?)
+        match sent {
+            Err(rustix::io::Errno::AGAIN) => Err(self.nothing_yet()),
+            sent => Ok(sent?),
+        }
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -190,15 +206,15 @@ pub struct Sock {
     io: CoIo<Shared>,
     fd: Arc<OwnedFd>,
     worker: usize,
-    operations: u32,
 }
 
 impl Sock {
     /// Takes a descriptor over for coroutines of `worker`, moving it into the class when necessary.
     pub fn adopt(fd: OwnedFd, worker: usize) -> io::Result<Sock> {
         let fd = Arc::new(into_class(fd, worker)?);
-        let io = CoIo::new(Shared { fd: fd.clone(), quiet: false }).map_err(io::Error::from)?;
-        Ok(Sock { io, fd, worker, operations: 0 })
+        let io = CoIo::new(Shared { fd: fd.clone(), quiet: false, operations: 0 })
+            .map_err(io::Error::from)?;
+        Ok(Sock { io, fd, worker })
     }
 
     /// Begins to open a TCP connection; [`Sock::is_connected`] tells when it is open.
@@ -284,12 +300,13 @@ impl Sock {
     /// Lets the worker poll now and then, even when neither end of a relay ever makes us wait.
     /// (`yield_now` would not: a worker polls only when its queue is empty.)
     fn give_way(&mut self) -> io::Result<()> {
-        self.operations += 1;
-        if self.operations < OPERATIONS_MAX {
+        let shared = self.io.inner_mut();
+        shared.operations += 1;
+        if shared.operations < OPERATIONS_MAX {
             return Ok(());
         }
-        self.operations = 0;
-        self.io.inner_mut().quiet = false;
+        shared.operations = 0;
+        shared.quiet = false;
         Timer::new(self.worker)?.sleep(Duration::ZERO)
     }
 
