@@ -138,7 +138,7 @@ impl From<io::Error> for ServeError {
 /// Serves until a signal says stop. `Ok`: everything that was open has ended or ran out of time.
 pub fn run(
     loaded: Loaded,
-    source: FileSource,
+    mut source: FileSource,
     master: Option<&Secret>,
     takeover: bool,
 ) -> Result<(), ServeError> {
@@ -164,6 +164,8 @@ pub fn run(
         Some((socket, lock, old)) => (Some(socket), Some(lock.into()), Some(old)),
         None => (passed, None, None),
     };
+    let listens_on = socket.as_ref().and_then(|socket| listener::address_of(socket).ok());
+    source.overrides.bound = Some(listens_on.map_or(settings.host, |address| address.ip()));
     let booted =
         api::boot(loaded, &source, master, RealClock.unix_ms(), lock).map_err(ServeError::Boot)?;
     booted.warnings.iter().for_each(|warning| log::warn!(target: "gproxy", "{warning}"));

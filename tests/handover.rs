@@ -160,3 +160,34 @@ fn a_socket_of_the_service_manager_is_served() {
     assert_eq!(early.reply().expect("an answer").status, 200);
     gateway.wait_for_line(&format!("listening on http://127.0.0.1:{port}"));
 }
+
+const WELL_KNOWN: &str = r#"
+[global]
+host = "127.0.0.1"
+port = 0
+data_dir = "DATA_DIR"
+[[providers]]
+name = "demo"
+channel = "echo"
+[[users]]
+name = "admin"
+is_admin = true
+[[users.keys]]
+api_key = "sk-admin-1"
+"#;
+
+/// Whatever the file says of the host, it is the socket that others reach.
+#[test]
+fn the_key_of_the_shipped_file_opens_no_socket_that_others_reach() {
+    let socket = TcpListener::bind("0.0.0.0:0").expect("a port");
+    let mut gateway = Gateway::passed(WELL_KNOWN, socket);
+    assert!(!gateway.wait_exit().success());
+    gateway.wait_for_line("the socket of 0.0.0.0 that is listened on can be reached");
+
+    let own = WELL_KNOWN.replace("sk-admin-1", "sk-of-nobody-else").replace("127.0.0.1", "0.0.0.0");
+    let gateway = Gateway::start(&own);
+    // The file says loopback again, and that counts at the next start.
+    gateway.rewrite_config(WELL_KNOWN);
+    gateway.signal(Signal::HUP);
+    gateway.wait_for_line("reload refused: the running configuration stays");
+}

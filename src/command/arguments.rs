@@ -239,6 +239,7 @@ pub fn parse(words: &[String]) -> Result<Arguments, ArgumentError> {
         proxy: take("--proxy"),
         workers: take("--workers"),
         log_level: take("--log-level"),
+        bound: None,
     };
     let master_key_file = take("--master-key-file");
     Ok(Arguments { command, config, overrides, master_key_file, takeover, warnings })
@@ -484,6 +485,7 @@ mod tests {
                 proxy: text("http://p:1"),
                 workers: text("2"),
                 log_level: text("warn"),
+                bound: None,
             };
             assert!(all.overrides == expected, "{line}");
             assert_eq!(all.config.as_deref(), Some("f"));

@@ -169,7 +169,7 @@ fn read<'t>(
     users::read_rate_limits(&mut root, report, &mut users);
     users::read_quotas(&mut root, report, &mut users, global.usage_off);
     root.finish(report);
-    check_reach(report, &users, &global.settings);
+    check_reach(report, &users, global.settings.host, sources.overrides.bound);
     warn_of_gaps(report, &users, providers.is_empty());
     let tables = Tables {
         providers,
@@ -191,19 +191,20 @@ fn read<'t>(
     (tables, global.settings)
 }
 
-/// What everybody knows must not be reachable by everybody.
-fn check_reach(report: &mut Report<'_>, users: &Users, settings: &Settings) {
-    if address::is_loopback(settings.host) {
-        return;
-    }
+/// What everybody knows must not be reachable by everybody: where we are to listen, and where we do.
+fn check_reach(report: &mut Report<'_>, users: &Users, host: IpAddr, bound: Option<IpAddr>) {
+    let is_open = |address: &IpAddr| !address::is_loopback(*address);
+    let host = Some(host).filter(is_open).map(|address| format!("the host {address}"));
+    let bound = bound.filter(is_open);
+    let socket = || bound.map(|address| format!("the socket of {address} that is listened on"));
+    let Some(reached) = host.or_else(socket) else { return };
     for (place, what) in &users.well_known {
         report.error(
             place,
             format!(
-                "this is {what}, and the host {} can be reached from other machines: whoever \
+                "this is {what}, and {reached} can be reached from other machines: whoever \
                  reaches it could spend your money; write another one, or listen on loopback \
-                 (127.0.0.1)",
-                settings.host
+                 (127.0.0.1)"
             ),
         );
     }

@@ -3,6 +3,8 @@
 //! A value that was given by flag or variable wins over the file. What is read here never shows
 //! up in a message.
 
+use std::net::IpAddr;
+
 use crate::config::error::{At, Place, Report};
 use crate::secret::Secret;
 
@@ -21,6 +23,9 @@ pub struct Overrides {
     pub workers: Option<String>,
     /// `--log-level`
     pub log_level: Option<String>,
+    /// No flag: the address of the socket on which we listen already. Whatever the file says, it
+    /// is there that others reach us.
+    pub bound: Option<IpAddr>,
 }
 
 /// Reads an environment variable.

@@ -426,6 +426,11 @@ fn forbids_what_everybody_knows_on_an_address_that_others_reach() {
         load_with(text, "c.toml", &flags, &environment, &NO_FILES).is_err(),
         "the flag's host counts"
     );
+    let bound = |address: &str| Overrides { bound: address.parse().ok(), ..Overrides::default() };
+    let load = |flags: &Overrides| load_with(text, "c.toml", flags, &environment, &NO_FILES);
+    let mistakes = load(&bound("0.0.0.0")).err().expect("the socket's address counts");
+    assert!(mistakes[0].to_string().contains("the socket of 0.0.0.0"), "{}", mistakes[0]);
+    assert!(load(&bound("::1")).is_ok());
 }
 
 #[test]
@@ -463,6 +468,7 @@ fn flags_win_over_variables_and_variables_over_the_file() {
         data_dir: text_of("a"),
         proxy: text_of("http://a:1"),
         log_level: text_of("debug"),
+        bound: None,
     };
     let none = Overrides::default();
     let cases = [

@@ -105,12 +105,16 @@ pub fn adopt(socket: OwnedFd) -> io::Result<OwnedFd> {
     Ok(socket)
 }
 
+/// Where a socket listens.
+pub fn address_of(socket: &OwnedFd) -> io::Result<SocketAddr> {
+    let address = rustix::net::getsockname(socket)?.try_into();
+    address.map_err(|_| io::Error::other("the socket has no internet address"))
+}
+
 impl Listener {
     /// Serves on a socket that listens.
     pub fn on(core: Arc<Core>, socket: OwnedFd, workers: usize) -> io::Result<Listener> {
-        let bound: SocketAddr = rustix::net::getsockname(&socket)?
-            .try_into()
-            .map_err(|_| io::Error::other("the socket has no internet address"))?;
+        let bound = address_of(&socket)?;
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         epoll::add(&epoll, &socket, EventData::new_u64(LISTENER), EventFlags::IN)?;
         Ok(Listener {
