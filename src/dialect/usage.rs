@@ -12,6 +12,7 @@ mod tests;
 use super::Dialect;
 pub use node::Node;
 pub use tap::Tap;
+pub(super) use tap::text_bytes;
 
 /// Counts of one call. Disjoint, except where a line says "of which".
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -129,13 +130,17 @@ pub struct Told {
     pub output: bool,
 }
 
-/// A count; what is none counts as zero.
+/// A count; what is none counts as zero, and so does what no call can use: an upstream that counts
+/// below zero has told nothing.
 fn count(value: &Node<'_>) -> u64 {
-    if let Node::Count(count) = value { (*count).min(COUNT_MAX) } else { 0 }
+    match value {
+        Node::Count(count) if *count <= COUNT_MAX => *count,
+        _ => 0,
+    }
 }
 
 /// More tokens than any call can use; sums of a few of them cannot overflow.
-const COUNT_MAX: u64 = 1 << 40;
+const COUNT_MAX: u64 = 1 << 28;
 
 impl Told {
     /// Adds what another answer of the same session used.
@@ -248,8 +253,9 @@ impl Told {
         if let Some(thinking) = details.and_then(|details| details.get("thinking_tokens")) {
             usage.reasoning_tokens = count(thinking).min(usage.output_tokens);
         }
+        // Of its tools only searches are billed by the call.
         if let Some(tools) = value.get("server_tool_use").filter(|tools| tools.is_object()) {
-            usage.tool_calls = tools.values().map(count).fold(0, u64::saturating_add);
+            usage.tool_calls = tools.get("web_search_requests").map_or(0, count);
         }
         for name in ["service_tier", "speed"] {
             if let Some(name) = value.get(name).and_then(Node::as_str)

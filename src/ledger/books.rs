@@ -46,7 +46,7 @@ pub(super) const SUM_UP: &str = " ON CONFLICT (hour, kind) DO UPDATE SET \
     input_audio_tokens = input_audio_tokens + excluded.input_audio_tokens, \
     output_audio_tokens = output_audio_tokens + excluded.output_audio_tokens, \
     tool_calls = tool_calls + excluded.tool_calls, \
-    cost = cost + excluded.cost, \
+    cost = min(cost + excluded.cost, 9223372036854775807), \
     cost_max = max(cost_max, excluded.cost_max), \
     first_bytes = first_bytes + excluded.first_bytes, \
     first_byte_ms = first_byte_ms + excluded.first_byte_ms, \
@@ -59,7 +59,8 @@ pub(super) const SUM_UP: &str = " ON CONFLICT (hour, kind) DO UPDATE SET \
     input_image_tokens = input_image_tokens + excluded.input_image_tokens, \
     output_image_tokens = output_image_tokens + excluded.output_image_tokens";
 pub(super) const SPEND: &str = "INSERT INTO spendings (user, day, cost) VALUES (?1, ?2, ?3) \
-    ON CONFLICT (user, day) DO UPDATE SET cost = cost + excluded.cost";
+    ON CONFLICT (user, day) DO UPDATE SET \
+    cost = min(cost + excluded.cost, 9223372036854775807)";
 
 /// What rows behind the given one cost.
 const FOREIGN: &str = "SELECT user, at / 86400000, sum(cost) FROM usage_rows \
@@ -434,7 +435,8 @@ impl<'c> Batch<'c> {
     fn spend(&self) -> rusqlite::Result<()> {
         let mut spent: BTreeMap<(&str, i64), i64> = BTreeMap::new();
         for ((hour, _), sums) in self.sums.iter().filter(|(_, sums)| sums.cost != 0) {
-            *spent.entry((&sums.user, hour.div_euclid(24))).or_default() += sums.cost;
+            let spent = spent.entry((&sums.user, hour.div_euclid(24))).or_default();
+            *spent = spent.saturating_add(sums.cost);
         }
         let mut spend = self.change.prepare_cached(SPEND)?;
         for ((user, day), cost) in spent {

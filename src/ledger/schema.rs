@@ -125,12 +125,20 @@ fn enter(connection: &mut Connection, first_seen: &[(&str, i64)]) -> rusqlite::R
 
 fn read_opening(connection: &Connection, now_ms: i64) -> rusqlite::Result<Opening> {
     let today = now_ms.div_euclid(DAY_MS);
-    let recent = "SELECT user, max(day, ?1), sum(cost) FROM spendings GROUP BY user, max(day, ?1)";
-    let mut spent = connection.prepare(recent)?;
+    let recent = "SELECT user, max(day, ?1), cost FROM spendings ORDER BY user, day";
+    let mut recent = connection.prepare(recent)?;
+    let rows = recent.query_map([today - DAYS_KEPT], |row| {
+        Ok((row.get::<_, String>(0)?, row.get(1)?, row.get(2)?))
+    })?;
     // What is older than every window counts to the total alone: it stands before all days kept.
-    let rows =
-        spent.query_map([today - DAYS_KEPT], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
-    let spent = rows.collect::<rusqlite::Result<_>>()?;
+    let mut spent: Vec<(String, i64, i64)> = Vec::new();
+    for row in rows {
+        let (user, day, cost): (_, _, i64) = row?;
+        match spent.last_mut() {
+            Some(last) if last.0 == user && last.1 == day => last.2 = last.2.saturating_add(cost),
+            _ => spent.push((user, day, cost)),
+        }
+    }
     let counts = "SELECT user, limit_name, hour / 24, sum(requests) FROM rollups \
         JOIN kinds ON kinds.id = kind WHERE hour >= ?1 GROUP BY user, limit_name, hour / 24";
     let mut counts = connection.prepare(counts)?;

@@ -12,6 +12,8 @@ use crate::dialect::usage::{ServiceTier, Usage};
 use crate::money;
 
 const MILLION: i128 = 1_000_000;
+/// No call costs more, whatever an upstream says that it used: the sums of a year still fit.
+const COST_MAX: i64 = 10_000 * money::DOLLAR;
 
 /// Prices of one model, in every mode of service.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -68,6 +70,20 @@ pub struct Tier {
     pub input_image: Option<i64>,
     /// Images that were generated, likewise.
     pub output_image: Option<i64>,
+}
+
+impl Tier {
+    /// With a price for all of a prompt: what a cache does costs what any token costs, where nothing
+    /// else is said.
+    fn filled(self) -> Tier {
+        let cache_write_5min = self.cache_write_5min.or(self.input);
+        Tier {
+            cache_read: self.cache_read.or(self.input),
+            cache_write_5min,
+            cache_write_1h: self.cache_write_1h.or(cache_write_5min),
+            ..self
+        }
+    }
 }
 
 /// Where a price stands, the first that has one.
@@ -152,7 +168,7 @@ impl PriceRow {
             .saturating_add(usage.cache_creation_input_tokens_1h);
         let fits = |tier: &&Tier| tier.input_tokens_up_to == 0 || size <= tier.input_tokens_up_to;
         let tier = tiers.iter().find(fits).or(tiers.last()).copied().unwrap_or_default();
-        self.with_tier(tier, each_call)
+        self.with_tier(tier.filled(), each_call)
     }
 }
 
@@ -193,7 +209,7 @@ impl Applied {
             + each(usage.images, self.each_image)
             + each(1, self.each_call);
         let total = of_tokens.sum::<i128>() + of_things;
-        i64::try_from(total).unwrap_or(i64::MAX)
+        i64::try_from(total).map_or(COST_MAX, |total| total.min(COST_MAX))
     }
 
     /// The bill at its dearest, of a call whose prompt may be written to a cache, for an hour too

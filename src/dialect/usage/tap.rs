@@ -65,8 +65,9 @@ const IMAGE_DONE: [&[u8]; 2] = [b"\"image_generation.completed\"", b"\"image_edi
 
 /// What stands in front of generated text, by dialect: for the estimate of a stream that breaks off
 /// before it told its usage.
-const OPENAI_TEXT: &[&[u8]] =
-    &[b"\"content\":\"", b"\"arguments\":\"", b"\"delta\":\"", b"\"text\":\""];
+const OPENAI_TEXT: &[&[u8]] = &[b"\"content\":\"", b"\"arguments\":\"", b"\"text\":\""];
+/// What came in deltas is said again, whole, at the end of each part, of each item and of all.
+const RESPONSES_TEXT: &[&[u8]] = &[b"\"delta\":\"", b"\"delta\": \""];
 const ANTHROPIC_TEXT: &[&[u8]] = &[b"\"text\":\"", b"\"partial_json\":\"", b"\"thinking\":\""];
 const GEMINI_TEXT: &[&[u8]] = &[b"\"text\": \"", b"\"text\":\""];
 
@@ -325,11 +326,12 @@ fn take(value: &mut Vec<u8>, bytes: &[u8]) {
 }
 
 /// Bytes of the strings that hold generated text. A search, not a reading: it serves an estimate.
-fn text_bytes(dialect: Dialect, piece: &[u8]) -> u64 {
+pub(in crate::dialect) fn text_bytes(dialect: Dialect, piece: &[u8]) -> u64 {
     let marks = match dialect {
         Dialect::Anthropic => ANTHROPIC_TEXT,
         Dialect::Gemini => GEMINI_TEXT,
-        Dialect::OpenaiChat | Dialect::OpenaiResponses | Dialect::OpenaiEmbeddings => OPENAI_TEXT,
+        Dialect::OpenaiResponses => RESPONSES_TEXT,
+        Dialect::OpenaiChat | Dialect::OpenaiEmbeddings => OPENAI_TEXT,
     };
     let mut bytes = 0;
     for mark in marks {

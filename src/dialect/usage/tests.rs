@@ -205,7 +205,7 @@ fn searches_and_images_of_a_response_are_counted_once() {
 }
 
 #[test]
-fn hostile_counts_saturate_and_never_go_below_zero() {
+fn hostile_counts_are_none_and_never_go_below_zero() {
     let reply = json!({"usage": {"prompt_tokens": 5, "completion_tokens": -3,
         "prompt_tokens_details": {"cached_tokens": 900, "cache_write_tokens": 900},
         "completion_tokens_details": {"reasoning_tokens": 1e300}}});
@@ -214,10 +214,29 @@ fn hostile_counts_saturate_and_never_go_below_zero() {
     whole("chat.completions", &reply, [0, 0, 0, 0, 12, 0, 0, 0, 0]);
     let reply = json!({"usage": {"input_tokens": u64::MAX, "output_tokens": u64::MAX,
         "cache_creation": {"ephemeral_1h_input_tokens": u64::MAX},
-        "server_tool_use": {"a": u64::MAX, "b": u64::MAX}}});
-    let told =
-        whole("messages", &reply, [COUNT_MAX, 0, 0, COUNT_MAX, COUNT_MAX, 0, 0, 0, 2 * COUNT_MAX]);
-    assert!(told.output || told.any);
+        "server_tool_use": {"web_search_requests": COUNT_MAX + 1, "web_fetch_requests": 4}}});
+    whole("messages", &reply, [0; 9]);
+    let reply = json!({"usage": {"input_tokens": COUNT_MAX, "output_tokens": 1}});
+    whole("messages", &reply, [COUNT_MAX, 0, 0, 0, 1, 0, 0, 0, 0]);
+}
+
+/// A part, an item and the whole answer say again what the deltas said.
+#[test]
+fn the_text_of_a_stream_of_responses_is_counted_once() {
+    let said = "a".repeat(400);
+    let part = json!({"type": "output_text", "text": said});
+    let item = json!({"type": "message", "content": [part]});
+    let mut tap = Tap::new(endpoint("responses"));
+    for event in [
+        json!({"type": "response.output_text.delta", "delta": said}),
+        json!({"type": "response.output_text.done", "text": said}),
+        json!({"type": "response.content_part.done", "part": part}),
+        json!({"type": "response.output_item.done", "item": item}),
+        json!({"type": "response.completed", "response": {"output": [item]}}),
+    ] {
+        tap.piece(format!("event: x\ndata: {event}\n\n").as_bytes());
+    }
+    assert_eq!(tap.text_bytes(), 400);
 }
 
 #[test]

@@ -119,5 +119,22 @@ fn costs_round_half_up_and_saturate() {
     assert_eq!(applied.cost(&usage(500_000, 0, 0, 0, 0)), 1);
     let dear = Tier { input: Some(i64::MAX), ..Tier::default() };
     let applied = Applied { tier: dear, ..Applied::default() };
-    assert_eq!(applied.cost(&usage(u64::MAX, 0, 0, 0, 0)), i64::MAX);
+    assert_eq!(applied.cost(&usage(u64::MAX, 0, 0, 0, 0)), COST_MAX);
+}
+
+#[test]
+fn what_a_cache_does_costs_what_any_token_costs_where_nothing_else_is_said() {
+    let used = usage(1, 10, 100, 1_000, 0);
+    let cost = |tier: Tier| {
+        let mut row = PriceRow::default();
+        row.modes[0].tiers = vec![tier];
+        row.applied(&used, ServiceTier::Default).cost(&used)
+    };
+    let plain = Tier { input: Some(2 * DOLLAR), ..Tier::default() };
+    assert_eq!(cost(plain), 1_111 * 2_000_000);
+    assert_eq!(cost(Tier { cache_read: Some(0), ..plain }), 1_101 * 2_000_000);
+    let written = Tier { cache_write_5min: Some(3 * DOLLAR), ..plain };
+    assert_eq!(cost(written), 11 * 2_000_000 + 1_100 * 3_000_000);
+    // A price that is not there is none to take.
+    assert_eq!(cost(Tier::default()), 0);
 }
