@@ -25,6 +25,7 @@ fn config(ports: [u16; 2], setting: &str) -> String {
          [[model_aliases]]\nalias = \"either\"\ntargets = [\
          {{ provider_name = \"one\", model_id = \"m\" }}, \
          {{ provider_name = \"two\", model_id = \"m\", tier = 2 }}]\n\
+         [[models]]\nprovider_name = \"one\"\nmodel_id = \"m\"\nprice_each_call = \"1\"\n\
          [[users]]\nname = \"admin\"\nis_admin = true\nkeys = [{{ api_key = \"{ADMIN_KEY}\" }}]\n\
          [[permissions]]\nuser_name = \"admin\"\nmodel_pattern = \"*\"\n",
         provider("one", ports[0]),
@@ -95,7 +96,7 @@ fn an_upstreams_refusal_behind_an_early_head_is_an_event_and_costs_nothing() {
             wait_for("a row", || books::rows(gateway.folder()).filter(|all| !all.is_empty()));
         assert_eq!(rows.len(), 1);
         assert_eq!((rows[0].number("status"), rows[0].text("outcome")), (200, "refused"));
-        assert_eq!(rows[0].text("usage_source"), "none");
+        assert_eq!((rows[0].text("usage_source"), rows[0].number("cost")), ("none", 0));
     }
 }
 

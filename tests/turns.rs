@@ -270,6 +270,29 @@ fn what_the_upstream_refuses_is_a_row_without_usage_and_takes_no_name() {
     assert!(rows[2].number("cost") > 0);
 }
 
+/// Its text went by, and nobody will say what it used.
+#[test]
+fn an_answer_that_is_left_before_its_end_is_estimated() {
+    let upstream = vendor();
+    let gateway = Gateway::start(&Config::to(&upstream).tail(&models()).text());
+    let delta = |text: &str| json!({"type": "response.output_text.delta", "delta": text});
+    for text in ["12345678", "1234567890123456"] {
+        let mut client = dial(&gateway, "/v1/responses", ADMIN_KEY);
+        let mut begun = create("router/cheap");
+        begun["input"] = json!({"type": "response.created", "response": {}});
+        client.tell(&begun);
+        assert_eq!(client.event()["type"], "response.created");
+        client.tell(&json!({"type": "x", "input": delta(text)}));
+        assert_eq!(client.event(), delta(text));
+        part(client);
+    }
+    let rows = rows(&gateway, 2);
+    let outputs: Vec<_> = rows.iter().map(|row| row.number("output_tokens")).collect();
+    assert_eq!(outputs, [2, 4]);
+    assert!(rows.iter().all(|row| row.text("usage_source") == "estimated"));
+    assert!(rows.iter().all(|row| row.number("input_tokens") > 0 && row.number("cost") > 0));
+}
+
 #[test]
 fn a_transcript_is_charged_as_its_own_models() {
     let upstream = vendor();

@@ -98,6 +98,8 @@ pub struct Ask {
     pub copies: Option<u64>,
     /// The prompt may be written to a cache for an hour, which costs more than for five minutes.
     pub hour_cache: bool,
+    /// The reply only says that the answer is being made.
+    pub background: bool,
     model_at: Range<usize>,
     /// Further names of the path's model.
     body_models: Vec<Value>,
@@ -229,12 +231,22 @@ fn scan_named_in_body(endpoint: &Endpoint, body: &[u8]) -> Result<Ask, AskError>
         copies,
         hour_cache: endpoint.dialect == Dialect::Anthropic
             && memchr::memmem::find(body, b"\"1h\"").is_some(),
+        background: endpoint.dialect == Dialect::OpenaiResponses
+            && says_true(body, b"\"background\""),
         stream: stream.is_some_and(|stream| stream.kind == Kind::True),
         model_at,
         body_models: Vec::new(),
         stream_options,
         include_usage,
         usage_option: endpoint.usage_option,
+    })
+}
+
+/// Somewhere in the body this key is true. A search, not a reading: it serves an estimate.
+fn says_true(body: &[u8], key: &[u8]) -> bool {
+    memchr::memmem::find_iter(body, key).any(|at| {
+        let value = body[at + key.len()..].trim_ascii_start().strip_prefix(b":");
+        value.is_some_and(|value| value.trim_ascii_start().starts_with(b"true"))
     })
 }
 

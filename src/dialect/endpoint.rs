@@ -29,6 +29,8 @@ pub struct Endpoint {
     pub usage_option: bool,
     /// It counts the tokens of a prompt, which no vendor bills.
     pub counts_tokens: bool,
+    /// No vendor bills it: it asks after something, or counts.
+    pub free: bool,
     /// What is exchanged where replies tell of things made earlier.
     pub places: Places,
     /// Where a whole JSON reply has each image that was made, for calls that make nothing else.
@@ -104,6 +106,7 @@ pub static ENDPOINTS: &[Endpoint] = &[
         event_model: MODEL,
         usage_option: true,
         counts_tokens: false,
+        free: false,
         places: Places::Nothing,
         images: NONE,
     },
@@ -117,6 +120,7 @@ pub static ENDPOINTS: &[Endpoint] = &[
         event_model: MODEL,
         usage_option: true,
         counts_tokens: false,
+        free: false,
         places: Places::Nothing,
         images: NONE,
     },
@@ -130,6 +134,7 @@ pub static ENDPOINTS: &[Endpoint] = &[
         event_model: &[Step::Key("response"), Step::Key("model")],
         usage_option: false,
         counts_tokens: false,
+        free: false,
         places: Places::Nothing,
         images: NONE,
     },
@@ -143,6 +148,7 @@ pub static ENDPOINTS: &[Endpoint] = &[
         event_model: NONE,
         usage_option: false,
         counts_tokens: false,
+        free: false,
         places: Places::Nothing,
         images: NONE,
     },
@@ -156,6 +162,7 @@ pub static ENDPOINTS: &[Endpoint] = &[
         event_model: &[Step::Key("message"), Step::Key("model")],
         usage_option: false,
         counts_tokens: false,
+        free: false,
         places: Places::Nothing,
         images: NONE,
     },
@@ -169,6 +176,7 @@ pub static ENDPOINTS: &[Endpoint] = &[
         event_model: NONE,
         usage_option: false,
         counts_tokens: true,
+        free: false,
         places: Places::Nothing,
         images: NONE,
     },
@@ -213,8 +221,8 @@ pub static ENDPOINTS: &[Endpoint] = &[
         model: ModelPlace::Resource,
         ..in_body("cachedContents.create", Dialect::Gemini, "cachedContents", MODEL)
     },
-    gemini("computeTokens", &[], NONE),
-    gemini("fetchPredictOperation", &[], NONE),
+    Endpoint { free: true, ..gemini("computeTokens", &[], NONE) },
+    Endpoint { free: true, ..gemini("fetchPredictOperation", &[], NONE) },
 ];
 
 /// A call with a JSON body that does not stream.
@@ -244,6 +252,7 @@ pub(super) const fn nameless(name: &'static str, dialect: Dialect, tail: &'stati
         event_model: NONE,
         usage_option: false,
         counts_tokens: false,
+        free: false,
         places: Places::Nothing,
         images: NONE,
     }
@@ -264,6 +273,7 @@ const fn gemini(
         event_model: model,
         usage_option: false,
         counts_tokens: false,
+        free: false,
         places: Places::Nothing,
         images: NONE,
     }

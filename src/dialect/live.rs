@@ -19,7 +19,7 @@ use super::endpoint::{Endpoint, ModelPlace, nameless};
 use super::path::{self, PathError, Query};
 use super::refusal::Refusal;
 use super::resource::scope_of;
-use super::usage::{Node, Tap, Told, Usage};
+use super::usage::{self, Node, Tap, Told, Usage};
 use crate::wire::json::{Event, JsonError, Kind, PATHS_MAX, Scanner, Step, Watch, escape};
 
 /// A usage object that is longer is none of a vendor's.
@@ -391,6 +391,8 @@ pub struct News {
     pub begins: bool,
     /// What the last answer has used so far, or in all.
     pub told: Option<Told>,
+    /// Bytes of generated text in it.
+    pub text_bytes: u64,
     /// An answer ends.
     pub ends: bool,
     /// What was asked for last is refused, with this status.
@@ -461,6 +463,9 @@ impl Listener {
                 news.transcriber = Some(string(event, new.or(old)));
             }
             TRANSCRIBED => news.transcribed = told(own),
+            kind if is_text(kind) => {
+                news.text_bytes = usage::text_bytes(Dialect::OpenaiResponses, event);
+            }
             _ => {}
         }
         if let (Some(name), Some((Kind::String, span))) = (&names.down, model) {
@@ -487,6 +492,12 @@ impl Listener {
         self.turn_over |= complete.is_some_and(|(kind, _)| kind == Kind::True);
         Some(news)
     }
+}
+
+/// The event brings a piece of a generated text. Sound comes in others.
+fn is_text(kind: &str) -> bool {
+    let piece = kind.strip_prefix("response.").and_then(|kind| kind.strip_suffix(".delta"));
+    piece.is_some_and(|what| !what.ends_with("audio"))
 }
 
 fn object(event: &[u8], value: Option<(Kind, Range<usize>)>) -> Option<Node<'_>> {

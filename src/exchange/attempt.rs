@@ -17,7 +17,7 @@ use crate::dialect::path::{PROVIDER, Route};
 use crate::dialect::refusal::Refusal;
 use crate::dialect::stored::{Exchange, Front, Places};
 use crate::dialect::trouble::{self, Trouble};
-use crate::failure::{Cause, Failure};
+use crate::failure::{Cause, Failure, Sent};
 use crate::limits;
 use crate::metrics::Count;
 use crate::route::account::Account;
@@ -41,6 +41,8 @@ pub(super) struct Plan<'a> {
     pub(super) copies: Option<u64>,
     /// The prompt may be written to a cache for an hour.
     pub(super) hour_cache: bool,
+    /// The answer is made when the reply has ended.
+    pub(super) background: bool,
     /// Where the bytes of a file go that is uploaded in two steps.
     pub(super) upload: Option<Upload>,
     /// The caller reaches every provider, and named none for what was made earlier.
@@ -82,6 +84,7 @@ impl<'a> Plan<'a> {
             output_max: ask.output_max,
             copies: ask.copies,
             hour_cache: ask.hour_cache,
+            background: ask.background,
             stream: ask.stream || endpoint.tail == "streamGenerateContent",
             alt_sse: route.query.alt_sse,
             wants_usage: hide_usage || (in_stream && ask.wants_usage()),
@@ -106,6 +109,7 @@ impl<'a> Plan<'a> {
             output_max: None,
             copies: None,
             hour_cache: false,
+            background: false,
             upload: None,
             aggregated: false,
             upgrade: None,
@@ -442,6 +446,7 @@ pub(super) fn judge<'a, R: Reply>(
     note: &mut Note,
 ) -> Result<Answer<'a, R>, Failure> {
     let before = note.answered_at;
+    note.reached = result.as_ref().map_or_else(|failure| failure.sent != Sent::Nothing, |_| true);
     let result = match result {
         Ok(reply) if !retry::is_refused(reply.status()) => {
             note.answered_at = Some(core.now());

@@ -95,6 +95,7 @@ fn first_served<'a, U: Upstream>(
             let mut rewritten = sending.body.to_vec();
             plan.rewrite(ask, &mut rewritten)?;
             name(note, plan);
+            settlement::served_by(note, plan);
             let sending = Sending { body: &rewritten, is_last_resort, ..sending };
             let answer = attempt::attempt(core, up, plan, sending, tries, note)?;
             if answer.is_some() {

@@ -85,6 +85,10 @@ pub struct Note {
     pub(super) read_on: bool,
     /// It was ended since its user's quota was spent.
     pub(super) quota_ended: bool,
+    /// The last attempt got so far that something of the request may have been sent.
+    pub(super) reached: bool,
+    /// It was refused: there is no answer, though a head may have gone down.
+    pub(super) refused: bool,
     /// The provider's credential that the last attempt presented, by its place among them.
     pub(super) credential: Option<usize>,
     /// Its place in the crowd, where there is one.
@@ -137,6 +141,8 @@ impl Note {
             text_bytes: 0,
             read_on: false,
             quota_ended: false,
+            reached: false,
+            refused: false,
             standing: None,
             settlement: None,
             place: None,
@@ -223,7 +229,8 @@ impl Note {
             bytes_in: self.bytes_in,
             status: self.status,
             whole,
-            left: !whole && self.called_at.is_some() && self.end != "refused",
+            left: !whole && self.reached && !self.refused && self.end != "refused",
+            refused: self.refused,
         }
     }
 

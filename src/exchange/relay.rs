@@ -443,6 +443,7 @@ impl<D: Downstream, R: Reply> Relay<'_, D, R> {
             status: self.reply.status(),
             whole,
             left: !whole,
+            refused: false,
         }
     }
 
@@ -457,7 +458,9 @@ impl<D: Downstream, R: Reply> Relay<'_, D, R> {
 
     /// Ends the stream as its vendor ends one that is long enough.
     fn cut_short(&mut self) {
-        let usage = self.seen(false).so_far();
+        let seen = self.seen(false);
+        let settlement = self.note.settlement.as_ref();
+        let usage = settlement.map(|settlement| settlement.so_far(&seen)).unwrap_or_default();
         let model = self.plan.restored();
         let asked = self.plan.wants_usage && !self.plan.hide_usage;
         if let Some(memory) = self.rewriter.tap().and_then(Tap::memory) {

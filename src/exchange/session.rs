@@ -476,13 +476,13 @@ impl<D: Downstream> Session<D> {
             }
             Err(Ended::Refused(refusal)) if self.early.is_some() => {
                 core.metrics.refused(refusal.status);
-                note.end = "refused";
+                (note.end, note.refused) = ("refused", true);
                 self.refuse_late(&refusal, note)
             }
             Err(Ended::Refused(refusal)) => {
                 assert!(!self.committed, "a refusal comes before the commit");
                 core.metrics.refused(refusal.status);
-                note.end = "refused";
+                (note.end, note.refused) = ("refused", true);
                 core.refusals.keep(note, &refusal, core.unix_ms());
                 self.refuse(core, head, family, &refusal, note)
             }

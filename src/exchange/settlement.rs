@@ -55,6 +55,10 @@ pub(super) struct Settlement {
     endpoint: &'static Endpoint,
     // Where, in the name that was asked for, the one begins that limits are tested against.
     limit_name_at: usize,
+    // The longest prompt that is guessed where none is told.
+    input_max: u64,
+    // The call goes on at the vendor's when its reply has ended, for so long an answer.
+    background: Option<u64>,
 }
 
 /// The last gates: quota, rate limits, a place in the books. From here on the request is admitted.
@@ -189,7 +193,6 @@ fn expected(plan: &Plan<'_>, model: Option<&Model>, bytes_in: u64) -> Usage {
     if matches!(plan.endpoint.model, ModelPlace::Nowhere | ModelPlace::Resource) {
         return Usage::default();
     }
-    let input_max = model.and_then(|model| model.max_input_tokens).unwrap_or(INPUT_TOKENS);
     let output_max = model.and_then(|model| model.max_output_tokens).unwrap_or(OUTPUT_TOKENS);
     let output = plan.output_max.unwrap_or(output_max);
     let makes_images = !plan.endpoint.images.is_empty();
@@ -199,11 +202,15 @@ fn expected(plan: &Plan<'_>, model: Option<&Model>, bytes_in: u64) -> Usage {
     };
     let copies = plan.copies.unwrap_or(usual).max(1);
     Usage {
-        input_tokens: (bytes_in / 3).min(input_max),
+        input_tokens: (bytes_in / 3).min(input_max(model)),
         output_tokens: output.saturating_mul(copies),
         images: if makes_images { copies } else { 0 },
         ..Usage::default()
     }
+}
+
+fn input_max(model: Option<&Model>) -> u64 {
+    model.and_then(|model| model.max_input_tokens).unwrap_or(INPUT_TOKENS)
 }
 
 /// The cost in the dearest mode that the request could be served in.
@@ -218,7 +225,8 @@ fn dearest(price: &PriceRow, usage: &Usage, hour_cache: bool) -> i64 {
 
 /// Calls that vendors do not bill, or, a cache, by the hour.
 fn is_free(endpoint: &Endpoint) -> bool {
-    matches!(endpoint.model, ModelPlace::Nowhere | ModelPlace::Resource) || endpoint.counts_tokens
+    let is_nameless = matches!(endpoint.model, ModelPlace::Nowhere | ModelPlace::Resource);
+    is_nameless || endpoint.counts_tokens || endpoint.free
 }
 
 /// Whether replies of this endpoint can tell what they used.
@@ -235,7 +243,9 @@ impl Settlement {
         taken: Taken,
         at_ms: i64,
     ) -> Settlement {
-        let Target { model_asked, permission_name, .. } = *plan.target;
+        let Target { model_asked, permission_name, model_served, .. } = *plan.target;
+        let model = plan.provider.models.get(model_served);
+        let output = || expected(plan, model, 0).output_tokens;
         Settlement {
             books: books.clone(),
             slot,
@@ -245,13 +255,20 @@ impl Settlement {
             price: price_of(plan).cloned(),
             endpoint: plan.endpoint,
             limit_name_at: model_asked.len().saturating_sub(permission_name.len()),
+            input_max: input_max(model),
+            background: plan.background.then(output),
         }
+    }
+
+    /// Nothing is guessed of what the caller sends: it is no text, or nobody was asked to read it.
+    pub(super) fn guess_no_input(&mut self) {
+        self.input_max = 0;
     }
 
     /// What a reply has cost that is still under way, as far as can be told.
     pub(super) fn cost_so_far(&self, seen: &Seen) -> i64 {
         let Some(price) = &self.price else { return 0 };
-        let usage = seen.so_far();
+        let usage = self.so_far(seen);
         price.applied(&usage, seen.told.tier).cost(&usage)
     }
 
@@ -272,9 +289,10 @@ impl Settlement {
 
     /// What a call has used and costs when it ends like this.
     pub(super) fn bill(&self, seen: &Seen) -> Bill {
-        let (usage, source) = used(self.endpoint, seen);
+        let (usage, source) = self.used(seen);
         // A session that was opened has the status of its handshake.
-        let answered = (101..400).contains(&seen.status) || source == UsageSource::Estimated;
+        let served = (101..400).contains(&seen.status) && !seen.refused;
+        let answered = served || source == UsageSource::Estimated;
         let applied = self.price.as_ref().map(|price| price.applied(&usage, seen.told.tier));
         let cost = match &applied {
             Some(applied) if answered && !self.unbilled && !is_free(self.endpoint) => {
@@ -382,6 +400,8 @@ pub(super) struct Seen {
     pub(super) whole: bool,
     /// The upstream was called, and the caller did not wait for the end.
     pub(super) left: bool,
+    /// There was no answer, though the reply had begun.
+    pub(super) refused: bool,
 }
 
 /// What a call costs, and by what.
@@ -442,36 +462,49 @@ fn guess(bytes: u64) -> u64 {
     bytes.div_ceil(BYTES_PER_TOKEN)
 }
 
-impl Seen {
+impl Settlement {
     /// What was used so far: what was told, and of the rest a guess.
-    pub(super) fn so_far(&self) -> Usage {
-        let begun = match self.told.any {
-            true => self.told.usage,
-            false => Usage { input_tokens: guess(self.bytes_in), ..Usage::default() },
-        };
-        Usage { output_tokens: begun.output_tokens.max(guess(self.text_bytes)), ..begun }
+    pub(super) fn so_far(&self, seen: &Seen) -> Usage {
+        let Told { usage, any, output, .. } = seen.told;
+        // Gemini tells how far it is; the others have the last word.
+        if output && self.endpoint.dialect != Dialect::Gemini {
+            return usage;
+        }
+        let input_tokens = guess(seen.bytes_in).min(self.input_max);
+        let begun = if any { usage } else { Usage { input_tokens, ..Usage::default() } };
+        Usage { output_tokens: begun.output_tokens.max(guess(seen.text_bytes)), ..begun }
     }
-}
 
-/// What was used, and how that is known.
-fn used(endpoint: &Endpoint, seen: &Seen) -> (Usage, UsageSource) {
-    let Told { usage, any, output, .. } = seen.told;
-    let final_word = output && (seen.whole || endpoint.dialect != Dialect::Gemini);
-    if any && (seen.whole || final_word) {
-        return (usage, UsageSource::Upstream);
+    /// What was used, and how that is known.
+    fn used(&self, seen: &Seen) -> (Usage, UsageSource) {
+        let Told { usage, any, output, .. } = seen.told;
+        let is_final = match self.endpoint.dialect {
+            // The count in a stream's first event is a placeholder.
+            Dialect::Anthropic => output,
+            Dialect::Gemini => seen.whole,
+            _ => output || seen.whole,
+        };
+        if any && is_final {
+            return (usage, UsageSource::Upstream);
+        }
+        if is_free(self.endpoint) || seen.status >= 400 || seen.refused {
+            return (Usage::default(), UsageSource::None);
+        }
+        if let (Some(output_tokens), false) = (self.background, any) {
+            let so_far = self.so_far(seen);
+            let output_tokens = output_tokens.max(so_far.output_tokens);
+            return (Usage { output_tokens, ..so_far }, UsageSource::Estimated);
+        }
+        let generated = guess(seen.text_bytes);
+        // The prompt is known; of the answer at least what went by.
+        if any && generated <= usage.output_tokens {
+            return (usage, UsageSource::Partial);
+        }
+        // Nothing was told: of a whole answer only a stream's text says anything, and of a call that
+        // the caller left, that it was made.
+        if any || generated > 0 || seen.left {
+            return (self.so_far(seen), UsageSource::Estimated);
+        }
+        (Usage::default(), UsageSource::None)
     }
-    if is_free(endpoint) || seen.status >= 400 {
-        return (Usage::default(), UsageSource::None);
-    }
-    let generated = guess(seen.text_bytes);
-    // The prompt is known; of the answer at least what went by.
-    if any && generated <= usage.output_tokens {
-        return (usage, UsageSource::Partial);
-    }
-    // Nothing was told: of a whole answer only a stream's text says anything, and of a call that
-    // the caller left, that it was made.
-    if any || generated > 0 || seen.left {
-        return (seen.so_far(), UsageSource::Estimated);
-    }
-    (Usage::default(), UsageSource::None)
 }

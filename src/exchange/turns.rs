@@ -74,6 +74,8 @@ struct Turn {
     names: Named,
     settlement: Option<Settlement>,
     told: Told,
+    // Of generated text that went by.
+    text_bytes: u64,
     begun: bool,
     at: Instant,
 }
@@ -115,7 +117,7 @@ impl<'a> Turns<'a> {
     /// Rewrites an event that comes down, and takes in what it tells. A refusal ends the session.
     pub(super) fn down(&mut self, note: &mut Note, event: &mut Vec<u8>) -> Result<(), Refusal> {
         let names = self.open.front().map_or(&self.names, |turn| &turn.names);
-        let News { begins, told, ends, failed, transcriber, transcribed } =
+        let News { begins, told, text_bytes, ends, failed, transcriber, transcribed } =
             self.listener.hear(event, &names.names);
         if let Some(model) = transcriber {
             self.transcriber = model;
@@ -135,7 +137,13 @@ impl<'a> Turns<'a> {
             }
         } else if let (Some(told), Some(turn)) = (told, self.open.back_mut()) {
             turn.told = told;
-            result = result.and_then(|()| self.is_covered(note));
+            let last = self.open.len() - 1;
+            result = result.and_then(|()| self.is_covered(note, last));
+        } else if text_bytes > 0
+            && let Some(at) = self.open.iter().position(|turn| turn.begun)
+        {
+            self.open[at].text_bytes += text_bytes;
+            result = result.and_then(|()| self.is_covered(note, at));
         }
         if let Some(status) = failed
             && let Some(at) = self.open.iter().position(|turn| !turn.begun)
@@ -149,11 +157,15 @@ impl<'a> Turns<'a> {
     /// The session has ended, in a word. What is open is recorded; the only answer of all is left
     /// to the note.
     pub(super) fn leave(&mut self, note: &mut Note, end: &'static str) {
+        // Nobody was asked for anything.
+        if let Some(untaken) = &mut note.settlement {
+            untaken.guess_no_input();
+        }
         let has_one = self.open.len() == 1 && note.settlement.is_none();
         if self.rows == 0 && has_one {
             let Some(turn) = self.open.pop_front() else { return };
             note.settlement = turn.settlement;
-            note.told = turn.told;
+            (note.told, note.text_bytes) = (turn.told, turn.text_bytes);
             note.model_asked = turn.names.names.asked;
             note.model_served = turn.names.names.served;
         }
@@ -253,20 +265,26 @@ impl<'a> Turns<'a> {
     }
 
     fn turn(&self, note: &mut Note, names: Named, begun: bool) -> Turn {
-        let (settlement, told) = (note.settlement.take(), Told::default());
-        Turn { names, settlement, told, begun, at: self.hands.core.now() }
+        let (mut settlement, told) = (note.settlement.take(), Told::default());
+        // Most of what is said there is sound.
+        if let (false, Some(settlement)) = (self.hands.call.live.many_models, &mut settlement) {
+            settlement.guess_no_input();
+        }
+        Turn { names, settlement, told, text_bytes: 0, begun, at: self.hands.core.now() }
     }
 
-    /// The last answer may cost what it has cost so far.
-    fn is_covered(&mut self, note: &Note) -> Result<(), Refusal> {
+    /// The answer at this place may cost what it has cost so far.
+    fn is_covered(&mut self, note: &Note, at: usize) -> Result<(), Refusal> {
         let Hands { core, snapshot, .. } = *self.hands;
         let user = note.user.map(|at| &snapshot.users[at]);
         let ends = snapshot.billing.quota_ends_streams;
         let user = user.filter(|user| ends && !user.quotas.is_empty());
-        let Some(Turn { settlement: Some(settlement), told, .. }) = self.open.back_mut() else {
+        let Some(Turn { settlement: Some(settlement), told, text_bytes, .. }) =
+            self.open.get_mut(at)
+        else {
             return Ok(());
         };
-        let seen = seen(*told, SWITCHED, 0, "");
+        let seen = seen(*told, *text_bytes, SWITCHED, 0, "");
         let cost = settlement.cost_so_far(&seen);
         match user {
             Some(user) => Ok(settlement.covers(user, cost, &*core.clock)?),
@@ -278,16 +296,21 @@ impl<'a> Turns<'a> {
         let names = Named::plain(self.hands, &self.transcriber);
         let settlement = self.ungated(note, &names);
         let at = self.hands.core.now();
-        self.record(note, Turn { names, settlement, told, begun: true, at }, SWITCHED, "ok");
+        self.record(
+            note,
+            Turn { names, settlement, told, text_bytes: 0, begun: true, at },
+            SWITCHED,
+            "ok",
+        );
     }
 
     /// Settles an answer and writes its row. The first has the session's id.
     fn record(&mut self, note: &Note, turn: Turn, status: u16, end: &'static str) {
-        let Turn { names, settlement, told, at, .. } = turn;
+        let Turn { names, settlement, told, text_bytes, at, .. } = turn;
         let Hands { core, snapshot, .. } = *self.hands;
         let bytes = (note.bytes_in - self.counted.0, note.bytes_out - self.counted.1);
         let Names { asked: model_asked, served: model_served, .. } = &names.names;
-        let seen = seen(told, status, bytes.0, end);
+        let seen = seen(told, text_bytes, status, bytes.0, end);
         let part = Part { model_asked, model_served, seen, end };
         let settled = settlement.and_then(|settlement| settlement.settle(note, snapshot, &part));
         let Some((slot, mut row)) = settled else { return };
@@ -308,6 +331,7 @@ impl<'a> Turns<'a> {
     }
 }
 
-fn seen(told: Told, status: u16, bytes_in: u64, end: &str) -> Seen {
-    Seen { told, text_bytes: 0, bytes_in, status, whole: end == "ok", left: end == "gone" }
+fn seen(told: Told, text_bytes: u64, status: u16, bytes_in: u64, end: &str) -> Seen {
+    let (whole, left) = (end == "ok", end == "gone");
+    Seen { told, text_bytes, bytes_in, status, whole, left, refused: false }
 }
