@@ -522,9 +522,12 @@ def judge(options, results):
     ]
     good = all(passed for passed, _ in checks)
     lines = [f"- {'good' if passed else '**BAD**'}: {text}" for passed, text in checks]
+    tenths = ", ".join(f"{about(memory, loaded * (tenth + 0.5) / 10) / 1024:.1f}"
+                       for tenth in range(10))
     ends = sorted((name, number) for name, number in count.items() if ":" in name)
     return good, (
         f"\n## Verdict: {'good' if good else 'BAD'}\n\n" + "\n".join(lines) +
+        f"\n- in each tenth of the load, MiB: {tenths}"
         f"\n\n## Load\n\n- {count['calls']} calls in {options.seconds} s by {options.connections} "
         f"clients, {count['calls'] / options.seconds:.0f} a second; {rows} rows\n"
         f"- {count['hung up before the head']} hung up before the head, "
