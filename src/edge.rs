@@ -190,7 +190,13 @@ impl From<FormError> for Refusal {
             FormError::Boundary => {
                 "this path needs a body of the type multipart/form-data with a boundary"
             }
-            FormError::PartHead => "the head of a part of the form is malformed or too long",
+            FormError::Delimiter => {
+                "the form's boundary may stand only at its beginning or behind CRLF, and only `--` \
+                 or CRLF may follow it: choose one that no part holds, and end lines with CRLF"
+            }
+            FormError::PartHead => {
+                "the head of a part of the form is malformed or too long; its lines end with CRLF"
+            }
             FormError::ModelTwice => "the form names a model twice",
         };
         Refusal { close: true, ..Refusal::new(Code::BadRequest, message) }

@@ -219,6 +219,29 @@ fn the_model_of_a_form_is_found_behind_its_file_and_renamed() {
     assert_eq!(reply.status, 200, "the vendor has a usual model: {}", reply.text());
 }
 
+/// Upstreams that take LF for a line's end, or text before the first boundary, would read another
+/// model than the one that was permitted.
+#[test]
+fn a_form_that_upstreams_could_read_differently_is_refused() {
+    let upstream = telling();
+    let gateway = start(&upstream, "");
+    let own = String::from_utf8(form("openai-main/a", b"data")).unwrap();
+    let other = "--bOuNd\r\nContent-Disposition: form-data; name=\"model\"\r\n\r\nforbidden\r\n";
+    for ambiguous in [
+        format!("junk\n{other}{own}"),
+        own.replace("data", &format!("data\n{other}")),
+        own.replacen("--bOuNd\r\n", "--bOuNd\n", 1),
+        own.replace("--bOuNd--", &format!("--bOuNd--\r\n{other}")),
+        own.replacen("\r\n\r\n", "\n\n", 1),
+    ] {
+        let target = "/v1/audio/transcriptions";
+        let reply = ask(&gateway, "POST", target, &[FORM], ambiguous.as_bytes());
+        assert_eq!(reply.status, 400, "{ambiguous:?}: {}", reply.text());
+        assert!(reply.error_message().contains("CRLF"), "{}", reply.text());
+    }
+    assert_eq!(upstream.count(), 0);
+}
+
 #[test]
 fn json_passes_where_a_form_does() {
     let upstream = telling();

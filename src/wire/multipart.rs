@@ -1,15 +1,18 @@
 //! Finds the field `model` of a `multipart/form-data` body while it passes.
 //!
-//! Nothing is kept but the head of the present part: a file of any size goes by. The result does
-//! not depend on how the bytes were cut.
+//! Nothing is kept but the head of the present part and a delimiter's length of its body: a file of
+//! any size goes by. The result does not depend on how the bytes were cut.
 //!
-//! Format: RFC 7578 and RFC 2046. A delimiter begins with CR, which no boundary may hold, so after
-//! a mismatch only that byte can begin another.
+//! Format: RFC 7578 and RFC 2046. Upstreams read more than these allow, each in its own way: some
+//! end a line with LF or CR alone, some find a boundary anywhere. So two dashes and the boundary
+//! may stand nowhere but where all of them see a delimiter.
 
 #[cfg(test)]
 mod tests;
 
 use std::ops::Range;
+
+use memchr::memmem::Finder;
 
 /// The head of one part.
 const PART_HEAD_BYTES_MAX: usize = 8 * 1024;
@@ -21,6 +24,8 @@ const BOUNDARY_BYTES_MAX: usize = 200;
 pub enum FormError {
     /// The content type is no form, or names no boundary.
     Boundary,
+    /// The boundary stands where servers read it differently, or the form does not begin with it.
+    Delimiter,
     /// The head of a part is too long or malformed.
     PartHead,
     /// Two fields name a model, or one does so in a way that servers read differently.
@@ -31,8 +36,12 @@ pub enum FormError {
 pub struct Scanner {
     // CR, LF, two dashes, the boundary.
     delimiter: Vec<u8>,
-    // How much of the delimiter the last bytes are.
+    // The same, less the line end before it.
+    finder: Finder<'static>,
+    // How much of the first delimiter has gone by.
     matched: usize,
+    // The last bytes of the present body: a delimiter may begin in them.
+    tail: Vec<u8>,
     state: State,
     head: Vec<u8>,
     // Bytes fed.
@@ -43,13 +52,24 @@ pub struct Scanner {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
-    /// Before the first delimiter, or within a part's body.
-    Data,
+    /// Within the first delimiter, which may have a line end before it.
+    Start,
     /// Behind a delimiter: what follows says whether another part does.
     Delimited,
-    Dash,
+    /// Behind white space that follows a delimiter.
+    Padded,
+    /// Between the CR and the LF that end its line.
+    LineEnd,
     Head,
-    /// Behind the last part.
+    /// Within a part's body.
+    Data,
+    /// Between the two dashes that follow the last delimiter.
+    Dash,
+    /// Behind both; its line may yet end.
+    Closed,
+    /// Between the CR and the LF that end the last line.
+    ClosedLineEnd,
+    /// Behind the last line.
     Done,
 }
 
@@ -104,11 +124,13 @@ fn parameters(mut rest: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
 impl Scanner {
     /// A scanner before the first byte of a form.
     pub fn new(boundary: &[u8]) -> Scanner {
+        let delimiter = [b"\r\n--", boundary].concat();
         Scanner {
-            delimiter: [b"\r\n--", boundary].concat(),
-            // The first delimiter has no line before it.
-            matched: 2,
-            state: State::Data,
+            finder: Finder::new(&delimiter[2..]).into_owned(),
+            delimiter,
+            matched: 0,
+            tail: Vec::new(),
+            state: State::Start,
             head: Vec::new(),
             offset: 0,
             in_model: None,
@@ -121,8 +143,7 @@ impl Scanner {
         let mut at = 0;
         while at < input.len() {
             match self.state {
-                State::Done => break,
-                State::Data => at = self.data(input, at)?,
+                State::Data | State::Done => at += self.data(&input[at..], at)?,
                 _ => {
                     self.step(input[at], at)?;
                     at += 1;
@@ -140,67 +161,94 @@ impl Scanner {
 
     /// The last part has gone by.
     pub fn is_done(&self) -> bool {
-        self.state == State::Done
+        matches!(self.state, State::Closed | State::ClosedLineEnd | State::Done)
     }
 
-    /// Runs over a part's body; the place behind what was used.
-    fn data(&mut self, input: &[u8], from: usize) -> Result<usize, FormError> {
-        let mut at = from;
-        while at < input.len() {
-            if self.matched == 0 {
-                match memchr::memchr(b'\r', &input[at..]) {
-                    Some(skipped) => at += skipped,
-                    None => return Ok(input.len()),
-                }
-            }
-            let byte = input[at];
-            at += 1;
-            if byte == self.delimiter[self.matched] {
-                self.matched += 1;
+    /// Runs over a part's body, or over what follows the last one; `at` is where `bytes` stand in
+    /// what is fed. How many were used.
+    fn data(&mut self, bytes: &[u8], at: usize) -> Result<usize, FormError> {
+        let tail_max = self.delimiter.len() - 1;
+        let boundary = self.delimiter.len() - 2;
+        let seam = self.tail.len();
+        self.tail.extend_from_slice(&bytes[..bytes.len().min(tail_max)]);
+        // What crosses the seam comes before all that lies behind it.
+        let (is_line, used) = if let Some(found) = self.finder.find(&self.tail) {
+            (self.tail[..found].ends_with(b"\r\n"), found + boundary - seam)
+        } else if let Some(found) = self.finder.find(bytes) {
+            (bytes[..found].ends_with(b"\r\n"), found + boundary)
+        } else {
+            if let Some(from) = bytes.len().checked_sub(tail_max) {
+                self.tail.clear();
+                self.tail.extend_from_slice(&bytes[from..]);
             } else {
-                self.matched = usize::from(byte == b'\r');
+                self.tail.drain(..self.tail.len().saturating_sub(tail_max));
             }
-            if self.matched == self.delimiter.len() {
-                self.matched = 0;
-                self.state = State::Delimited;
-                if let Some(start) = self.in_model.take() {
-                    let behind = self.offset + at as u64;
-                    let end = behind - self.delimiter.len() as u64;
-                    if self.model.replace(start.min(end)..end).is_some() {
-                        return Err(FormError::ModelTwice);
-                    }
-                }
-                return Ok(at);
+            return Ok(bytes.len());
+        };
+        if !is_line || self.state == State::Done {
+            return Err(FormError::Delimiter);
+        }
+        self.state = State::Delimited;
+        if let Some(start) = self.in_model.take() {
+            let end = self.offset + (at + used) as u64 - self.delimiter.len() as u64;
+            if self.model.replace(start..end).is_some() {
+                return Err(FormError::ModelTwice);
             }
         }
-        Ok(at)
+        Ok(used)
     }
 
     fn step(&mut self, byte: u8, at: usize) -> Result<(), FormError> {
-        match (self.state, byte) {
-            (State::Delimited, b'-') => self.state = State::Dash,
-            (State::Dash, b'-') => self.state = State::Done,
-            (State::Delimited, b' ' | b'\t' | b'\r') => {}
-            (State::Delimited, b'\n') => {
-                self.state = State::Head;
+        self.state = match (self.state, byte) {
+            (State::Start, byte) => {
+                if self.matched == 0 && byte != b'\r' {
+                    self.matched = 2;
+                }
+                if byte != self.delimiter[self.matched] {
+                    return Err(FormError::Delimiter);
+                }
+                self.matched += 1;
+                let is_whole = self.matched == self.delimiter.len();
+                if is_whole { State::Delimited } else { State::Start }
+            }
+            (State::Delimited, b'-') => State::Dash,
+            (State::Delimited | State::Padded, b' ' | b'\t') => State::Padded,
+            (State::Delimited | State::Padded, b'\r') => State::LineEnd,
+            (State::LineEnd, b'\n') => {
                 self.head.clear();
                 self.head.extend_from_slice(b"\r\n");
+                State::Head
             }
-            (State::Head, byte) => {
-                self.head.push(byte);
-                if self.head.len() > PART_HEAD_BYTES_MAX {
-                    return Err(FormError::PartHead);
-                }
-                if self.head.ends_with(b"\r\n\r\n") {
-                    self.state = State::Data;
-                    // An empty body has its delimiter at once behind the head.
-                    self.matched = 2;
-                    if names_model(&self.head)? {
-                        self.in_model = Some(self.offset + at as u64 + 1);
-                    }
-                }
+            (State::Dash, b'-') => State::Closed,
+            (State::Closed, b' ' | b'\t') => State::Closed,
+            (State::Closed, b'\r') => State::ClosedLineEnd,
+            (State::ClosedLineEnd, b'\n') => {
+                self.tail.clear();
+                State::Done
             }
-            _ => return Err(FormError::PartHead),
+            (State::Head, byte) => return self.head(byte, at),
+            _ => return Err(FormError::Delimiter),
+        };
+        Ok(())
+    }
+
+    /// Takes one byte of a part's head.
+    fn head(&mut self, byte: u8, at: usize) -> Result<(), FormError> {
+        let is_ending = self.head.last() == Some(&b'\r');
+        // A line ends with both or it does not end.
+        if is_ending != (byte == b'\n') || self.head.len() == PART_HEAD_BYTES_MAX {
+            return Err(FormError::PartHead);
+        }
+        self.head.push(byte);
+        if self.head.ends_with(b"\r\n\r\n") {
+            if self.finder.find(&self.head).is_some() {
+                return Err(FormError::Delimiter);
+            }
+            if names_model(&self.head)? {
+                self.in_model = Some(self.offset + at as u64 + 1);
+            }
+            self.tail.clear();
+            self.state = State::Data;
         }
         Ok(())
     }
@@ -216,7 +264,10 @@ fn names_model(head: &[u8]) -> Result<bool, FormError> {
             // A folded line could carry the name past us.
             return Err(FormError::PartHead);
         }
-        let Some(colon) = memchr::memchr(b':', line) else { continue };
+        if line.is_empty() {
+            continue;
+        }
+        let colon = memchr::memchr(b':', line).ok_or(FormError::PartHead)?;
         if !line[..colon].trim_ascii().eq_ignore_ascii_case(b"content-disposition") {
             continue;
         }
