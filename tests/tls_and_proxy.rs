@@ -9,11 +9,11 @@
 mod support;
 
 use std::io::{self, Read, Write};
-use std::net::TcpStream;
+use std::net::{Shutdown, TcpStream};
 use std::sync::{Arc, Mutex};
 
 use support::client::{chat, post};
-use support::tls::{file, listen, terminator};
+use support::tls::{file, hasty, listen, terminator};
 use support::websocket::{CLOSE, frame};
 use support::{ADMIN_KEY, Config, Gateway, UPSTREAM_KEY, Upstream};
 
@@ -72,6 +72,33 @@ fn an_upstream_behind_tls_answers_whole_and_streamed_on_one_connection() {
     let bearer = format!("Bearer {UPSTREAM_KEY}");
     assert_eq!(upstream.last().header("authorization"), Some(bearer.as_str()));
     assert_eq!(upstream.accepted(), 1, "the connection is kept");
+}
+
+#[test]
+fn a_body_that_ends_with_its_connection_passes_through_tls_if_it_says_goodbye() {
+    let reply = "HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-type: application/json\r\n\r\n\
+                 {\"model\":\"m\",\"x\":1}";
+    for says_goodbye in [true, false] {
+        let secure = hasty(move |stream| {
+            stream.write_all(reply.as_bytes()).unwrap();
+            if says_goodbye {
+                stream.conn.send_close_notify();
+            }
+            stream.flush().unwrap();
+            stream.sock.shutdown(Shutdown::Write).unwrap();
+            // A socket that is dropped with unread bytes takes back what it has sent.
+            let _ = stream.sock.read_to_end(&mut Vec::new());
+        });
+        let config = Config::to_url(&format!("https://localhost:{secure}"));
+        let gateway = Gateway::start(&config.global(&trusted()).text());
+        let reply = gateway.connect().ask(&chat(MODEL, false));
+        if says_goodbye {
+            assert_eq!((reply.status, reply.complete), (200, true), "{}", reply.text());
+            assert_eq!(reply.text(), format!(r#"{{"model":"{MODEL}","x":1}}"#));
+        } else {
+            assert_eq!(reply.status, 502, "it may have been cut: {}", reply.text());
+        }
+    }
 }
 
 #[test]

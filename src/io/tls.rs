@@ -262,6 +262,10 @@ impl Transport for Secure {
             Err(error) => return Err(Error::Io(error)),
         };
         self.buffers.input_appended(count);
+        if count == 0 {
+            // Its goodbye came, and rustls reads no further, not even the end of the socket.
+            watch.ended(false);
+        }
         Ok(count > 0)
     }
 

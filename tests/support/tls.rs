@@ -11,6 +11,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{
     ClientConfig, ClientConnection, Connection, RootCertStore, ServerConfig, ServerConnection,
+    StreamOwned,
 };
 
 /// One of the test certificates or keys.
@@ -18,8 +19,7 @@ pub fn file(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/support/tls").join(name)
 }
 
-/// Listens with TLS and passes everything on to `port`; the port that it listens on.
-pub fn terminator(port: u16) -> u16 {
+fn server_config() -> Arc<ServerConfig> {
     let chain = vec![CertificateDer::from_pem_file(file("leaf.pem")).unwrap()];
     let key = PrivateKeyDer::from_pem_file(file("leaf.key")).unwrap();
     let config = ServerConfig::builder_with_provider(provider())
@@ -28,7 +28,34 @@ pub fn terminator(port: u16) -> u16 {
         .with_no_client_auth()
         .with_single_cert(chain, key)
         .unwrap();
-    let config = Arc::new(config);
+    Arc::new(config)
+}
+
+/// Listens with TLS; once the head of a request has come, `answer` has the connection, which ends
+/// without a goodbye. The port that it listens on.
+pub fn hasty(answer: impl Fn(&mut Answering) + Send + Sync + 'static) -> u16 {
+    let config = server_config();
+    listen(move |outside| {
+        let tls = ServerConnection::new(config.clone()).unwrap();
+        let mut stream = StreamOwned::new(tls, outside);
+        let mut head = Vec::new();
+        let mut byte = [0];
+        while !head.ends_with(b"\r\n\r\n") {
+            match stream.read(&mut byte) {
+                Ok(1) => head.push(byte[0]),
+                _ => return,
+            }
+        }
+        answer(&mut stream);
+    })
+}
+
+/// A connection of a [`hasty`] upstream.
+pub type Answering = StreamOwned<ServerConnection, TcpStream>;
+
+/// Listens with TLS and passes everything on to `port`; the port that it listens on.
+pub fn terminator(port: u16) -> u16 {
+    let config = server_config();
     listen(move |outside| {
         let mut tls = ServerConnection::new(config.clone()).unwrap().into();
         let inside = TcpStream::connect(("127.0.0.1", port)).unwrap();
