@@ -102,6 +102,30 @@ fn a_body_that_ends_with_its_connection_passes_through_tls_if_it_says_goodbye() 
 }
 
 #[test]
+fn bytes_after_an_answer_in_its_record_are_seen_by_nobody() {
+    let stolen = "HTTP/1.1 200 OK\r\ncontent-length: 17\r\n\r\n{\"model\":\"evil!\"}";
+    let upstream = Upstream::answering(move |conn, _| {
+        // The answer fills the gateway's room for received bytes, so one read yields just that.
+        let head = "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: ";
+        let left = 4_096 - head.len() - "1234\r\n\r\n".len();
+        let body = format!("{{\"model\":\"m\"}}{:1$}", "", left - "{\"model\":\"m\"}".len());
+        let whole = format!("{head}{left}\r\n\r\n{body}");
+        assert_eq!(whole.len(), 4_096);
+        conn.raw(whole + stolen);
+    });
+    let secure = terminator(upstream.port);
+    let config = Config::to_url(&format!("https://localhost:{secure}")).workers(1);
+    let gateway = Gateway::start(&config.global(&trusted()).text());
+    let mut client = gateway.connect();
+    for round in 1..=3 {
+        let reply = client.ask(&chat(MODEL, false));
+        assert_eq!(reply.status, 200, "{}", reply.text());
+        assert_eq!(reply.json()["model"], MODEL, "round {round}");
+        assert_eq!(upstream.accepted(), round, "the connection is not used again");
+    }
+}
+
+#[test]
 fn silence_behind_tls_is_bridged_and_ends_at_its_limit() {
     let upstream = Upstream::answering(|conn, seen| {
         if seen.json()["stream"] == true {

@@ -270,7 +270,12 @@ impl Transport for Secure {
     }
 
     fn is_open(&mut self) -> bool {
-        self.buffers.input().is_empty() && self.stream.sock.get_mut().is_open()
+        // What rustls holds came behind the last reply: it answers nobody.
+        let is_silent =
+            self.stream.conn.process_new_packets().is_ok_and(|state| {
+                state.plaintext_bytes_to_read() == 0 && !state.peer_has_closed()
+            });
+        is_silent && self.buffers.input().is_empty() && self.stream.sock.get_mut().is_open()
     }
 
     fn is_tls(&self) -> bool {
