@@ -257,11 +257,14 @@ impl From<Spent> for Refusal {
 impl From<Limited> for Refusal {
     fn from(limited: Limited) -> Refusal {
         let Limited { pattern, of_key, counter, limit, reset_ms } = limited;
-        let seconds = u32::try_from(reset_ms.max(1).unsigned_abs().div_ceil(1_000));
         let rule = match of_key {
             true => format!("the API key `{pattern}`"),
             false => format!("the rule for `{pattern}`"),
         };
+        let Some(reset_ms) = reset_ms.filter(|_| limit > 0) else {
+            return Refusal::never_allowed(&rule, counter, limit);
+        };
+        let seconds = u32::try_from(reset_ms.max(1).unsigned_abs().div_ceil(1_000));
         Refusal::rate_limited(&rule, counter, limit, seconds.unwrap_or(u32::MAX))
     }
 }

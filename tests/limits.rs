@@ -73,6 +73,26 @@ fn a_user_with_rules_is_told_how_he_stands_in_his_own_dialect() {
 }
 
 #[test]
+fn a_limit_of_nothing_says_so_and_promises_no_time() {
+    let upstream = Upstream::answering(|conn, _| conn.whole_with(200, "", "{}"));
+    let body = r#"{"model":"m","messages":[],"max_tokens":10}"#;
+    for counter in ["rpm", "rpd", "total_tokens", "in_flight"] {
+        let rules = rule("m*", &format!("{counter} = 0"));
+        let gateway = Gateway::start(&Config::to(&upstream).tail(&rules).text());
+        for path in ["/router/v1/chat/completions", "/router/v1/messages"] {
+            let reply = gateway.connect().ask(&post(path, body));
+            assert_eq!((reply.status, reply.header("x-should-retry")), (429, Some("false")));
+            let said = format!("rate_limited: the rule for `m*` allows none ({counter} = 0)");
+            assert_eq!(reply.error_message(), said);
+            let times = ["retry-after", "x-ratelimit-reset-requests", "x-ratelimit-reset-tokens"];
+            for name in times {
+                assert_eq!(reply.header(name), None, "{name} of {counter}");
+            }
+        }
+    }
+}
+
+#[test]
 fn a_user_without_rules_is_told_what_the_upstream_says() {
     let upstream = Upstream::answering(|conn, _| {
         conn.whole_with(200, "x-ratelimit-limit-requests: 9999\r\n", "{}");

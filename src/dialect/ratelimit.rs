@@ -19,16 +19,15 @@ pub struct Window {
     pub limit: u64,
     /// How much of that is left.
     pub remaining: u64,
-    /// When all of it is there again, in milliseconds from now.
-    pub reset_ms: i64,
+    /// When all of it is there again, in milliseconds from now; `None`: it allows nothing, ever.
+    pub reset_ms: Option<i64>,
 }
 
 impl Window {
     /// The tighter of two rules for the same.
     pub fn tighter(one: Option<Window>, other: Window) -> Option<Window> {
-        let is_looser =
-            |one: &Window| (one.remaining, -one.reset_ms) > (other.remaining, -other.reset_ms);
-        Some(one.filter(|one| !is_looser(one)).unwrap_or(other))
+        let room = |window: &Window| (window.remaining, -window.reset_ms.unwrap_or(i64::MAX));
+        Some(one.filter(|one| room(one) <= room(&other)).unwrap_or(other))
     }
 }
 
@@ -45,12 +44,16 @@ pub fn write(standing: &Standing, family: Family, now_ms: i64, out: &mut Vec<u8>
         if family == Family::Anthropic {
             field(&format!("anthropic-ratelimit-{what}-limit"), limit.to_string());
             field(&format!("anthropic-ratelimit-{what}-remaining"), remaining.to_string());
-            let at = now_ms.saturating_add(reset_ms);
-            field(&format!("anthropic-ratelimit-{what}-reset"), instant(at));
+            if let Some(reset_ms) = reset_ms {
+                let at = now_ms.saturating_add(reset_ms);
+                field(&format!("anthropic-ratelimit-{what}-reset"), instant(at));
+            }
         } else {
             field(&format!("x-ratelimit-limit-{what}"), limit.to_string());
             field(&format!("x-ratelimit-remaining-{what}"), remaining.to_string());
-            field(&format!("x-ratelimit-reset-{what}"), duration(reset_ms));
+            if let Some(reset_ms) = reset_ms {
+                field(&format!("x-ratelimit-reset-{what}"), duration(reset_ms));
+            }
         }
     }
 }
@@ -117,22 +120,26 @@ mod tests {
 
     #[test]
     fn the_rule_with_the_least_left_counts() {
-        let window = |remaining, reset_ms| Window { limit: 9, remaining, reset_ms };
+        let window = |remaining, reset_ms| Window { limit: 9, remaining, reset_ms: Some(reset_ms) };
         assert_eq!(Window::tighter(None, window(5, 1)), Some(window(5, 1)));
         assert_eq!(Window::tighter(Some(window(5, 1)), window(3, 1)), Some(window(3, 1)));
         assert_eq!(Window::tighter(Some(window(3, 1)), window(5, 1)), Some(window(3, 1)));
         assert_eq!(Window::tighter(Some(window(3, 1)), window(3, 9)), Some(window(3, 9)));
+        let none = Window { limit: 0, remaining: 0, reset_ms: None };
+        assert_eq!(Window::tighter(Some(window(0, 9)), none), Some(none));
+        assert_eq!(Window::tighter(Some(none), window(0, 9)), Some(none));
     }
 
     #[test]
     fn each_family_is_told_in_its_own_fields() {
-        let window = Window { limit: 60, remaining: 59, reset_ms: 61_000 };
-        let standing = Standing { requests: Some(window), tokens: None };
-        let text = |family| {
+        let text_of = |window, family| {
+            let standing = Standing { requests: Some(window), tokens: None };
             let mut out = Vec::new();
             write(&standing, family, 0, &mut out);
             String::from_utf8(out).expect("UTF-8")
         };
+        let window = Window { limit: 60, remaining: 59, reset_ms: Some(61_000) };
+        let text = |family| text_of(window, family);
         let openai = "x-ratelimit-limit-requests: 60\r\nx-ratelimit-remaining-requests: 59\r\n\
             x-ratelimit-reset-requests: 1m1s\r\n";
         assert_eq!(text(Family::Openai), openai);
@@ -143,6 +150,11 @@ mod tests {
              anthropic-ratelimit-requests-remaining: 59\r\n\
              anthropic-ratelimit-requests-reset: 1970-01-01T00:01:01Z\r\n"
         );
+        let none = Window { limit: 0, remaining: 0, reset_ms: None };
+        for (family, name) in [(Family::Openai, "x-"), (Family::Anthropic, "anthropic-")] {
+            let told = text_of(none, family);
+            assert!(told.starts_with(name) && !told.contains("reset"), "{told}");
+        }
         assert!(is_one("x-ratelimit-reset-tokens") && is_one("anthropic-ratelimit-tokens-limit"));
         assert!(!is_one("retry-after"));
     }

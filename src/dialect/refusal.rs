@@ -335,6 +335,17 @@ impl Refusal {
         }
     }
 
+    /// What `rule` names has no room for such a request, now or later.
+    pub fn never_allowed(rule: &str, counter: &str, limit: u64) -> Refusal {
+        let message = match limit {
+            0 => format!("rate_limited: {rule} allows none ({counter} = 0)"),
+            _ => format!(
+                "rate_limited: {rule} allows {counter} = {limit}, and this request may use more"
+            ),
+        };
+        Refusal { should_retry: Some(false), ..Refusal::new(Code::RateLimited, message) }
+    }
+
     /// The request names no model, and several providers could serve it.
     pub fn which_provider<'n>(names: impl Iterator<Item = &'n str>) -> Refusal {
         let names: Vec<&str> = names.collect();

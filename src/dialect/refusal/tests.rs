@@ -45,6 +45,8 @@ fn fields_say_when_and_whether_to_come_back() {
     );
     let late = format!("{common}retry-after: 40000\r\nx-should-retry: false\r\n");
     assert_eq!(fields(Refusal::rate_limited("*", "rpd", 9, 40_000)), late);
+    let never = format!("{common}x-should-retry: false\r\n");
+    assert_eq!(fields(Refusal::never_allowed("*", "rpm", 0)), never);
     let refusal = Refusal {
         allow: Some("POST"),
         should_retry: Some(true),
