@@ -113,6 +113,23 @@ fn rows_and_spending_are_found_again_after_a_restart() {
 }
 
 #[test]
+fn sums_that_no_number_holds_stop_nobody() {
+    let folder = Folder::new();
+    for round in 0..3 {
+        let (ledger, opening) = open(&folder, &[]).expect("our file");
+        let spent = opening.spent.first().map_or(0, |(_, _, cost)| *cost);
+        assert_eq!(spent, if round == 0 { 0 } else { i64::MAX });
+        for number in 0..2 {
+            let mut row = row(2 * round + number, "alice", i64::MAX / 3 * 2);
+            Arc::make_mut(&mut row.kind).status = 200 + number as u16;
+            ledger.slot().expect("room").record(row);
+        }
+        assert!(ledger.close(Duration::from_secs(20)));
+        assert_eq!((ledger.written(), ledger.is_healthy()), (2, true));
+    }
+}
+
+#[test]
 fn a_file_that_is_not_ours_is_left_as_it_is() {
     let folder = Folder::new();
     std::fs::create_dir_all(&folder.0).expect("a folder");
