@@ -180,28 +180,47 @@ pub fn look_up(host: &str, watch: &Watch) -> Result<Vec<IpAddr>, Cause> {
 
 /// Asks for every candidate name until one has addresses. No address and no error: there is none.
 fn ask_all(files: &Files, host: &str, watch: &Watch) -> Result<(Vec<IpAddr>, Duration), Cause> {
-    for name in files.candidates(host) {
+    first_known(files.candidates(host), |name, record| ask(files, name, record, watch))
+}
+
+/// The addresses of the first name that has some, of either family.
+fn first_known(
+    names: Vec<String>,
+    mut ask: impl FnMut(&str, TYPE) -> Result<Answer, Cause>,
+) -> Result<(Vec<IpAddr>, Duration), Cause> {
+    for name in names {
         let mut addresses = Vec::new();
         let mut ttl_s = TTL_S_MAX;
         let mut answered = false;
+        let mut failed = None;
         for record in [TYPE::A, TYPE::AAAA] {
-            match ask(files, &name, record, watch) {
+            match ask(&name, record) {
                 Ok(answer) => {
                     answered = true;
                     ttl_s = ttl_s.min(answer.ttl_s);
                     addresses.extend(answer.addresses);
                 }
-                // The other family may still be known; a name without any answer is an error.
+                Err(cause) if is_final(cause) => return Err(cause),
+                // The answer of the other family stands for the name, be it that there is none.
                 Err(Cause::TimedOut) if answered => {}
-                Err(cause) => return Err(cause),
+                Err(cause) => failed = failed.or(Some(cause)),
             }
         }
         if !addresses.is_empty() {
             let life = Duration::from_secs(u64::from(ttl_s.max(TTL_S_MIN)));
             return Ok((addresses, life));
         }
+        // The family that failed may be the one that it has.
+        if let Some(cause) = failed {
+            return Err(cause);
+        }
     }
     Ok((Vec::new(), MISSING_FOR))
+}
+
+/// Nobody waits for an answer any more.
+fn is_final(cause: Cause) -> bool {
+    matches!(cause, Cause::DownstreamGone | Cause::ShuttingDown | Cause::Overtaken)
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -225,7 +244,7 @@ fn ask(files: &Files, name: &str, record: TYPE, watch: &Watch) -> Result<Answer,
         };
         match answer {
             Ok(answer) => return Ok(answer),
-            Err(Cause::DownstreamGone) => return Err(Cause::DownstreamGone),
+            Err(cause) if is_final(cause) => return Err(cause),
             Err(cause) => last = cause,
         }
     }
@@ -382,6 +401,32 @@ mod tests {
         assert_eq!(answer(8, &bytes), None);
         assert_eq!(answer(7, &bytes[..5]), None);
         assert_eq!(answer(7, b""), None);
+    }
+
+    /// What comes of one name whose families are answered like this.
+    fn known(a: Result<&str, Cause>, aaaa: Result<&str, Cause>) -> Result<Vec<String>, Cause> {
+        let known = first_known(vec!["example.test".to_owned()], |_, record| {
+            let text = if record == TYPE::A { a? } else { aaaa? };
+            let addresses = text.parse().into_iter().collect();
+            Ok(Answer { addresses, ttl_s: 60, truncated: false })
+        });
+        known.map(|(addresses, _)| addresses.iter().map(IpAddr::to_string).collect())
+    }
+
+    #[test]
+    fn one_family_is_enough_when_the_other_fails() {
+        for cause in [Cause::NoSuchHost, Cause::TimedOut, Cause::Exhausted] {
+            assert_eq!(known(Ok("192.0.2.1"), Err(cause)), Ok(vec!["192.0.2.1".to_owned()]));
+            assert_eq!(known(Err(cause), Ok("2001:db8::1")), Ok(vec!["2001:db8::1".to_owned()]));
+            assert_eq!(known(Err(cause), Err(Cause::NoSuchHost)), Err(cause));
+            assert_eq!(known(Err(cause), Ok("")), Err(cause));
+        }
+        assert_eq!(known(Ok(""), Ok("")), Ok(Vec::new()));
+        assert_eq!(known(Ok(""), Err(Cause::NoSuchHost)), Err(Cause::NoSuchHost));
+        assert_eq!(known(Ok(""), Err(Cause::TimedOut)), Ok(Vec::new()));
+        for cause in [Cause::DownstreamGone, Cause::ShuttingDown, Cause::Overtaken] {
+            assert_eq!(known(Ok("192.0.2.1"), Err(cause)), Err(cause));
+        }
     }
 
     #[test]
