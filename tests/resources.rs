@@ -243,6 +243,15 @@ fn a_form_that_upstreams_could_read_differently_is_refused() {
 }
 
 #[test]
+fn an_id_may_hold_what_no_path_may() {
+    let upstream = telling();
+    let gateway = start(&upstream, "");
+    let reply = ask(&gateway, "GET", "/openai-main/v1/files/<`file_id`>", &[], b"");
+    assert_eq!(reply.status, 200, "{}", reply.text());
+    assert_eq!(upstream.last().path(), "/v1/files/%3C%60file_id%60%3E");
+}
+
+#[test]
 fn json_passes_where_a_form_does() {
     let upstream = telling();
     let gateway = start(&upstream, "");

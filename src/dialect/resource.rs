@@ -227,7 +227,8 @@ pub struct Call<'t> {
     pub version: &'static str,
     /// `upload/` stood in front of the version: Google's way to send the bytes of a file.
     pub is_upload: bool,
-    /// The path below the version, as sent, without slashes at its ends or doubled ones.
+    /// The path below the version, as sent, without slashes at its ends or doubled ones. Bytes that
+    /// no path may hold are percent-encoded.
     pub tail: String,
     /// The query, less what was meant for us.
     pub query: Query<'t>,
@@ -271,7 +272,7 @@ pub fn raw<'t>(target: &'t str, is_provider: &dyn Fn(&str) -> bool) -> Option<Ca
         resource: &PASSTHROUGH,
         version: "",
         is_upload: false,
-        tail: below.trim_start_matches('/').to_owned(),
+        tail: plain(below.trim_start_matches('/')),
         query: Query::parse(query),
     })
 }
@@ -296,7 +297,12 @@ fn joined(path: &str) -> String {
         }
         tail.push_str(segment);
     }
-    tail
+    plain(&tail)
+}
+
+/// Encodes what a caller may leave as it is and some readers of URLs refuse.
+fn plain(tail: &str) -> String {
+    tail.replace('<', "%3C").replace('>', "%3E").replace('`', "%60")
 }
 
 /// The row that fits best: of the caller's family, and with the method.

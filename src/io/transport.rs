@@ -178,7 +178,7 @@ impl Opener {
 
     /// Resolves, connects, and shakes hands; the watch has the limits.
     pub fn open(&self, url: &str) -> Result<Box<dyn Idler>, Error> {
-        let uri = Uri::try_from(url).map_err(|_| Error::HostNotFound)?;
+        let uri = Uri::try_from(origin(url)).map_err(|_| Error::HostNotFound)?;
         let resolver = Stub;
         // A proxy resolves the name itself.
         let addrs = match self.config.proxy() {
@@ -208,6 +208,14 @@ impl Opener {
             false => Ok(transport),
         }
     }
+}
+
+/// Scheme and authority of an URL. What follows is nothing that a connection is opened by, and may
+/// hold what only an upstream understands.
+fn origin(url: &str) -> &str {
+    let authority = url.find("://").map_or(0, |at| at + "://".len());
+    let end = url[authority..].find(['/', '?', '#']).map_or(url.len(), |at| authority + at);
+    &url[..end]
 }
 
 /// A connection in use, and where it goes afterwards.
@@ -549,5 +557,21 @@ impl Buffers for Room {
 
     fn can_use_input(&self) -> bool {
         self.start < self.end && self.progress
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_connection_is_opened_by_scheme_and_authority_alone() {
+        for rest in ["", "/", "/v1/<`id`>", "?a=<b>", "/a?b=//c"] {
+            for authority in ["https://host", "http://[::1]:8080", "http://127.0.0.1:1"] {
+                let url = format!("{authority}{rest}");
+                assert_eq!(origin(&url), authority);
+                assert!(Uri::try_from(origin(&url)).is_ok(), "{url}");
+            }
+        }
     }
 }

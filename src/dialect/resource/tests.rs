@@ -59,6 +59,7 @@ fn ids_pass_as_they_were_sent() {
         "- responses.stored v1 responses/resp_%41b%20",
     );
     check("GET", "/v1/%72esponses/a", Family::Openai, "- responses.stored v1 %72esponses/a");
+    check("GET", "/v1/files/<`a`>", Family::Openai, "- files.stored v1 files/%3C%60a%60%3E");
 }
 
 #[test]
@@ -79,6 +80,8 @@ fn anything_in_a_scope_can_pass_raw_and_nothing_outside_of_one() {
     let call = raw("/router/api//x%2Fy/?a=1&key=k", &is_provider).expect("a scope");
     assert_eq!((call.scope.as_deref(), call.tail.as_str()), (Some("router"), "api//x%2Fy/"));
     assert_eq!(&*call.query.rest, "a=1");
+    let call = raw("/router/<id>", &is_provider).expect("a scope");
+    assert_eq!(call.tail, "%3Cid%3E");
     assert!(raw("/v1/x", &is_provider).is_none());
     assert!(raw("/router/../x", &is_provider).is_none());
 }
