@@ -126,6 +126,22 @@ fn bytes_after_an_answer_in_its_record_are_seen_by_nobody() {
 }
 
 #[test]
+fn an_answer_before_the_whole_request_was_read_passes_through_tls() {
+    let secure = hasty(|stream| {
+        let body = r#"{"error":{"message":"too long"}}"#;
+        let head = "HTTP/1.1 413 Payload Too Large\r\nconnection: close\r\ncontent-length: ";
+        write!(stream, "{head}{}\r\n\r\n{body}", body.len()).unwrap();
+        stream.conn.send_close_notify();
+        stream.flush().unwrap();
+    });
+    let config = Config::to_url(&format!("https://localhost:{secure}"));
+    let gateway = Gateway::start(&config.global(&trusted()).text());
+    let body = format!(r#"{{"model":"{MODEL}","x":"{}"}}"#, "x".repeat(8 << 20));
+    let reply = gateway.connect().ask(&post("/v1/chat/completions", body));
+    assert_eq!((reply.status, reply.error_message()), (413, "too long".to_owned()));
+}
+
+#[test]
 fn silence_behind_tls_is_bridged_and_ends_at_its_limit() {
     let upstream = Upstream::answering(|conn, seen| {
         if seen.json()["stream"] == true {

@@ -246,7 +246,17 @@ impl Transport for Secure {
 
     fn transmit_output(&mut self, amount: usize, _: NextTimeout) -> Result<(), Error> {
         let Secure { stream, buffers } = self;
-        stream.write_all(&buffers.output()[..amount]).map_err(Error::Io)
+        let StreamOwned { conn, sock } = &mut **stream;
+        let mut bytes = &buffers.output()[..amount];
+        // By hand: rustls's own stream keeps the first error of a write to itself.
+        while !bytes.is_empty() {
+            let count = conn.writer().write(bytes).map_err(Error::Io)?;
+            bytes = &bytes[count..];
+            while conn.wants_write() {
+                conn.write_tls(sock).map_err(Error::Io)?;
+            }
+        }
+        Ok(())
     }
 
     fn await_input(&mut self, _: NextTimeout) -> Result<bool, Error> {

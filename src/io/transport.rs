@@ -389,6 +389,8 @@ impl Plain {
                 Err(error) if error.kind() == io::ErrorKind::TimedOut => {}
                 Err(error) => {
                     self.broken = true;
+                    // What cannot leave must not keep anybody from reading what came before.
+                    self.buffers.queued = 0;
                     watch.died(Cause::Disconnected);
                     return Err(Error::Io(error));
                 }
@@ -405,6 +407,10 @@ impl Transport for Plain {
     }
 
     fn transmit_output(&mut self, amount: usize, _: NextTimeout) -> Result<(), Error> {
+        // That it takes no more was told; what TLS still has to write goes nowhere.
+        if self.broken {
+            return Ok(());
+        }
         self.buffers.queued += amount;
         if self.buffers.output.len() - self.buffers.queued < OUTPUT_LOW {
             let watch = Watch::current().ok_or(Error::ConnectionFailed)?;
@@ -417,9 +423,18 @@ impl Transport for Plain {
     fn await_input(&mut self, _: NextTimeout) -> Result<bool, Error> {
         let watch = Watch::current().ok_or(Error::ConnectionFailed)?;
         if self.buffers.queued > 0 {
-            self.flush(&watch)?;
-            self.buffers.release_output();
-            watch.request_written();
+            match self.flush(&watch) {
+                Ok(()) => {
+                    self.buffers.release_output();
+                    watch.request_written();
+                }
+                Err(error) if !self.broken => return Err(error),
+                Err(_) => {}
+            }
+        }
+        // It may have answered before it took all of the request, but not before it took any.
+        if self.broken && !watch.has_sent() {
+            return Err(Error::Io(io::ErrorKind::BrokenPipe.into()));
         }
         loop {
             let wait = watch.next_wait().map_err(stopped)?;

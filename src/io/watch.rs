@@ -168,6 +168,11 @@ impl Watch {
         }
     }
 
+    /// Some of the request went out, so what comes may be its answer.
+    pub fn has_sent(&self) -> bool {
+        self.state.lock().sent != Sent::Nothing
+    }
+
     /// What was queued has been written: from here the first byte of the answer is awaited.
     pub fn request_written(&self) {
         let mut state = self.state.lock();

@@ -36,6 +36,8 @@ fn server_config() -> Arc<ServerConfig> {
 pub fn hasty(answer: impl Fn(&mut Answering) + Send + Sync + 'static) -> u16 {
     let config = server_config();
     listen(move |outside| {
+        // A reset takes back what waits for an acknowledgement.
+        outside.set_nodelay(true).unwrap();
         let tls = ServerConnection::new(config.clone()).unwrap();
         let mut stream = StreamOwned::new(tls, outside);
         let mut head = Vec::new();
