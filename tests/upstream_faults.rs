@@ -340,6 +340,23 @@ fn a_status_without_a_body_waits_for_none_and_sends_none() {
 }
 
 #[test]
+fn a_status_without_a_body_that_declares_one_ends_its_connection() {
+    for status in ["204 No Content", "304 Not Modified"] {
+        for field in ["content-length: 38", "transfer-encoding: chunked"] {
+            let upstream = Upstream::answering(move |conn, _| {
+                conn.raw(format!("HTTP/1.1 {status}\r\n{field}\r\n\r\n"));
+            });
+            let gateway = start(&upstream);
+            let mut client = gateway.connect();
+            for round in 1..=3 {
+                assert_eq!(client.ask(&chat(MODEL, false)).status.to_string(), status[..3]);
+                assert_eq!(upstream.accepted(), round, "{status}, {field}: it may come late");
+            }
+        }
+    }
+}
+
+#[test]
 fn bytes_after_an_answer_are_seen_by_nobody() {
     let evil = "HTTP/1.1 200 OK\r\ncontent-length: 17\r\n\r\n{\"model\":\"evil!\"}";
     let (sent, was_sent) = channel();

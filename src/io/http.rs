@@ -80,7 +80,12 @@ pub fn call(
         }
         Framing::UntilClose => State::UntilClose,
     };
-    let keep = reply.keep_alive;
+    // Whether a body follows that must not be there is not known yet.
+    let declares = !matches!(reply.framing, Framing::UntilClose | Framing::Length(0));
+    let keep = match state {
+        State::Done if declares && call.method != "HEAD" => false,
+        _ => reply.keep_alive,
+    };
     let connection = Some(connection);
     let mut incoming = Incoming { connection, watch, state, keep, shown: 0, decoded: Vec::new() };
     if matches!(incoming.state, State::Done) {
