@@ -19,6 +19,8 @@ const PART_HEAD_BYTES_MAX: usize = 8 * 1024;
 /// RFC 2046: a boundary has at most 70 bytes. Some clients write a little more.
 const BOUNDARY_BYTES_MAX: usize = 200;
 
+const LINE_END: &[u8] = b"\r\n";
+
 /// Why a form cannot be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FormError {
@@ -34,11 +36,9 @@ pub enum FormError {
 
 /// Watches one form go by.
 pub struct Scanner {
-    // CR, LF, two dashes, the boundary.
-    delimiter: Vec<u8>,
-    // The same, less the line end before it.
-    finder: Finder<'static>,
-    // How much of the first delimiter has gone by.
+    // Two dashes and the boundary. Its tables are large, and a coroutine's stack is not.
+    finder: Box<Finder<'static>>,
+    // How much of the first delimiter, and of the line end before it, has gone by.
     matched: usize,
     // The last bytes of the present body: a delimiter may begin in them.
     tail: Vec<u8>,
@@ -124,10 +124,9 @@ fn parameters(mut rest: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
 impl Scanner {
     /// A scanner before the first byte of a form.
     pub fn new(boundary: &[u8]) -> Scanner {
-        let delimiter = [b"\r\n--", boundary].concat();
+        let dashed = [b"--", boundary].concat();
         Scanner {
-            finder: Finder::new(&delimiter[2..]).into_owned(),
-            delimiter,
+            finder: Box::new(Finder::new(&dashed).into_owned()),
             matched: 0,
             tail: Vec::new(),
             state: State::Start,
@@ -167,15 +166,16 @@ impl Scanner {
     /// Runs over a part's body, or over what follows the last one; `at` is where `bytes` stand in
     /// what is fed. How many were used.
     fn data(&mut self, bytes: &[u8], at: usize) -> Result<usize, FormError> {
-        let tail_max = self.delimiter.len() - 1;
-        let boundary = self.delimiter.len() - 2;
+        let dashed = self.finder.needle().len();
+        // A delimiter with the line end before it, less its last byte.
+        let tail_max = LINE_END.len() + dashed - 1;
         let seam = self.tail.len();
         self.tail.extend_from_slice(&bytes[..bytes.len().min(tail_max)]);
         // What crosses the seam comes before all that lies behind it.
         let (is_line, used) = if let Some(found) = self.finder.find(&self.tail) {
-            (self.tail[..found].ends_with(b"\r\n"), found + boundary - seam)
+            (self.tail[..found].ends_with(LINE_END), found + dashed - seam)
         } else if let Some(found) = self.finder.find(bytes) {
-            (bytes[..found].ends_with(b"\r\n"), found + boundary)
+            (bytes[..found].ends_with(LINE_END), found + dashed)
         } else {
             if let Some(from) = bytes.len().checked_sub(tail_max) {
                 self.tail.clear();
@@ -190,7 +190,7 @@ impl Scanner {
         }
         self.state = State::Delimited;
         if let Some(start) = self.in_model.take() {
-            let end = self.offset + (at + used) as u64 - self.delimiter.len() as u64;
+            let end = self.offset + (at + used) as u64 - (LINE_END.len() + dashed) as u64;
             if self.model.replace(start..end).is_some() {
                 return Err(FormError::ModelTwice);
             }
@@ -202,13 +202,18 @@ impl Scanner {
         self.state = match (self.state, byte) {
             (State::Start, byte) => {
                 if self.matched == 0 && byte != b'\r' {
-                    self.matched = 2;
+                    self.matched = LINE_END.len();
                 }
-                if byte != self.delimiter[self.matched] {
+                let dashed = self.finder.needle();
+                let expected = match self.matched.checked_sub(LINE_END.len()) {
+                    None => LINE_END[self.matched],
+                    Some(at) => dashed[at],
+                };
+                if byte != expected {
                     return Err(FormError::Delimiter);
                 }
                 self.matched += 1;
-                let is_whole = self.matched == self.delimiter.len();
+                let is_whole = self.matched == LINE_END.len() + dashed.len();
                 if is_whole { State::Delimited } else { State::Start }
             }
             (State::Delimited, b'-') => State::Dash,
@@ -216,7 +221,7 @@ impl Scanner {
             (State::Delimited | State::Padded, b'\r') => State::LineEnd,
             (State::LineEnd, b'\n') => {
                 self.head.clear();
-                self.head.extend_from_slice(b"\r\n");
+                self.head.extend_from_slice(LINE_END);
                 State::Head
             }
             (State::Dash, b'-') => State::Closed,
