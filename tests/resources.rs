@@ -511,6 +511,45 @@ fn an_upload_that_breaks_off_or_is_too_long_ends_its_upstream_request() {
     assert_eq!(upstream.last().header("transfer-encoding"), Some("chunked"));
 }
 
+#[test]
+fn a_caller_who_breaks_off_a_form_costs_the_credential_nothing() {
+    let upstream = telling();
+    let gateway = start(&upstream, "");
+    let head = |framing: &str| {
+        format!(
+            "POST /v1/audio/transcriptions HTTP/1.1\r\nhost: g\r\n\
+             authorization: Bearer {ADMIN_KEY}\r\n{}: {}\r\n{framing}\r\n\r\n",
+            LATE.0, LATE.1
+        )
+    };
+    let form = late_form(1_000, "chat-default", 100_000);
+    let form = &form[..form.len() - 50_000];
+    // A bad chunk.
+    let mut client = gateway.connect();
+    client.send(head("transfer-encoding: chunked").as_bytes());
+    client.send(format!("{:x}\r\n", form.len()).as_bytes());
+    client.send(form);
+    client.send(b"\r\nzz\r\n");
+    assert_eq!(client.reply().unwrap().status, 400);
+    // An end before the end, and somebody who is gone.
+    for is_gone in [false, true] {
+        let mut client = gateway.connect();
+        client.send(head("content-length: 200000").as_bytes());
+        client.send(form);
+        support::wait_for("the upstream call", || {
+            (gateway.gauge("gproxy_upstream_in_flight") > 0.0).then_some(())
+        });
+        match is_gone {
+            true => client.reset(),
+            false => client.close_write(),
+        }
+        support::wait_for("the upstream call to end", || {
+            (gateway.gauge("gproxy_upstream_in_flight") == 0.0).then_some(())
+        });
+    }
+    assert_eq!(gateway.gauge("gproxy_credentials_cooled_total"), 0.0);
+}
+
 /// Google's first reply to an upload names the address for its bytes; the second step ends it.
 fn uploads() -> Upstream {
     Upstream::answering(|conn, seen| {

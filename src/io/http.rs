@@ -61,8 +61,12 @@ pub fn call(
         Ok(()) => await_head(&mut connection, &watch, call.waiting)?,
         Err(unsent) => {
             let failure = watch.failure(Cause::Disconnected);
+            // The upstream is not to blame for it.
+            if unsent == Unsent::Source {
+                return Err(Failure { cause: Cause::DownstreamGone, ..failure });
+            }
             // The upstream may have closed since it had answered before it read everything.
-            if unsent == Unsent::Source || failure.cause != Cause::Disconnected {
+            if failure.cause != Cause::Disconnected {
                 return Err(failure);
             }
             let reply = read_head(&mut connection, &watch).map_err(|_| failure)?;
