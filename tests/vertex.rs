@@ -333,6 +333,32 @@ fn a_refused_account_is_told_in_the_callers_dialect_and_asked_for_rarely() {
 }
 
 #[test]
+fn the_next_account_is_asked_when_a_token_endpoint_fails() {
+    let broken = Upstream::scripted(|conn| {
+        conn.request();
+        conn.cut();
+    });
+    let fixture = start(3_600, answer);
+    let account_of = |port: u16, email: &str| {
+        let mut account = account(&format!("http://127.0.0.1:{port}/token"));
+        account["client_email"] = email.into();
+        account.to_string()
+    };
+    let first = account_of(broken.port, "first@project-1.iam.gserviceaccount.com");
+    let second = account_of(fixture.endpoint.port, EMAIL);
+    let accounts = [("FIRST", first.as_str()), ("SECOND", second.as_str())];
+    let both = "\"env:FIRST\" }, { service_account = \"env:SECOND\"";
+    let gateway = Gateway::start_with(&config(&fixture.vertex, both), &accounts);
+    let target = "/v1beta/models/vertex-main/gemini-1.5-flash:generateContent";
+    let fields = [("content-type", "application/json"), ("x-goog-api-key", ADMIN_KEY)];
+    for _ in 0..3 {
+        let reply = gateway.connect().ask(&request("POST", target, &fields, GEMINI.as_bytes()));
+        assert_eq!(reply.status, 200, "{}", reply.text());
+    }
+    assert_eq!((broken.count(), fixture.asked(), fixture.vertex.count()), (1, 1, 3));
+}
+
+#[test]
 fn a_claim_is_good_for_a_clock_that_is_behind() {
     let fixture = start(3_600, answer);
     assert_eq!(fixture.gemini().status, 200);

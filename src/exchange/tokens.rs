@@ -229,11 +229,12 @@ fn ask<U: Upstream>(
         bytes_max: limits::TOKEN_REPLY_BYTES_MAX,
     };
     let (name, email) = (&provider.name, &account.client_email);
-    let reply = super::errand::fetch(up, &fetch).inspect_err(|failure| {
+    let reply = super::errand::fetch(up, &fetch).map_err(|failure| {
         if failure.cause != Cause::DownstreamGone {
             let what = format_args!("{:?} in {:?}", failure.cause, failure.phase);
             log::warn!(target: "gproxy::token", "{name}: no token for {email}: {what}");
         }
+        missing(failure.cause)
     })?;
     let token = account::token(&reply.body).filter(|_| reply.status == 200);
     token.ok_or_else(|| {
