@@ -293,6 +293,26 @@ fn one_probe_tells_whether_a_credential_is_back() {
 }
 
 #[test]
+fn a_probe_that_fails_in_another_way_is_not_the_last_one() {
+    let (account, model) = (r#"{"error":{"code":"insufficient_quota"}}"#, "{}");
+    for bodies in [[account, model], [model, account]] {
+        let turns = AtomicUsize::new(0);
+        let upstream = half(move |conn, _| {
+            match bodies.get(turns.fetch_add(1, Ordering::SeqCst)) {
+                Some(body) => conn.whole_with(429, "retry-after-ms: 300\r\n", body),
+                None => conn.whole(200, OK),
+            };
+        });
+        let gateway = Gateway::start(&config(&upstream, &both(), ""));
+        let mut client = gateway.connect();
+        wait_for("the second probe", || {
+            assert_eq!(client.ask(&chat("p/m", false)).status, 200);
+            (calls_with(&upstream, BAD) == 3).then_some(())
+        });
+    }
+}
+
+#[test]
 fn nothing_is_tried_again_after_the_first_byte() {
     let upstream = Upstream::answering(|conn, _| {
         conn.stream_head();

@@ -397,7 +397,10 @@ impl Seat<'_> {
         }
         let now_ms = self.core.clock.unix_ms();
         let mut health = status.health.lock();
-        let change = health.learn(self.model, lesson, self.begun_ms, now_ms);
+        let change = match self.is_probe {
+            true => health.learn_from_probe(self.model, lesson, self.begun_ms, now_ms),
+            false => health.learn(self.model, lesson, self.begun_ms, now_ms),
+        };
         status.is_troubled.store(!health.is_sound(), Ordering::Relaxed);
         if change.is_some() {
             let circuits = health.circuits().to_vec();

@@ -188,6 +188,21 @@ impl Health {
         self.each(model, |circuit| circuit.probing = false);
     }
 
+    /// Learns what came of a probe. None of its circuits waits for it any longer, whichever one the
+    /// lesson is about.
+    pub fn learn_from_probe(
+        &mut self,
+        model: &str,
+        lesson: Lesson,
+        begun_ms: i64,
+        now_ms: i64,
+    ) -> Option<Change> {
+        if lesson != Lesson::Nothing {
+            self.release(model);
+        }
+        self.learn(model, lesson, begun_ms, now_ms)
+    }
+
     /// Learns what came of a call that began at `begun_ms`. What began before a circuit opened
     /// neither closes it nor counts against it once more.
     pub fn learn(

@@ -2,6 +2,8 @@ use super::*;
 
 const NOW: i64 = 1_700_000_000_000;
 
+const RECOVERED: Option<Change> = Some(Change::Recovered);
+
 fn limited(scope: Scope, wait_ms: Option<i64>) -> Lesson {
     Lesson::Limited(Trouble { scope, wait_ms })
 }
@@ -69,6 +71,33 @@ fn one_probe_at_a_time_opens_the_circuit_again() {
     assert_eq!(health.learn("m", Lesson::Works, at, at + 10), Some(Change::Recovered));
     assert_eq!(health.ask("m", at + 10), Leave::Free);
     assert!(health.is_sound());
+}
+
+/// The lesson of a probe may be about a circuit that is not the one that was probed.
+#[test]
+fn a_probe_that_fails_in_another_way_leaves_its_place_to_the_next_one() {
+    let at = NOW + 60_000;
+    for (first, second) in
+        [(Lesson::Unreachable, Lesson::Failed), (Lesson::Failed, Lesson::Unreachable)]
+    {
+        let mut health = Health::default();
+        health.learn("m", first, NOW, NOW);
+        assert_eq!(health.ask("m", at), Leave::Probe);
+        health.learn_from_probe("m", second, at, at);
+        assert_eq!(health.circuits().len(), 2);
+        let Leave::From(until) = health.ask("m", at) else { panic!("it cools") };
+        assert!(until > at);
+        assert_eq!(health.ask("m", until), Leave::Probe, "{first:?}, {second:?}");
+        assert_eq!(health.learn_from_probe("m", Lesson::Works, until, until + 1), RECOVERED);
+        assert!(health.is_sound());
+    }
+    // Another model's probe is held up by that of the account no longer than it lasts.
+    let mut health = Health::default();
+    health.learn("m", Lesson::Unreachable, NOW, NOW);
+    assert_eq!(health.ask("m", at), Leave::Probe);
+    assert_eq!(health.ask("n", at), Leave::From(at));
+    health.learn_from_probe("m", Lesson::Failed, at, at);
+    assert_eq!(health.ask("n", at), Leave::Probe);
 }
 
 #[test]
