@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
-use support::client::{chat, chat_body, post};
+use support::client::{chat, chat_body, post, request};
 use support::upstream::{Conn, Seen};
 use support::{Gateway, Reply, Upstream, wait_for};
 
@@ -309,6 +309,33 @@ fn a_probe_that_fails_in_another_way_is_not_the_last_one() {
             assert_eq!(client.ask(&chat("p/m", false)).status, 200);
             (calls_with(&upstream, BAD) == 3).then_some(())
         });
+    }
+}
+
+#[test]
+fn a_call_without_a_model_costs_those_with_one_nothing() {
+    for status in [403, 429, 500] {
+        let upstream = half(move |conn, seen| {
+            match seen.target.contains("/files") {
+                true => conn.whole_with(status, "retry-after: 300\r\n", "{}"),
+                false => conn.whole(200, OK),
+            };
+        });
+        let text = config(&upstream, &both(), "");
+        let permitted = "[[file_permissions]]\nuser_name = \"admin\"\nprovider_name = \"p\"\n";
+        let gateway = Gateway::start(&format!("{text}{permitted}"));
+        let mut client = gateway.connect();
+        let authorization = [("authorization", "Bearer sk-admin-1")];
+        let get = request("GET", "/p/v1/files/f-1", &authorization, b"");
+        for _ in 0..2 {
+            assert_eq!(client.ask(&get).status, 200, "{status}: the other one serves");
+        }
+        assert_eq!(calls_with(&upstream, BAD), 1, "{status}");
+        upstream.forget();
+        for _ in 0..8 {
+            assert_eq!(client.ask(&chat("p/m", false)).status, 200);
+        }
+        assert_eq!(calls_with(&upstream, BAD), 4, "{status}");
     }
 }
 

@@ -220,7 +220,12 @@ impl Health {
             Lesson::Unreachable => (Scope::Account, Why::Unreachable, None),
             Lesson::Denied(scope) => (scope, Why::Denied, None),
         };
-        let name = if scope == Scope::Account { "" } else { model };
+        let name = match scope {
+            Scope::Account => "",
+            // The circuit of all of the credential has no name either.
+            Scope::Model if model.is_empty() => return None,
+            Scope::Model => model,
+        };
         let at = self.open.iter().position(|circuit| *circuit.model == *name);
         if let Some(at) = at
             && (begun_ms < self.open[at].since_ms

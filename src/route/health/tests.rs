@@ -101,6 +101,23 @@ fn a_probe_that_fails_in_another_way_leaves_its_place_to_the_next_one() {
 }
 
 #[test]
+fn a_call_without_a_model_teaches_only_what_is_true_of_all_of_the_credential() {
+    let of_account = Trouble { scope: Scope::Account, wait_ms: None };
+    let mut health = Health::default();
+    for status in [403, 429, 500, 503] {
+        assert_eq!(health.learn("", lesson_of(status, Trouble::UNSAID), NOW, NOW), None);
+        assert!(health.is_sound(), "{status}");
+    }
+    for status in [401, 402, 403, 429] {
+        let mut health = Health::default();
+        health.learn("", lesson_of(status, of_account), NOW, NOW);
+        assert_ne!(health.ask("m", NOW), Leave::Free, "{status}");
+    }
+    health.learn("", Lesson::Unreachable, NOW, NOW);
+    assert_eq!(health.ask("m", NOW), Leave::From(NOW + limits::BACKOFF_MS));
+}
+
+#[test]
 fn a_failed_probe_doubles_the_pause_up_to_its_ceiling() {
     let mut health = Health::default();
     let mut now = NOW;
