@@ -74,7 +74,9 @@ fn a_user_with_rules_is_told_how_he_stands_in_his_own_dialect() {
 
 #[test]
 fn a_limit_of_nothing_says_so_and_promises_no_time() {
-    let upstream = Upstream::answering(|conn, _| conn.whole_with(200, "", "{}"));
+    let upstream = Upstream::answering(|conn, _| {
+        conn.whole_with(200, "", "{}");
+    });
     let body = r#"{"model":"m","messages":[],"max_tokens":10}"#;
     for counter in ["rpm", "rpd", "total_tokens", "in_flight"] {
         let rules = rule("m*", &format!("{counter} = 0"));
