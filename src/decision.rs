@@ -1,8 +1,8 @@
 //! What would happen to a request, gate by gate, calling nobody.
 //!
 //! Takes the same functions in the same order as a request does: who calls, path, body, route,
-//! dialect, permission. It stops at the first gate that is shut and says what the caller would
-//! read.
+//! dialect, permission; then what is known of quotas and limits. It stops at the first gate that is
+//! shut and says what the caller would read.
 
 use serde_json::{Map, Value, json};
 
@@ -11,10 +11,16 @@ use crate::dialect::endpoint::{ENDPOINTS, ModelPlace};
 use crate::dialect::path::{self, PathError, Route};
 use crate::dialect::refusal::Refusal;
 use crate::dialect::{Dialect, live, models, resource};
+use crate::edge;
 use crate::route::listing;
 use crate::route::plan::{self, Chosen, Need, RouteError, Target};
-use crate::route::snapshot::Snapshot;
+use crate::route::quota::{QuotaStanding, Spent};
+use crate::route::rate::{IN_FLIGHT, Limited};
+use crate::route::snapshot::{Key, Snapshot, User};
 use crate::wire::WireError;
+
+/// The gate that asks them.
+const ROOM: &str = "quota and limits";
 
 /// A request that might be made.
 #[derive(Debug, Default)]
@@ -25,10 +31,23 @@ pub struct Question<'q> {
     pub path: &'q str,
     /// Who calls; `None`: nobody who may.
     pub user: Option<usize>,
+    /// With which of his keys, where that is known.
+    pub key: Option<usize>,
+    /// How his quotas and limits stand, where the books are at hand.
+    pub standing: Option<&'q Standing>,
     /// Its body.
     pub body: Vec<u8>,
     /// The model that it names, where that is known without its body.
     pub model: Option<&'q str>,
+}
+
+/// How a user's quotas and limits stand, each in their order.
+#[derive(Debug, Default)]
+pub struct Standing {
+    /// His quotas.
+    pub quotas: Vec<QuotaStanding>,
+    /// His limits: requests of the minute and of the day, tokens, requests under way.
+    pub limits: Vec<[u64; 4]>,
 }
 
 /// Everything that was decided about a request.
@@ -47,6 +66,8 @@ pub struct Decision {
 pub struct Past<'p> {
     /// Whose it was.
     pub user: Option<usize>,
+    /// How his quotas and limits stand now.
+    pub standing: Option<&'p Standing>,
     /// Name of its endpoint.
     pub operation: &'p str,
     /// The model as it was asked for; empty: none was.
@@ -67,8 +88,16 @@ pub fn decide(snapshot: &Snapshot, question: Question<'_>) -> Decision {
 /// Decides, as it would be now, about a request that was made; `None`: too little is known of it.
 pub fn again(snapshot: &Snapshot, past: &Past<'_>) -> Option<Decision> {
     let is_provider = |name: &str| snapshot.provider_named(name).is_some();
-    let question =
-        |method, path, model| Question { method, path, user: past.user, body: Vec::new(), model };
+    let Past { user, standing, .. } = *past;
+    let question = |method, path, model| Question {
+        method,
+        path,
+        user,
+        key: None,
+        standing,
+        body: Vec::new(),
+        model,
+    };
     let logged = past.logged.filter(|(method, path)| {
         // What a socket's path would be otherwise is no answer.
         !(*method == "GET" && matches!(live::parse(path, &is_provider), Ok(Some(_))))
@@ -153,7 +182,7 @@ fn pass(
     if route.endpoint.model == ModelPlace::Multipart {
         let says = "stands in the form's field `model`, which is not read here".to_owned();
         decision.step("model", says);
-        return Ok(());
+        return pass_room(snapshot, user, &question, "", decision);
     }
     if question.body.len() as u64 > snapshot.limits.body_bytes_max {
         return Err(WireError::BodyTooLong.into());
@@ -166,7 +195,8 @@ fn pass(
     let asked = named.as_deref().or(route.model.as_deref()).unwrap_or_default();
     if asked.is_empty() {
         let scope = scope_of(snapshot, &route);
-        return choose(snapshot, user, scope, route.endpoint.dialect, Need::Every, decision);
+        choose(snapshot, user, scope, route.endpoint.dialect, Need::Every, decision)?;
+        return pass_room(snapshot, user, &question, "", decision);
     }
     pass_model(snapshot, user, &route, (asked, Some(&ask)), question, decision)
 }
@@ -177,7 +207,7 @@ fn pass_model(
     user: usize,
     route: &Route<'_>,
     (asked, ask): (&str, Option<&Ask>),
-    question: Question<'_>,
+    mut question: Question<'_>,
     decision: &mut Decision,
 ) -> Result<(), Refusal> {
     let is_stream = ask.is_some_and(|ask| ask.stream);
@@ -199,8 +229,9 @@ fn pass_model(
     decision.step("permission", format!("{permitted:?} is permitted to {name:?}"));
 
     if let Some(ask) = ask {
-        rewrite(ask, route, &target, question.body)?;
+        rewrite(ask, route, &target, std::mem::take(&mut question.body))?;
     }
+    pass_room(snapshot, user, &question, permitted, decision)?;
     let provider = &snapshot.providers[target.provider];
     if provider.is_echo() {
         decision.step("upstream", "none: the channel echo answers by itself".to_owned());
@@ -264,7 +295,71 @@ fn pass_nameless(
         resource if resource.unseen && question.method != "GET" => Need::Every,
         _ => Need::Any,
     };
-    choose(snapshot, user, scope, endpoint.dialect, need, decision)
+    choose(snapshot, user, scope, endpoint.dialect, need, decision)?;
+    pass_room(snapshot, user, question, "", decision)
+}
+
+/// The gate "quota and limits".
+fn pass_room(
+    snapshot: &Snapshot,
+    user: usize,
+    question: &Question<'_>,
+    name: &str,
+    decision: &mut Decision,
+) -> Result<(), Refusal> {
+    let user = &snapshot.users[user];
+    let key = question.key.and_then(|at| user.keys.get(at));
+    let says = find_room(user, key, name, question.standing)?;
+    decision.step(ROOM, says.to_owned());
+    Ok(())
+}
+
+/// Whether the user's quotas and limits have room for a call of this name, which is said. Where
+/// nothing is known of the books only what allows nothing is shut.
+pub fn find_room(
+    user: &User,
+    key: Option<&Key>,
+    name: &str,
+    standing: Option<&Standing>,
+) -> Result<&'static str, Refusal> {
+    let of_key = key.and_then(|key| Some((key, key.in_flight?)));
+    let rules = user.rate_limits.iter().enumerate();
+    let rules: Vec<_> = rules.filter(|(_, rule)| rule.pattern.matches(name)).collect();
+    if user.quotas.is_empty() && rules.is_empty() && of_key.is_none() {
+        return Ok("none counts this call");
+    }
+    for (at, quota) in user.quotas.iter().enumerate() {
+        let known = standing.and_then(|standing| standing.quotas.get(at));
+        let [used, reserved] = known.map_or([0, 0], |known| [known.used, known.reserved]);
+        let ceiling = known.map_or(quota.ceiling, |known| known.ceiling);
+        if used.saturating_add(reserved) >= ceiling {
+            return Err(Spent { window: quota.window, used, reserved, ceiling }.into());
+        }
+    }
+    let limited = |pattern: &str, of_key, counter, limit| {
+        Err(edge::reached(Limited {
+            pattern: pattern.into(),
+            of_key,
+            counter,
+            limit,
+            reset_ms: None,
+        }))
+    };
+    for (at, rule) in rules {
+        let known = standing.and_then(|standing| standing.limits.get(at));
+        let limits = [rule.rpm, rule.rpd, rule.total_tokens, rule.in_flight];
+        let counters = ["rpm", "rpd", "total_tokens", IN_FLIGHT].into_iter().zip(limits);
+        for ((counter, limit), level) in counters.zip(known.copied().unwrap_or_default()) {
+            if let Some(limit) = limit.filter(|limit| level >= *limit) {
+                return limited(rule.pattern.as_str(), false, counter, limit);
+            }
+        }
+    }
+    match of_key {
+        Some((key, 0)) => limited(&key.shown, true, IN_FLIGHT, 0),
+        _ if standing.is_none() => Ok("not tested here"),
+        _ => Ok("there is room"),
+    }
 }
 
 /// Finds the provider of a call without a model; no header names one here.

@@ -256,16 +256,28 @@ impl From<Spent> for Refusal {
 
 impl From<Limited> for Refusal {
     fn from(limited: Limited) -> Refusal {
-        let Limited { pattern, of_key, counter, limit, reset_ms } = limited;
-        let rule = match of_key {
-            true => format!("the API key `{pattern}`"),
-            false => format!("the rule for `{pattern}`"),
-        };
+        let rule = rule_of(&limited);
+        let Limited { counter, limit, reset_ms, .. } = limited;
         let Some(reset_ms) = reset_ms.filter(|_| limit > 0) else {
             return Refusal::never_allowed(&rule, counter, limit);
         };
         let seconds = u32::try_from(reset_ms.max(1).unsigned_abs().div_ceil(1_000));
         Refusal::rate_limited(&rule, counter, limit, seconds.unwrap_or(u32::MAX))
+    }
+}
+
+fn rule_of(limited: &Limited) -> String {
+    match limited.of_key {
+        true => format!("the API key `{}`", limited.pattern),
+        false => format!("the rule for `{}`", limited.pattern),
+    }
+}
+
+/// A limit that is reached, told to somebody who calls nobody and waits for nothing.
+pub fn reached(limited: Limited) -> Refusal {
+    match limited.limit {
+        0 => limited.into(),
+        limit => Refusal::limit_reached(&rule_of(&limited), limited.counter, limit),
     }
 }
 

@@ -234,6 +234,28 @@ fn who_may_call_what_is_answered_with_the_rule() {
         (&told["served"], &told["status"], &told["rule"]),
         (&json!(false), &json!(403), &Value::Null)
     );
+    // What has no room now is not served, whoever may.
+    let limit = json!({ "user_name": "alice", "model_pattern": "gpt-*", "rpm": 0 });
+    admin(&gateway, "POST", "rate_limits", limit, 201);
+    let told = asked("?user_name=alice&model=openai-main/gpt-4.1");
+    assert_eq!((&told["served"], &told["status"]), (&json!(false), &json!(429)), "{told}");
+    assert_eq!(told["message"], "rate_limited: the rule for `gpt-*` allows none (rpm = 0)");
+    assert_eq!(told["rule"]["id"], "alice:openai-main:gpt-*");
+    assert_eq!(asked("?user_name=alice&model=two")["quota_and_limits"], "none counts this call");
+    admin(&gateway, "POST", "quotas", json!({ "user_name": "alice", "quota": "0" }), 201);
+    for query in ["?user_name=alice&model=two", "/files?user_name=alice&provider_name=router"] {
+        let told = asked(query);
+        assert_eq!((&told["served"], &told["status"]), (&json!(false), &json!(402)), "{told}");
+    }
+    let top_up = json!({ "amount": "1" });
+    admin(&gateway, "POST", "quotas/alice:total/top_ups", top_up, 201);
+    let told = asked("?user_name=alice&model=two");
+    assert_eq!(
+        (&told["served"], &told["quota_and_limits"]),
+        (&json!(true), &json!("there is room")),
+        "{told}"
+    );
+
     let fault =
         admin(&gateway, "GET", "explain/files?user_name=x&provider_name=router", Value::Null, 404);
     assert_eq!(fault["error"]["field"], "user_name");

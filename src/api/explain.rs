@@ -5,7 +5,8 @@ use serde_json::{Map, Value, json};
 
 use super::answer::{Answer, Fault};
 use super::route::{Param, Route};
-use super::{Call, entities, kind, user_named};
+use super::{Call, entities, kind, standing, user_named};
+use crate::decision;
 use crate::dialect::Dialect;
 use crate::dialect::refusal::Refusal;
 use crate::route::plan::{self, RouteError, Target};
@@ -36,6 +37,10 @@ pub(super) fn routes() -> Vec<Route> {
             "status": { "type": "integer", "description": "Of the refusal." },
             "message": { "type": "string", "description": "Of the refusal." },
             "provider": { "type": "string" },
+            "quota_and_limits": {
+                "type": "string",
+                "description": "Whether they have room now, where nothing else refuses."
+            },
             "rule": rule,
             "rules_count": { "type": "integer", "description": "The user's rules of this kind." }
         });
@@ -108,13 +113,15 @@ fn model(_: &Route, call: &Call<'_>) -> Result<Answer, Fault> {
     let mut told = match served {
         Some(target) => {
             let rule = rule_of(snapshot, user, &target);
-            json!({
+            let mut told = json!({
                 "served": true, "provider": snapshot.providers[target.provider].name,
                 "model_served": target.model_served,
                 "permission": rule.map_or("", |rule| rule.pattern.as_str()),
                 "rule": rule.map(|rule| of_models(call, user, rule)),
                 "rules_count": snapshot.users[user].permissions.len()
-            })
+            });
+            ask_room(call, user, target.permission_name, &mut told);
+            told
         }
         None => {
             let target = targets.first().unwrap_or(&first);
@@ -138,6 +145,21 @@ fn model(_: &Route, call: &Call<'_>) -> Result<Answer, Fault> {
         told["targets"] = targets.iter().map(shown).collect();
     }
     Ok(Answer::ok(told))
+}
+
+/// The last gate: what is spent and counted by now.
+fn ask_room(call: &Call<'_>, user: usize, name: &str, told: &mut Value) {
+    let user = &call.request.snapshot.users[user];
+    let standing = standing::of(call, user);
+    match decision::find_room(user, None, name, Some(&standing)) {
+        Ok(says) => told["quota_and_limits"] = says.into(),
+        Err(refusal) => {
+            told["served"] = false.into();
+            told["status"] = refusal.status.into();
+            told["message"] = refusal.message.as_ref().into();
+            told["quota_and_limits"] = "there is no room".into();
+        }
+    }
 }
 
 fn is_admitted(snapshot: &Snapshot, user: usize, target: &Target<'_>) -> Result<(), RouteError> {
@@ -168,7 +190,10 @@ fn files(_: &Route, call: &Call<'_>) -> Result<Answer, Fault> {
             row.insert("user_name".into(), snapshot.users[user].name.as_str().into());
             row.insert("provider_name".into(), name.into());
             let text = format!("files and batches at {name}");
-            json!({ "served": true, "rule": shown(call, "file_permissions", &row, text) })
+            let rule = shown(call, "file_permissions", &row, text);
+            let mut told = json!({ "served": true, "rule": rule });
+            ask_room(call, user, "", &mut told);
+            told
         }
         false => refused(call, user, RouteError::ForbiddenFiles, ""),
     };

@@ -8,6 +8,7 @@ use super::answer::{Answer, Fault};
 use super::kind::{self, Kind};
 use super::route::Route;
 use super::{Call, entities};
+use crate::decision;
 use crate::dialect::endpoint::ENDPOINTS;
 use crate::dialect::path::Collection;
 use crate::ledger::accounts::Standing;
@@ -15,6 +16,7 @@ use crate::ledger::entities::{Change, Edit, Record, TopUp};
 use crate::money;
 use crate::route::quota::Window;
 use crate::route::rate::DAY_MS;
+use crate::route::snapshot::User;
 
 /// Most that one top-up may add, in USD.
 const USD_MAX: i64 = 1_000_000;
@@ -166,6 +168,13 @@ pub(super) fn fill_in(call: &Call<'_>, kind: &Kind, id: &str, value: &mut Map<St
             );
         }
     }
+}
+
+/// How a user's quotas and limits stand, for a decision.
+pub(super) fn of(call: &Call<'_>, user: &User) -> decision::Standing {
+    let Standing { quotas, limits } =
+        call.api.books.accounts.standing(user, call.api.core.unix_ms());
+    decision::Standing { quotas, limits }
 }
 
 /// How a key is used.

@@ -4,7 +4,7 @@ use serde_json::{Map, Value, json};
 
 use super::answer::{Answer, Fault};
 use super::route::{Area, Route};
-use super::{Call, logs, recordings, refusals, usage, user_named};
+use super::{Call, logs, recordings, refusals, standing, usage, user_named};
 use crate::decision::{self, Past};
 use crate::ledger::logged::Side;
 
@@ -143,8 +143,11 @@ fn decided(
         let path = Call::text(request, "path")?;
         Some(query.map_or(path.to_owned(), |query| format!("{path}?{query}")))
     });
+    let user = told("user").and_then(|name| user_named(snapshot, name));
+    let standing = user.map(|at| standing::of(call, &snapshot.users[at]));
     let past = Past {
-        user: told("user").and_then(|name| user_named(snapshot, name)),
+        user,
+        standing: standing.as_ref(),
         operation: told("operation").unwrap_or_default(),
         model: told("model").unwrap_or_default(),
         provider: told("provider").unwrap_or_default(),

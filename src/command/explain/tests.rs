@@ -32,7 +32,11 @@ const TEXT: &str = r#"
 "#;
 
 fn decision(key: &str, method: &str, path: &str, body: &str) -> Decision {
-    let loaded = config::load(TEXT, "c.toml", &|_| None).unwrap_or_else(|e| panic!("{e:?}"));
+    decision_by(TEXT, key, method, path, body)
+}
+
+fn decision_by(text: &str, key: &str, method: &str, path: &str, body: &str) -> Decision {
+    let loaded = config::load(text, "c.toml", &|_| None).unwrap_or_else(|e| panic!("{e:?}"));
     let question = Question {
         json: false,
         method: method.to_owned(),
@@ -61,6 +65,7 @@ path        messages (anthropic), for every provider
 model       \"chat-default\"
 route       \"claude-x\" at claude on channel anthropic; the reply says \"chat-default\"
 permission  \"chat-default\" is permitted to \"alice\"
+quota and limits: none counts this call
 upstream    POST https://api.anthropic.com/v1/messages?beta=true with a credential in `x-api-key`
 verdict     it would be served
 ";
@@ -105,6 +110,41 @@ fn a_gate_that_is_shut_ends_the_story() {
     }
     let told = decision("sk-alice", "PUT", chat, "");
     assert_eq!(told.refusal.map(|refusal| refusal.status), Some(405));
+}
+
+#[test]
+fn what_is_declared_as_nothing_is_refused_and_what_the_books_know_is_not_tested() {
+    let limit = |what: &str| {
+        format!("[[rate_limits]]\nuser_name = \"alice\"\nmodel_pattern = \"chat-*\"\n{what}\n")
+    };
+    let quota = |usd: &str| format!("[[quotas]]\nuser_name = \"alice\"\nquota = \"{usd}\"\n");
+    let none = "rate_limited: the rule for `chat-*` allows none";
+    let of_key = "rate_limited: the API key `";
+    let rows = [
+        (quota("0"), "quota_exceeded: 0 USD used and 0 USD reserved of 0 USD in all", 402),
+        (quota("5"), "quota and limits: not tested here\n", 0),
+        (limit("rpm = 0"), none, 429),
+        (limit("rpm = 9\ntotal_tokens = 0"), none, 429),
+        (limit("in_flight = 0"), none, 429),
+        (limit("rpd = 9"), "quota and limits: not tested here\n", 0),
+        (
+            limit("rpd = 0").replace("chat-", "other-"),
+            "quota and limits: none counts this call\n",
+            0,
+        ),
+        ("#key".to_owned(), of_key, 429),
+    ];
+    for (more, says, status) in rows {
+        let text = match more.as_str() {
+            "#key" => TEXT.replace("\"sk-alice\" }", "\"sk-alice\", in_flight = 0 }"),
+            more => format!("{TEXT}{more}"),
+        };
+        let told =
+            decision_by(&text, "sk-alice", "POST", "/v1/messages", r#"{"model":"chat-default"}"#);
+        let found = told.refusal.as_ref().map_or(0, |refusal| refusal.status);
+        assert_eq!(found, status, "{more}");
+        assert!(self::text(&told).contains(says), "{more}: {}", self::text(&told));
+    }
 }
 
 #[test]

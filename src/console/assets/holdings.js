@@ -107,7 +107,7 @@ async function modelsOf(user) {
     .concat(models.map(({ provider_name: name, model_id: id }) => `${name}/${id}`))
     .slice(0, MODELS_ASKED);
   const may = await Promise.all(names.map((model) => {
-    return get("/admin/api/explain", { user_name: user, model }).then((told) => told.served);
+    return get("/admin/api/explain", { user_name: user, model }).then(({ rule }) => Boolean(rule));
   }));
   return names.filter((_, at) => may[at]);
 }

@@ -46,7 +46,7 @@ function tester(title, at, signal, fields) {
       replace(answer, facts([
         ["Answer", told.served ? badge("yes", "good") : badge(`no, ${told.status}`, "bad")],
         ["Why", told.message],
-        ["By the rule", told.served ? ruleOf(told.rule) : noRule(told)],
+        ["By the rule", told.served || told.rule ? ruleOf(told.rule) : noRule(told)],
         ["Provider", told.provider],
         ["Model there", told.model_served],
       ]), told.targets && targetsOf(told.targets));
