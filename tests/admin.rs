@@ -534,6 +534,28 @@ fn a_change_counts_for_connections_that_are_open_already() {
     assert_eq!(on(&mut early, &key, "GET", "/v1/models", &Value::Null).status, 200);
 }
 
+/// Who may do something when it is done is asked then, not when its head came.
+#[test]
+fn who_is_deleted_while_his_body_comes_changes_nothing() {
+    let gateway = Gateway::start(&config().text());
+    let user = json!({ "name": "mallory", "is_admin": true });
+    let user = admin(&gateway, "POST", "users", user, 201);
+    let key = admin(&gateway, "POST", "user_keys", json!({ "user_name": "mallory" }), 201);
+    let bearer = format!("Bearer {}", key["api_key"].as_str().expect("a key"));
+    let body = json!({ "name": "backdoor", "is_admin": true }).to_string();
+    let headers = [("authorization", bearer.as_str()), ("content-type", "application/json")];
+    let bytes = request("POST", "/admin/api/users", &headers, body.as_bytes());
+    let mut client = gateway.connect();
+    client.send(&bytes[..bytes.len() - 1]);
+    let in_flight = || gateway.gauge("gproxy_requests_in_flight");
+    wait_for("the head to be read", || (in_flight() > 1.0).then_some(()));
+    let path = format!("users/{}", user["id"].as_str().expect("an id"));
+    admin(&gateway, "DELETE", &path, Value::Null, 204);
+    assert_eq!(client.ask(&bytes[bytes.len() - 1..]).status, 401);
+    let users = admin(&gateway, "GET", "users", Value::Null, 200).to_string();
+    assert!(!users.contains("backdoor"), "{users}");
+}
+
 #[test]
 fn behind_a_trusted_proxy_the_forwarded_address_counts_and_cookies_are_secure() {
     let gateway = Gateway::start(&config().global("trusted_proxies = [\"127.0.0.0/8\"]").text());

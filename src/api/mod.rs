@@ -47,7 +47,7 @@ use crate::config::{ConfigError, Loaded, Settings};
 use crate::exchange::{Api, ApiRequest, Books, Core, Desk};
 use crate::ledger::Ledger;
 use crate::ledger::audit::Auditor;
-use crate::route::snapshot::{Snapshot, User};
+use crate::route::snapshot::{Origin, Snapshot, User};
 
 /// Where the file comes from, and what has to happen when its settings change.
 pub trait Source: Send + Sync {
@@ -223,8 +223,11 @@ impl Api for Interface {
         }
     }
 
-    fn answer(&self, request: &ApiRequest) -> Page {
-        match self.dispatch(request) {
+    fn answer(&self, mut request: ApiRequest) -> Page {
+        let (from, now_ms) = (session::address(&request), self.core.unix_ms());
+        let origin = Origin { peer: &|| from, head: None, now_ms: &|| now_ms };
+        request.renew(self.core.snapshot(), |now, caller| now.let_in(caller, &origin).is_ok());
+        match self.dispatch(&request) {
             Ok(answer) => answer.into(),
             Err(fault) => fault.into(),
         }

@@ -16,12 +16,15 @@ use crate::dialect::headers;
 use crate::dialect::refusal::Refusal;
 use crate::limits;
 use crate::route::listing::Live;
-use crate::route::snapshot::{KeyError, Snapshot};
+use crate::route::snapshot::{Caller, KeyError, Snapshot};
+use crate::secret::Digest;
 use crate::wire::head::Head;
 
+/// Who says that he passes a request on, and for whom: a list, one by each.
+const FORWARDED: &str = "x-forwarded-for";
 /// Fields of a head that the interface reads.
 const FIELDS: [&str; 6] =
-    ["content-type", "cookie", "host", "x-forwarded-for", "x-forwarded-proto", "x-gproxy-csrf"];
+    ["content-type", "cookie", "host", FORWARDED, "x-forwarded-proto", "x-gproxy-csrf"];
 
 /// A request of the administration interface.
 pub struct ApiRequest {
@@ -37,6 +40,8 @@ pub struct ApiRequest {
     pub live: Arc<Live>,
     /// Whose key it carries: an index into the snapshot.
     pub key_user: Option<usize>,
+    /// The key's digest.
+    key: Option<Digest>,
     /// It carries a key, whosever.
     pub has_key: bool,
     /// The other end of the connection.
@@ -47,6 +52,18 @@ pub struct ApiRequest {
 }
 
 impl ApiRequest {
+    /// Sees the tables of now. They may have changed while its body came and while it waited: who
+    /// may do something when it is done is asked then.
+    pub fn renew(&mut self, now: Arc<Snapshot>, let_in: impl Fn(&Snapshot, Caller) -> bool) {
+        if Arc::ptr_eq(&now, &self.snapshot) {
+            return;
+        }
+        let caller =
+            self.key.filter(|_| self.key_user.is_some()).and_then(|key| now.caller_of(&key));
+        self.key_user = caller.filter(|caller| let_in(&now, *caller)).map(|caller| caller.user);
+        self.snapshot = now;
+    }
+
     /// A field of the head, if it is text.
     pub fn field(&self, name: &str) -> Option<&str> {
         let at = FIELDS.iter().position(|known| *known == name)?;
@@ -59,7 +76,7 @@ pub trait Api: Send + Sync {
     /// Where such a request is answered.
     fn desk(&self, method: &str, path: &str) -> Desk;
     /// The answer.
-    fn answer(&self, request: &ApiRequest) -> Page;
+    fn answer(&self, request: ApiRequest) -> Page;
     /// The answer to a request that did not get there, in the interface's shape.
     fn refused(&self, status: u16, message: &str) -> Page;
 }
@@ -84,7 +101,8 @@ pub(super) fn answer<D: Downstream, U: Upstream>(
     note: &mut Note,
 ) -> Result<(), Ended> {
     let Some(api) = core.api.get().cloned() else { return Err(Refusal::unauthorized().into()) };
-    let has_key = headers::credential_of(&head.headers).is_some();
+    let key = headers::credential_of(&head.headers).map(Digest::of);
+    let has_key = key.is_some();
     let caller = match has_key.then(|| caller_of(core, snapshot, session, head)) {
         None | Some(Err(KeyError::Unknown)) => None,
         Some(Ok(caller)) => Some(caller),
@@ -116,15 +134,19 @@ pub(super) fn answer<D: Downstream, U: Upstream>(
         snapshot: snapshot.clone(),
         live: core.live(),
         key_user: caller.map(|caller| caller.user),
+        key,
         has_key,
         peer: session.down.peer(),
         is_secure: session.down.is_secure(),
-        fields: FIELDS.map(|name| head.headers.get(name).map(<[u8]>::to_vec)),
+        fields: FIELDS.map(|name| match name {
+            FORWARDED => head.headers.list(name).map(|told| told.into_owned().into_bytes()),
+            name => head.headers.get(name).map(<[u8]>::to_vec),
+        }),
     };
     let path = request.target.split('?').next().unwrap_or_default();
     let desk = api.desk(&request.method, path);
     let asked = api.clone();
-    let page = match office::ask(up, desk, move || asked.answer(&request)) {
+    let page = match office::ask(up, desk, move || asked.answer(request)) {
         Ok(page) => page,
         Err(Unanswered::Full) => api.refused(503, "too much waits; try again in a moment"),
         Err(Unanswered::Late) => api.refused(503, "it takes too long; it may still be done"),

@@ -76,7 +76,7 @@ fn presented(head: &Head) -> Option<Digest> {
 fn acquaintance(snapshot: &Snapshot, head: &Head, key: &Digest) -> u64 {
     let told = match snapshot.trusted_proxies.is_empty() {
         true => None,
-        false => head.headers.get(FORWARDED).map(|told| Digest::of(told).prefix()),
+        false => head.headers.list(FORWARDED).map(|told| Digest::of(told.as_bytes()).prefix()),
     };
     // Zero is nobody.
     (key.prefix() ^ told.unwrap_or_default().rotate_left(1)).max(1)
@@ -88,8 +88,8 @@ fn address<D: Downstream>(
     session: &Session<D>,
     head: &Head,
 ) -> Option<IpAddr> {
-    let told = head.headers.get(FORWARDED).and_then(|told| str::from_utf8(told).ok());
-    forwarded(session.down.peer()?, told.unwrap_or_default(), &snapshot.trusted_proxies)
+    let told = head.headers.list(FORWARDED).unwrap_or_default();
+    forwarded(session.down.peer()?, &told, &snapshot.trusted_proxies)
 }
 
 /// A key that nobody has.

@@ -715,9 +715,9 @@ impl Snapshot {
         if terms.expires_ms.is_some_and(|at| at <= (origin.now_ms)()) {
             return Err(KeyError::Expired);
         }
-        let told = origin.head.and_then(|head| head.headers.get("x-forwarded-for"));
-        let told = told.and_then(|told| str::from_utf8(told).ok()).unwrap_or_default();
-        let address = || forwarded((origin.peer)()?, told, &self.trusted_proxies);
+        let told = origin.head.and_then(|head| head.headers.list("x-forwarded-for"));
+        let told = told.unwrap_or_default();
+        let address = || forwarded((origin.peer)()?, &told, &self.trusted_proxies);
         let is_in = |address| terms.networks.iter().any(|network| network.contains(address));
         match terms.networks.is_empty() || address().is_some_and(is_in) {
             true => Ok(caller),

@@ -11,6 +11,7 @@
 use super::WireError;
 use super::header;
 use crate::limits::{HEADER_COUNT_MAX, TARGET_BYTES_MAX};
+use std::borrow::Cow;
 use std::mem::MaybeUninit;
 
 /// Empty lines that are passed over before a request line (RFC 9112 section 2.2 wants one).
@@ -120,6 +121,17 @@ impl Headers {
             .iter()
             .filter(move |field| self.slice(field.name) == name.as_bytes())
             .map(|field| self.slice(field.value))
+    }
+
+    /// Every value of a field that is a list, as if it had come in one line (RFC 9110, 5.3). What
+    /// is no UTF-8 is replaced. `name` is in lower case.
+    pub fn list<'a>(&'a self, name: &str) -> Option<Cow<'a, str>> {
+        let mut all = self.all(name).map(String::from_utf8_lossy);
+        let mut list = all.next()?;
+        for more in all {
+            list = Cow::Owned(list.into_owned() + ", " + &more);
+        }
+        Some(list)
     }
 
     /// The field is there, whatever it holds. `name` is in lower case.
