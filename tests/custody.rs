@@ -110,6 +110,15 @@ fn a_master_key_seals_what_was_kept_before_it_came() {
         }
     });
     admin(&gateway, "POST", "providers", provider, 201);
+    for number in 0..40 {
+        let (name, pad) = (format!("other-{number}"), "x".repeat(number));
+        let credentials = json!([{ "api_key": format!("{secret}-{number}{pad}") }]);
+        let other = json!({
+            "name": name, "channel": "custom", "credentials": credentials,
+            "settings": { "base_url": "http://127.0.0.1:9", "dialects": ["openai_chat"] }
+        });
+        admin(&gateway, "POST", "providers", other, 201);
+    }
     assert_eq!(gateway.connect().ask(&chat("paid/m", false)).status, 200);
     assert!(gateway.stop().success());
     assert!(in_clear(), "there was no master key");
@@ -129,4 +138,5 @@ fn a_master_key_seals_what_was_kept_before_it_came() {
     assert!(gateway.stop().success());
     let disk = std::fs::read(folder.join("gproxy.db")).expect("the database");
     assert!(find(&disk, b"sealed:1:").is_some());
+    assert!(!in_clear(), "nothing of what stood there before is left");
 }

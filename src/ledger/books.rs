@@ -147,10 +147,17 @@ impl Store for Database {
     }
 
     fn change(&mut self, change: &Change) -> Result<(), String> {
-        let written = self.connection.transaction().and_then(|transaction| {
+        // What is replaced may be a secret in clear: nothing of it stays on its pages.
+        let erases = |connection: &Connection, on| {
+            connection.pragma_update_and_check(None, "secure_delete", on, |_| Ok(()))
+        };
+        let written = erases(&self.connection, true).and_then(|()| {
+            let transaction = self.connection.transaction()?;
             entities::write(&transaction, change)?;
             transaction.commit()
         });
+        // Rows of the books hold no secret, and many go at once.
+        let _ = erases(&self.connection, false);
         written.map_err(|error| error.to_string())
     }
 
