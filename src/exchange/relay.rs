@@ -711,12 +711,15 @@ impl Mask {
 
 /// Puts `***` in place of each `secret`, behind `from`.
 pub(super) fn mask(secret: &[u8], bytes: &mut Vec<u8>, from: usize) {
-    let mut at = from;
-    while let Some(found) = memchr::memmem::find(&bytes[at..], secret) {
-        at += found;
-        bytes.splice(at..at + secret.len(), *b"***");
-        at += 3;
+    let Some(first) = memchr::memmem::find(&bytes[from..], secret) else { return };
+    let rest = bytes.split_off(from + first);
+    let mut at = 0;
+    for found in memchr::memmem::find_iter(&rest, secret) {
+        bytes.extend_from_slice(&rest[at..found]);
+        bytes.extend_from_slice(b"***");
+        at = found + secret.len();
     }
+    bytes.extend_from_slice(&rest[at..]);
 }
 
 #[cfg(test)]

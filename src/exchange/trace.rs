@@ -24,9 +24,20 @@ use crate::wire::head::Head;
 
 /// In the place of what is not told.
 const MASKED: &str = "***";
-/// Parameters of a query that carry a secret.
-const SECRET_PARAMETERS: &[&str] =
-    &["key", "api_key", "api-key", "apikey", "access_token", "token", "sig", "signature"];
+/// Parameters of a query that carry a secret: whoever knows the address of an upload may go on
+/// with it.
+const SECRET_PARAMETERS: &[&str] = &[
+    "key",
+    "api_key",
+    "api-key",
+    "apikey",
+    "access_token",
+    "token",
+    "sig",
+    "signature",
+    "upload_id",
+    "gproxy_session",
+];
 /// A shorter text is no secret, and would be found in every sentence.
 const SECRET_BYTES_MIN: usize = 4;
 
@@ -354,7 +365,8 @@ fn masked(secrets: &[Secret], text: String) -> String {
 fn is_secret_field(name: &str) -> bool {
     let name = name.to_ascii_lowercase();
     let parts = ["auth", "cookie", "api-key", "apikey", "secret", "password", "signature"];
-    parts.iter().any(|part| name.contains(part)) || name.ends_with("token")
+    let is_address = name == "x-goog-upload-url";
+    is_address || parts.iter().any(|part| name.contains(part)) || name.ends_with("token")
 }
 
 fn redacted_query(query: &str) -> String {
@@ -386,6 +398,7 @@ mod tests {
             ("KEY=abc&access_token=x", "KEY=***&access_token=***"),
             ("%zz=abc", "%zz=***"),
             ("keys=abc", "keys=abc"),
+            ("upload_id=a&gproxy_session=b", "upload_id=***&gproxy_session=***"),
         ];
         for (query, expected) in rows {
             assert_eq!(redacted_query(query), expected, "{query}");
@@ -394,8 +407,7 @@ mod tests {
 
     #[test]
     fn fields_that_carry_secrets_are_known_by_their_names() {
-        for name in ["authorization", "Cookie", "set-cookie", "x-goog-api-key", "x-auth", "x-token"]
-        {
+        for name in ["authorization", "Cookie", "x-goog-api-key", "X-Goog-Upload-URL", "x-token"] {
             assert!(is_secret_field(name), "{name}");
         }
         for name in ["x-ratelimit-remaining-tokens", "content-type", "anthropic-beta", "host"] {
