@@ -154,10 +154,7 @@ pub fn run(
         count => count,
     };
     worker::configure(workers);
-    let mut seed = [0; 8];
-    ring::rand::SystemRandom::new()
-        .fill(&mut seed)
-        .map_err(|_| io::Error::other("the system has no randomness"))?;
+    let seed = random_seed()?;
     let folder = PathBuf::from(&settings.data_dir);
     let estate = if takeover { handover::take(&folder)? } else { None };
     let (socket, lock, old) = match estate.map(handover::Estate::into_parts) {
@@ -174,7 +171,7 @@ pub fn run(
     let ledger = base.ledger.clone();
     // Whether anything is written there may change with every reload.
     let books = Arc::new(Books { ledger: Some(ledger.clone()), accounts });
-    let core = Core::new(snapshot, Box::new(RealClock), u64::from_be_bytes(seed));
+    let core = Core::new(snapshot, Box::new(RealClock), seed);
     let core = Arc::new(core.with_books(books.clone()));
     core.restore(statuses, key_uses);
     spool::lie_in(&folder);
@@ -207,6 +204,13 @@ pub fn run(
     }
     logging::flush();
     Ok(())
+}
+
+fn random_seed() -> io::Result<u64> {
+    let mut seed = [0; 8];
+    let filled = ring::rand::SystemRandom::new().fill(&mut seed);
+    filled.map_err(|_| io::Error::other("the system has no randomness"))?;
+    Ok(u64::from_be_bytes(seed))
 }
 
 /// The socket that a service manager opened for us, if it did.

@@ -191,7 +191,7 @@ fn read<'t>(
     (tables, global.settings)
 }
 
-/// What everybody knows must not be reachable by everybody: where we are to listen, and where we do.
+/// What everybody knows must not be reachable by everybody, where we are to listen and where we do.
 fn check_reach(report: &mut Report<'_>, users: &Users, host: IpAddr, bound: Option<IpAddr>) {
     let is_open = |address: &IpAddr| !address::is_loopback(*address);
     let host = Some(host).filter(is_open).map(|address| format!("the host {address}"));

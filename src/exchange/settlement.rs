@@ -500,8 +500,8 @@ impl Settlement {
         if any && generated <= usage.output_tokens {
             return (usage, UsageSource::Partial);
         }
-        // Nothing was told: of a whole answer only a stream's text says anything, and of a call that
-        // the caller left, that it was made.
+        // Nothing was told: of a whole answer only a stream's text says anything, and of a call
+        // that the caller left, that it was made.
         if any || generated > 0 || seen.left {
             return (self.so_far(seen), UsageSource::Estimated);
         }

@@ -73,8 +73,8 @@ pub struct Tier {
 }
 
 impl Tier {
-    /// With a price for all of a prompt: what a cache does costs what any token costs, where nothing
-    /// else is said.
+    /// With a price for all of a prompt: what a cache does costs what any token costs, where
+    /// nothing else is said.
     fn filled(self) -> Tier {
         let cache_write_5min = self.cache_write_5min.or(self.input);
         Tier {
