@@ -17,6 +17,9 @@ pub(super) const MONEY: &str = "^([0-8]?[0-9]{1,6}(\\.[0-9]{1,12})?|9000000(\\.0
 const INSTANT: &str = "^(19[7-9][0-9]|[2-9][0-9]{3})-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])\
     T([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9]Z$";
 
+/// A pattern over model names, without what is special in patterns elsewhere.
+const PATTERN: &str = "^[\"#%-'*+.-Z_-z~-]+$";
+
 /// A section that the interface serves.
 pub(super) struct Kind {
     /// Its name in the configuration and in paths.
@@ -353,7 +356,7 @@ impl Shape {
                 "type": "string", "minLength": 1, "maxLength": 256, "pattern": GRAPHIC
             }),
             Shape::Pattern => json!({
-                "type": "string", "minLength": 1, "maxLength": 256, "pattern": "^[!-Z^-z|~]+$"
+                "type": "string", "minLength": 1, "maxLength": 256, "pattern": PATTERN
             }),
             Shape::Channel => {
                 let names: Vec<&str> = CHANNELS.iter().map(|channel| channel.name).collect();

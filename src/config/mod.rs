@@ -166,7 +166,7 @@ fn read<'t>(
     users::read_made_keys(&mut root, report, &mut users, sources);
     users::read_permissions(&mut root, report, &mut users, &providers, &names);
     users::read_file_permissions(&mut root, report, &mut users, &names);
-    users::read_rate_limits(&mut root, report, &mut users);
+    users::read_rate_limits(&mut root, report, &mut users, &providers);
     users::read_quotas(&mut root, report, &mut users, global.usage_off);
     root.finish(report);
     check_reach(report, &users, global.settings.host, sources.overrides.bound);

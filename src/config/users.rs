@@ -1,5 +1,6 @@
 //! `[[users]]`, `[[users.keys]]` and the rows that name a user: permissions, limits, quotas.
 
+use std::fmt::Display;
 use std::sync::Arc;
 
 use super::error::{At, Place, Report, shown};
@@ -204,20 +205,9 @@ pub(super) fn read_permissions(
         let pattern = read_pattern(&mut table, report);
         table.finish(report);
         let (Some(user), Some((pattern, place))) = (user, pattern) else { continue };
-        let prefixed = providers.iter().enumerate().find(|(index, named)| {
-            let rest = pattern.as_str().strip_prefix(&named.name);
-            rest.is_some_and(|rest| rest.starts_with('/'))
-                && provider.flatten().is_none_or(|only| only == *index)
-        });
-        if let Some((_, named)) = prefixed {
-            let name = &named.name;
-            report.warn(
-                &place,
-                format_args!(
-                    "patterns are tested on the model's name without its provider prefix, so \
-                     \"{name}/\" seldom matches; write provider_name = \"{name}\" instead"
-                ),
-            );
+        if let Some((name, _)) = prefix_of(&pattern, providers, provider.flatten()) {
+            let instead = format_args!("write provider_name = \"{name}\" instead");
+            warn_of_prefix(report, &place, name, &instead);
         }
         // An unknown provider was reported; it must never come to mean every provider.
         if provider != Some(None) {
@@ -225,6 +215,30 @@ pub(super) fn read_permissions(
             all.users[user].permissions.push(Permission { provider, pattern });
         }
     }
+}
+
+/// The provider whose prefix a pattern begins with, of all or of this one, and the rest.
+fn prefix_of<'p>(
+    pattern: &'p Glob,
+    providers: &'p [Provider],
+    only: Option<usize>,
+) -> Option<(&'p str, &'p str)> {
+    let named = providers.iter().enumerate();
+    let mut named = named.filter(|(index, _)| only.is_none_or(|only| only == *index));
+    named.find_map(|(_, provider)| {
+        let rest = pattern.as_str().strip_prefix(&provider.name)?.strip_prefix('/')?;
+        Some((provider.name.as_str(), rest))
+    })
+}
+
+fn warn_of_prefix(report: &mut Report<'_>, place: &Place, name: &str, instead: &dyn Display) {
+    report.warn(
+        place,
+        format_args!(
+            "patterns are tested on the model's name without its provider prefix, so \"{name}/\" \
+             seldom matches; {instead}"
+        ),
+    );
 }
 
 fn user_of(table: &mut Table<'_>, report: &mut Report<'_>, names: &Names) -> Option<usize> {
@@ -261,7 +275,12 @@ pub(super) fn read_file_permissions(
     }
 }
 
-pub(super) fn read_rate_limits(root: &mut Table<'_>, report: &mut Report<'_>, all: &mut Users) {
+pub(super) fn read_rate_limits(
+    root: &mut Table<'_>,
+    report: &mut Report<'_>,
+    all: &mut Users,
+    providers: &[Provider],
+) {
     const COUNTERS: [&str; 4] = ["rpm", "rpd", "total_tokens", "in_flight"];
     let mut seen = Names::new();
     for mut table in root.tables(report, "rate_limits") {
@@ -280,9 +299,19 @@ pub(super) fn read_rate_limits(root: &mut Table<'_>, report: &mut Report<'_>, al
             report.error(place, "is the window of total_tokens, which is missing");
         }
         if let (Some(user), Some((pattern, place))) = (user, pattern) {
+            if let Some((name, rest)) = prefix_of(&pattern, providers, None) {
+                let rest = if rest.is_empty() { "*" } else { rest };
+                let instead = format_args!(
+                    "write \"{rest}\" instead, which counts calls at every provider, or give the \
+                     credentials of {name} ceilings"
+                );
+                warn_of_prefix(report, &place, name, &instead);
+            }
             // Counters are kept by user and pattern.
-            let name = format!("limit of {} for {}", user, pattern.as_str());
-            declare(report, &mut seen, &name, &place, 0);
+            let pattern_shown = shown(pattern.as_str());
+            let name = shown(&all.users[user].name);
+            let name = format!("limit of the user \"{name}\" for \"{pattern_shown}\"");
+            declare_as(report, &mut seen, &format!("{user} {}", pattern.as_str()), &name, &place);
             let window_ms = window.map_or(60, |window| window.value) as i64 * 1_000;
             let limit = RateLimit { pattern, rpm, rpd, total_tokens, window_ms, in_flight };
             all.users[user].rate_limits.push(limit);

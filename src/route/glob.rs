@@ -25,6 +25,10 @@ pub enum GlobError {
     Special(char),
 }
 
+/// What other patterns, of shells or regular expressions, treat as special and what no model is
+/// called by, but for brackets, for which `?` stands.
+const SPECIAL: &[char] = &['[', ']', '{', '}', '\\', '(', ')', '|', '^', '$', ',', '!'];
+
 impl fmt::Display for GlobError {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -35,6 +39,11 @@ impl fmt::Display for GlobError {
             GlobError::Blank => {
                 write!(out, "the pattern holds a control character or outer white space")
             }
+            GlobError::Special(found @ (',' | '|')) => write!(
+                out,
+                "`{found}` has no meaning here; only `*` (any run) and `?` (one character) do; \
+                 write a row of its own for each pattern"
+            ),
             GlobError::Special(found) => write!(
                 out,
                 "`{found}` has no meaning here; only `*` (any run) and `?` (one character) do, \
@@ -56,7 +65,7 @@ impl Glob {
         if pattern.trim() != pattern || pattern.chars().any(char::is_control) {
             return Err(GlobError::Blank);
         }
-        match pattern.chars().find(|found| matches!(found, '[' | ']' | '{' | '}' | '\\')) {
+        match pattern.chars().find(|found| SPECIAL.contains(found)) {
             Some(found) => Err(GlobError::Special(found)),
             None => Ok(Glob(pattern.into())),
         }
@@ -174,8 +183,18 @@ mod tests {
 
     #[test]
     fn forbids_what_is_special_elsewhere() {
-        for pattern in ["gpt-[34]", "{a,b}", "a\\*", "x]"] {
+        for pattern in
+            ["gpt-[34]", "{a,b}", "a\\*", "x]", "a,b", "a|b", "(a)", "a)", "^a", "a$", "!a"]
+        {
             assert!(matches!(Glob::parse(pattern), Err(GlobError::Special(_))), "{pattern}");
+        }
+    }
+
+    #[test]
+    fn a_list_in_one_pattern_is_told_to_be_several_rows() {
+        for pattern in ["gpt-*,o1-*", "gpt-*|o1-*"] {
+            let why = Glob::parse(pattern).map_err(|why| why.to_string());
+            assert!(why.is_err_and(|why| why.contains("a row of its own")), "{pattern}");
         }
     }
 
