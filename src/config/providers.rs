@@ -16,7 +16,7 @@ use crate::limits;
 use crate::money;
 use crate::route::channel::{self, CHANNELS, Channel, Dialects};
 use crate::route::fence::Fence;
-use crate::route::glob::Glob;
+use crate::route::glob::{Glob, GlobError};
 use crate::route::price::{PriceRow, Tier};
 use crate::route::rate::{MINUTE_MS, RateLimit};
 use crate::route::sheet::sheet;
@@ -469,33 +469,80 @@ pub(super) fn read_models(
         let mut tokens = |key| Some(table.number(report, key, 1..=limits::MODEL_TOKENS_MAX)?.value);
         let max_input_tokens = tokens("max_input_tokens");
         let max_output_tokens = tokens("max_output_tokens");
+        let before = report.errors.len();
         let price = read_prices(&mut table, report);
+        let is_sound = report.errors.len() == before;
         if let (Some(provider), Some(At { value, place })) = (provider, model_id)
             && check_model_name(report, value, &place)
         {
             // One name for the pair: a provider's name holds no slash.
             let pair = format!("{}/{value}", providers[provider].name);
             declare(report, &mut seen, &pair, &place, 0);
+            let model = Model { enabled, display_name, max_input_tokens, max_output_tokens, price };
             let provider = &mut providers[provider];
-            match (Glob::parse(value), price) {
-                // A row for prices alone; the longest pattern that fits counts.
-                (_, Some(price)) if value == "default" => provider.price_default = Some(price),
-                (Ok(pattern), Some(price)) if value.contains(['*', '?']) => {
-                    let is_shorter = |(other, _): &(Glob, Arc<PriceRow>)| {
-                        other.as_str().len() < pattern.as_str().len()
-                    };
-                    let rows = &mut provider.price_patterns;
-                    let at = rows.iter().position(is_shorter).unwrap_or(rows.len());
-                    rows.insert(at, (pattern, price));
-                }
-                (_, price) => {
-                    let model =
-                        Model { enabled, display_name, max_input_tokens, max_output_tokens, price };
-                    provider.models.insert(value.to_owned(), model);
-                }
-            }
+            put_model(&table, report, provider, At { value, place }, model, is_sound);
         }
         table.finish(report);
+    }
+}
+
+/// A row of a model, or one for prices alone: of a pattern, or of all that have no other.
+fn put_model(
+    table: &Table<'_>,
+    report: &mut Report<'_>,
+    provider: &mut Provider,
+    model_id: At<&str>,
+    model: Model,
+    has_sound_prices: bool,
+) {
+    let At { value, place } = model_id;
+    let pattern = Glob::parse(value);
+    if value == "default" && model.price.is_some() {
+        forbid_more_than_prices(table, report, model.enabled, "the row \"default\"");
+        provider.price_default = model.price;
+        return;
+    }
+    if !value.contains(['*', '?']) {
+        // Brackets are known to stand in names.
+        if let Err(why @ GlobError::Special(found)) = pattern
+            && !matches!(found, '[' | ']')
+        {
+            report.warn(&place, format_args!("no model is called so: {why}"));
+        }
+        provider.models.insert(value.to_owned(), model);
+        return;
+    }
+    forbid_more_than_prices(table, report, model.enabled, "a pattern");
+    match (pattern, model.price) {
+        (Err(why), _) => report.error(&place, why.to_string()),
+        (Ok(_), None) if !has_sound_prices => {}
+        (Ok(_), None) => report.error(
+            &place,
+            "a pattern only gives prices, and this row has none; write price_tiers, or the \
+             model's whole name",
+        ),
+        (Ok(pattern), Some(price)) => {
+            // The longest pattern that fits counts.
+            let is_shorter =
+                |(other, _): &(Glob, Arc<PriceRow>)| other.as_str().len() < pattern.as_str().len();
+            let rows = &mut provider.price_patterns;
+            let at = rows.iter().position(is_shorter).unwrap_or(rows.len());
+            rows.insert(at, (pattern, price));
+        }
+    }
+}
+
+/// What has no effect in a row that only gives prices.
+fn forbid_more_than_prices(table: &Table<'_>, report: &mut Report<'_>, enabled: bool, what: &str) {
+    let disabled = (!enabled).then_some("enabled");
+    let others = ["display_name", "max_input_tokens", "max_output_tokens"];
+    let others = others.into_iter().filter(|key| table.holds(key));
+    for key in disabled.into_iter().chain(others) {
+        let why = format!(
+            "has no effect here: {what} only gives prices; write it in a row with the model's \
+             whole name"
+        );
+        report.error(&table.place_of(report, key), why);
     }
 }
 
@@ -549,7 +596,7 @@ fn read_prices(table: &mut Table<'_>, report: &mut Report<'_>) -> Option<Arc<Pri
 
 fn read_tiers(table: &mut Table<'_>, report: &mut Report<'_>, key: &'static str) -> Vec<Tier> {
     let mut previous: Option<u64> = None;
-    let mut tiers = Vec::new();
+    let (mut tiers, mut places) = (Vec::new(), Vec::new());
     for mut tier in table.tables(report, key) {
         let bound = tier.number(report, "input_tokens_up_to", 0..=1_000_000_000_000);
         let bound = bound.map_or(0, |bound| bound.value);
@@ -576,9 +623,30 @@ fn read_tiers(table: &mut Table<'_>, report: &mut Report<'_>, key: &'static str)
             report.error(&place, "tiers must be in ascending order; 0 (no bound) is the last one");
         }
         previous = Some(reach);
+        places.push(tier.place.clone());
         tier.finish(report);
     }
+    warn_of_free_tiers(report, &tiers, &places);
     tiers
+}
+
+/// A tier costs nothing for what it has no price for.
+fn warn_of_free_tiers(report: &mut Report<'_>, tiers: &[Tier], places: &[Place]) {
+    type Price = fn(&Tier) -> Option<i64>;
+    let prices: [(&str, Price); 2] =
+        [("price_input_tokens", |tier| tier.input), ("price_output_tokens", |tier| tier.output)];
+    for (key, price) in prices {
+        let is_priced = tiers.iter().any(|tier| price(tier).is_some());
+        for (_, place) in tiers.iter().zip(places).filter(|(tier, _)| price(tier).is_none()) {
+            if is_priced {
+                let why = format!(
+                    "has no {key}, which another tier has: they cost nothing here; write it, \
+                     \"0\" if that is meant"
+                );
+                report.warn(place, why);
+            }
+        }
+    }
 }
 
 pub(super) fn read_aliases(

@@ -1,3 +1,4 @@
+mod hints;
 mod made;
 
 use super::*;
@@ -252,6 +253,10 @@ fn forbids_missing_keys() {
 fn forbids_bad_patterns_names_and_words() {
     let row = "[[permissions]]\nuser_name = 'u'\nmodel_pattern = 'gpt-[34]'";
     check_after(row, 3, "permissions[0].model_pattern", "`[` has no meaning here");
+    let row = "[[rate_limits]]\nuser_name = 'u'\nmodel_pattern = 'a|b'\nrpm = 1";
+    check_after(row, 3, "rate_limits[0].model_pattern", "a row of its own for each pattern");
+    let row = "[[models]]\nprovider_name = 'p'\nmodel_id = 'gpt-[45]*'\nprice_each_call = 1";
+    check_after(row, 3, "models[0].model_id", "`[` has no meaning here");
     let row = "[[permissions]]\nuser_name = 'u'\nmodel_pattern = ''";
     check_after(row, 3, "permissions[0].model_pattern", "empty");
     let model = "[[models]]\nprovider_name = 'p'\nmodel_id = ''";
@@ -515,6 +520,14 @@ fn what_has_no_effect_is_warned_of() {
         (
             "[[permissions]]\nuser_name = 'u'\nmodel_pattern = 'p/*'",
             "permissions[0].model_pattern: patterns are tested on the model's name without",
+        ),
+        (
+            "[[rate_limits]]\nuser_name = 'u'\nmodel_pattern = 'p/a*'\nrpm = 1",
+            "\"p/\" seldom matches; write \"a*\" instead, which counts calls at every provider",
+        ),
+        (
+            "[[models]]\nprovider_name = 'p'\nmodel_id = 'gpt-4|gpt-5'",
+            "models[0].model_id: no model is called so: `|` has no meaning here",
         ),
     ];
     for (text, part) in rows {
