@@ -10,6 +10,7 @@ mod address;
 mod clouds;
 pub mod declared;
 mod error;
+mod gaps;
 mod global;
 pub mod made;
 mod providers;
@@ -171,6 +172,8 @@ fn read<'t>(
     root.finish(report);
     check_reach(report, &users, global.settings.host, sources.overrides.bound);
     warn_of_gaps(report, &users, providers.is_empty());
+    gaps::warn_of_free_calls(report, &users, &providers);
+    gaps::warn_of_short_keys(report, &users, global.settings.host);
     let tables = Tables {
         providers,
         users: users.users,

@@ -66,13 +66,28 @@ pub(super) fn declare(
     place: &Place,
     index: usize,
 ) {
+    if names.contains_key(name) {
+        declare_as(report, names, name, &format!("\"{}\"", shown(name)), place);
+    } else {
+        names.insert(name.to_owned(), (index, place.line));
+    }
+}
+
+/// The same for what has no name of its own: `shown` is what people call it.
+pub(super) fn declare_as(
+    report: &mut Report<'_>,
+    names: &mut Names,
+    name: &str,
+    shown: &str,
+    place: &Place,
+) {
     match names.get(name) {
         Some((_, line)) => {
             let at = report.whereabouts(*line);
-            report.error(place, format!("\"{}\" is declared {at} too", shown(name)));
+            report.error(place, format!("{shown} is declared {at} too"));
         }
         None => {
-            names.insert(name.to_owned(), (index, place.line));
+            names.insert(name.to_owned(), (0, place.line));
         }
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::error::{At, Place, Report, shown};
 use super::global::{choice, read_networks};
-use super::providers::{Names, declare, declared};
+use super::providers::{Names, declare, declare_as, declared};
 use super::reader::Table;
 use super::sources::Sources;
 use crate::dialect::trouble;
@@ -20,6 +20,8 @@ use crate::secret::{Digest, KeyId, Secret};
 /// The key of the shipped file. Everybody knows it, so it opens a loopback address only.
 const WELL_KNOWN_KEY: &str = "sk-admin-1";
 const WELL_KNOWN_PASSWORD: &str = "admin";
+/// All that is shown of a key that is short.
+const MASK: &str = "...";
 /// The most that a limit may be.
 const COUNT_MAX: u64 = 1_000_000_000_000;
 
@@ -34,6 +36,10 @@ pub(super) struct Users {
     seen: Vec<(Digest, usize)>,
     /// Where a key or password stands that everybody knows.
     pub(super) well_known: Vec<(Place, &'static str)>,
+    /// Where a key of an administrator's stands that is as written and short.
+    pub(super) short_admin_keys: Vec<Place>,
+    /// Users with a quota, each once, and where the first one stands.
+    pub(super) quotas: Vec<(usize, Place)>,
 }
 
 pub(super) fn read(root: &mut Table<'_>, report: &mut Report<'_>, sources: &Sources<'_>) -> Users {
@@ -103,6 +109,7 @@ fn read_one_key(
     table.finish(report);
     let Some(At { value, place }) = written else { return };
     let Some((digest, masked)) = read_key(report, sources, value, &place) else { return };
+    let is_short = masked == MASK;
     if let Some((_, line)) = all.seen.iter().find(|(other, _)| *other == digest) {
         let at = report.whereabouts(*line);
         report.error(&place, format!("the same key stands {at} too"));
@@ -118,6 +125,8 @@ fn read_one_key(
         all.keys.push((digest, caller));
         if digest == Digest::of(WELL_KNOWN_KEY.as_bytes()) {
             all.well_known.push((place, "the key of the shipped file"));
+        } else if user.is_admin && is_short {
+            all.short_admin_keys.push(place);
         }
     }
 }
@@ -158,7 +167,7 @@ fn read_key(
     }
     // Four characters of a short key would be too much of it.
     let shown = if text.len() >= 16 { &text[text.len() - 4..] } else { "" };
-    Some((Digest::of(text.as_bytes()), format!("...{shown}")))
+    Some((Digest::of(text.as_bytes()), format!("{MASK}{shown}")))
 }
 
 /// The password as it is compared: an Argon2 hash, or as written.
@@ -340,10 +349,14 @@ pub(super) fn read_quotas(
         let cost_used = table.money(report, "cost_used", money::DOLLARS_MAX);
         let window = choice(&mut table, report, "window", &["total", "day", "week", "month"]);
         let window = window.map_or("total", |window| window.value);
-        if let Some(user) = user {
+        if let Some(index) = user {
             let place = table.place_of(report, "user_name");
-            declare(report, &mut seen, &format!("{window} quota of user {user}"), &place, 0);
-            let user = &mut all.users[user];
+            let user = &mut all.users[index];
+            let name = format!("{window} quota of the user \"{}\"", shown(&user.name));
+            declare_as(report, &mut seen, &format!("{window} {index}"), &name, &place);
+            if user.quotas.is_empty() {
+                all.quotas.push((index, table.place_of(report, "quota")));
+            }
             user.cost_used = user.cost_used.max(cost_used.map_or(0, |cost| cost.value));
             if let (Some(window), Some(ceiling)) = (Window::named(window), ceiling) {
                 user.quotas.push(Quota { window, ceiling: ceiling.value });

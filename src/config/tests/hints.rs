@@ -69,3 +69,66 @@ fn a_tier_without_a_price_that_another_has_is_warned_of() {
     }
     check_warned(&row("{ price_output_tokens = 1 }"), &[]);
 }
+
+#[test]
+fn a_quota_over_calls_that_cost_nothing_is_warned_of() {
+    let quota = "[[quotas]]\nuser_name = 'u'\nquota = 1\nwindow = 'day'\n\
+                 [[quotas]]\nuser_name = 'u'\nquota = 9\n";
+    let expected = "quotas[0].quota: the user \"u\" has a quota, but nothing that \"q\" serves has \
+                    a price: its calls cost nothing";
+    check_warned(quota, &[expected]);
+    for model in ["m", "m*", "default"] {
+        let price = "[[models]]\nprovider_name = 'q'\nprice_each_call = 1";
+        check_warned(&format!("{quota}{price}\nmodel_id = '{model}'"), &[]);
+    }
+    let none = "[[models]]\nprovider_name = 'q'\nmodel_id = 'm'\n";
+    check_warned(&format!("{quota}{none}"), &[expected]);
+}
+
+#[test]
+fn such_quotas_are_warned_of_where_calls_are_permitted_and_not_endlessly() {
+    let user = "[[users]]\nname = 'u'\n[[quotas]]\nuser_name = 'u'\nquota = 1\n\
+                [[permissions]]\nuser_name = 'u'\nmodel_pattern = '*'\n";
+    let free = |text: &str| {
+        let warnings = loaded(text).warnings;
+        warnings.into_iter().filter(|one| one.contains("quota")).collect::<Vec<_>>()
+    };
+    assert_eq!(free(&format!("{CUSTOM}{user}")).len(), 1);
+    let echo = "[[providers]]\nname = 'p'\nchannel = 'echo'\n";
+    assert_eq!(free(&format!("{CUSTOM}{echo}{user}provider_name = 'p'")).len(), 0);
+    assert_eq!(free(&format!("{CUSTOM}enabled = false\n{user}")).len(), 0);
+    let many: String = (0..25).map(|at| CUSTOM.replace("'q'", &format!("'q{at}'"))).collect();
+    let warnings = free(&format!("{many}{user}"));
+    assert_eq!(warnings.len(), 21);
+    assert_eq!(warnings[20], "5 more pairs of a user with a quota and a provider without prices");
+    let listed = "[global]\nlist_prices = true\n[[providers]]\nname = 'p'\nchannel = 'openai'\n\
+                  credentials = [{ api_key = 'k' }]\n";
+    assert_eq!(free(&format!("{listed}{user}")).len(), 0);
+}
+
+#[test]
+fn a_short_key_of_an_administrator_is_warned_of_where_others_reach_it() {
+    let text = |host: &str, admin: bool, key: &str| {
+        format!(
+            "[global]\nhost = '{host}'\n[[users]]\nname = 'u'\nis_admin = {admin}\n\
+             [[users.keys]]\napi_key = '{key}'"
+        )
+    };
+    let warned = |text: String| loaded(&text).warnings.join("\n").contains("can be guessed");
+    let hashed = Digest::of(b"sk-short").to_text();
+    assert!(warned(text("0.0.0.0", true, "sk-15-characters")[..].replace("sk-15-", "sk-")));
+    assert!(!warned(text("0.0.0.0", true, "sk-16-characters")));
+    assert!(!warned(text("0.0.0.0", true, &hashed)));
+    assert!(!warned(text("0.0.0.0", false, "sk-short")));
+    assert!(!warned(text("127.0.0.1", true, "sk-short")));
+}
+
+#[test]
+fn what_a_user_may_have_once_names_the_user_when_it_is_there_twice() {
+    let quota = "[[quotas]]\nuser_name = 'u'\nquota = 1\n";
+    let expected = "total quota of the user \"u\" is declared on line 7 too";
+    check_after(&quota.repeat(2), 5, "quotas[1].user_name", expected);
+    let limit = "[[rate_limits]]\nuser_name = 'u'\nmodel_pattern = 'a*'\nrpm = 1\n";
+    let expected = "limit of the user \"u\" for \"a*\" is declared on line 8 too";
+    check_after(&limit.repeat(2), 7, "rate_limits[1].model_pattern", expected);
+}
