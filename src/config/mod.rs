@@ -162,7 +162,7 @@ fn read<'t>(
     let defaults = Defaults { proxy: global.proxy, timeouts, made_fence, list_prices };
     let (mut providers, names) = providers::read(&mut root, report, sources, &defaults);
     providers::read_models(&mut root, report, &mut providers, &names);
-    let aliases = providers::read_aliases(&mut root, report, &names);
+    let aliases = providers::read_aliases(&mut root, report, &providers, &names);
     let mut users = users::read(&mut root, report, sources);
     users::read_made_keys(&mut root, report, &mut users, sources);
     users::read_permissions(&mut root, report, &mut users, &providers, &names);

@@ -667,17 +667,19 @@ fn warn_of_free_tiers(report: &mut Report<'_>, tiers: &[Tier], places: &[Place])
 pub(super) fn read_aliases(
     root: &mut Table<'_>,
     report: &mut Report<'_>,
+    providers: &[Provider],
     names: &Names,
 ) -> Vec<(String, Alias)> {
     let (mut aliases, mut seen) = (Vec::new(), Names::new());
     for mut table in root.tables(report, "model_aliases") {
         let alias = table.required(report, "alias");
-        let targets = read_targets(&mut table, report, names);
+        let enabled = table.flag(report, "enabled", true);
+        let known = if enabled { providers } else { &[] };
+        let targets = read_targets(&mut table, report, known, names);
         let one = match targets.is_empty() {
-            true => read_target(&mut table, report, names),
+            true => read_target(&mut table, report, known, names),
             false => targets.first().map(|target| (target.provider, target.model_id.clone())),
         };
-        let enabled = table.flag(report, "enabled", true);
         table.finish(report);
         let Some(At { value: alias, place }) = alias else { continue };
         if !check_model_name(report, alias, &place) {
@@ -693,26 +695,47 @@ pub(super) fn read_aliases(
     aliases
 }
 
-/// A provider and its name for a model; `None` was reported.
+/// A provider and its name for a model; `None` was reported. One that is disabled, of those that
+/// are `known`, is warned of.
 fn read_target(
     table: &mut Table<'_>,
     report: &mut Report<'_>,
+    known: &[Provider],
     names: &Names,
 ) -> Option<(usize, String)> {
     let provider_name = table.required(report, "provider_name");
     let provider =
         provider_name.as_ref().and_then(|name| declared(report, names, "provider", name));
     let At { value, place } = table.required(report, "model_id")?;
-    check_model_name(report, value, &place).then(|| Some((provider?, value.to_owned())))?
+    if !check_model_name(report, value, &place) {
+        return None;
+    }
+    let provider = provider?;
+    let served = known.get(provider);
+    if let (Some(served), Some(named)) = (served.filter(|served| !served.enabled), provider_name) {
+        let why = format!("the provider \"{}\" is disabled: this leads nowhere", served.name);
+        report.warn(&named.place, why);
+    }
+    let model = served.and_then(|served| served.models.get(value));
+    if model.is_some_and(|model| !model.enabled) {
+        let why = format!("the model \"{}\" is disabled: this leads nowhere", shown(value));
+        report.warn(&place, why);
+    }
+    Some((provider, value.to_owned()))
 }
 
 /// The targets of an alias that has several, by tier.
-fn read_targets(table: &mut Table<'_>, report: &mut Report<'_>, names: &Names) -> Vec<AliasTarget> {
+fn read_targets(
+    table: &mut Table<'_>,
+    report: &mut Report<'_>,
+    known: &[Provider],
+    names: &Names,
+) -> Vec<AliasTarget> {
     let place = table.place_of(report, "targets");
     let mut targets = Vec::new();
     let was_written = table.holds("targets");
     for mut target in table.tables(report, "targets") {
-        let found = read_target(&mut target, report, names);
+        let found = read_target(&mut target, report, known, names);
         let weight = target.number_or(report, "weight", 1..=1_000_000, 1) as u32;
         let tier = target.number_or(report, "tier", 1..=1_000, 1) as u32;
         target.finish(report);

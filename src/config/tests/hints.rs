@@ -107,6 +107,27 @@ fn such_quotas_are_warned_of_where_calls_are_permitted_and_not_endlessly() {
 }
 
 #[test]
+fn an_alias_that_leads_nowhere_is_warned_of() {
+    let off = "[[providers]]\nname = 'off'\nchannel = 'echo'\nenabled = false\n\
+               [[models]]\nprovider_name = 'p'\nmodel_id = 'm'\nenabled = false\n";
+    let alias = |provider: &str, model: &str, more: &str| {
+        format!(
+            "{off}[[model_aliases]]\nalias = 'a'\nprovider_name = '{provider}'\n\
+             model_id = '{model}'\n{more}"
+        )
+    };
+    let nowhere = "model_aliases[0].provider_name: the provider \"off\" is disabled";
+    check_warned(&alias("off", "m", ""), &[nowhere]);
+    check_warned(&alias("p", "m", ""), &["model_aliases[0].model_id: the model \"m\" is disabled"]);
+    check_warned(&alias("p", "n", ""), &[]);
+    check_warned(&alias("off", "m", "enabled = false"), &[]);
+    let targets = "[[model_aliases]]\nalias = 'a'\ntargets = [\
+        { provider_name = 'p', model_id = 'n' }, { provider_name = 'off', model_id = 'm' }]";
+    let nowhere = "model_aliases[0].targets[1].provider_name: the provider \"off\" is disabled";
+    check_warned(&format!("{off}{targets}"), &[nowhere]);
+}
+
+#[test]
 fn a_short_key_of_an_administrator_is_warned_of_where_others_reach_it() {
     let text = |host: &str, admin: bool, key: &str| {
         format!(
