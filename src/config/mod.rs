@@ -12,6 +12,7 @@ pub mod declared;
 mod error;
 mod gaps;
 mod global;
+mod hints;
 pub mod made;
 mod providers;
 mod reader;
@@ -116,8 +117,13 @@ pub fn load_both(
     let mut report = Report::new(file_name, text, made, &made_text);
     let (document, mistakes) = DeTable::parse_recoverable(text);
     for mistake in &mistakes {
-        let line = report.line_of(mistake.span().map_or(0, |span| span.start.min(text.len())));
-        report.error(&Place { line, key: String::new() }, mistake.message());
+        let span = mistake.span().unwrap_or(0..0);
+        let line = report.line_of(span.start.min(text.len()));
+        // One mistake may be several to the parser.
+        if report.errors.last().is_none_or(|last| last.line != line) {
+            let why = hints::syntax(text, mistake.message(), span);
+            report.error(&Place { line, key: String::new() }, why);
+        }
     }
     if !mistakes.is_empty() {
         return Err(in_order(report));

@@ -146,9 +146,15 @@ fn read_provider(
     let cloud = settings.as_mut().map(|one| Cloud::read(one, report, known_channel, written));
     let mut cloud = cloud.unwrap_or_default();
     cloud.fence = written;
+    // What stands in the wrong place is reported there, and not as missing too.
+    let is_misplaced = table.holds_no_array("credentials")
+        || table.holds("api_key")
+        || settings.as_ref().is_some_and(|one| one.holds("credentials") || one.holds("api_key"));
+    let is_base_misplaced = table.holds("base_url");
     let credentials =
         read_credentials(&mut table, report, sources, (enabled, known_channel), &cloud);
-    if known_channel.needs_credential && enabled && credentials.is_empty() {
+    let lacks_credential = credentials.is_empty() && !is_misplaced;
+    if known_channel.needs_credential && enabled && lacks_credential {
         let name = known_channel.name;
         let what = if name == channel::VERTEX {
             "service_account = \"FILE\""
@@ -171,7 +177,8 @@ fn read_provider(
         read_settings(&mut settings, report, &mut provider, defaults);
         settings.finish(report);
     }
-    if channel.is_some() && known_channel.needs_base_url() && !base_given {
+    let lacks_base_url = !base_given && !is_base_misplaced;
+    if channel.is_some() && known_channel.needs_base_url() && lacks_base_url {
         let place = Place { line: place.line, key: format!("{}.base_url", place.key) };
         let name = known_channel.name;
         let why = format!("this key is missing; the channel {name} has no address of its own");

@@ -11,6 +11,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::error::{At, Place, Report, hint, shown};
+use super::hints;
 use crate::money;
 
 /// Before the key of a setting that the database has.
@@ -58,6 +59,11 @@ impl<'t> Table<'t> {
     /// Whether the key was written.
     pub(super) fn holds(&self, key: &str) -> bool {
         self.entries.contains_key(key)
+    }
+
+    /// Whether something else than an array was written, which its getter reports.
+    pub(super) fn holds_no_array(&self, key: &str) -> bool {
+        self.entries.get(key).is_some_and(|value| !value.get_ref().is_array())
     }
 
     /// The place of a key, or the table's when it was not written.
@@ -286,7 +292,8 @@ impl<'t> Table<'t> {
         let (value, place) = (value.get_ref(), Place { line, key: self.path(key) });
         let Some(elements) = value.as_array() else {
             let wanted = if value.is_table() {
-                format!("an array; write [[{key}]], or {key} = [{{ ... }}]")
+                let path = hints::without_indices(&place.key);
+                format!("an array; write [[{path}]], or {key} = [{{ ... }}]")
             } else {
                 "an array".to_owned()
             };
@@ -318,7 +325,10 @@ impl<'t> Table<'t> {
             }
             let line = report.line_of(self.own_base() + name.span().start);
             let place = Place { line, key: self.path(&shown(text)) };
-            let hint = hint(text, self.known.iter().copied());
+            let hint = match hints::belongs(&self.place.key, text) {
+                Some(elsewhere) => format!(" here; {elsewhere}"),
+                None => hint(text, self.known.iter().copied()),
+            };
             report.error(&place, format!("unknown key{hint}"));
         }
     }

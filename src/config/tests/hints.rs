@@ -145,6 +145,40 @@ fn a_short_key_of_an_administrator_is_warned_of_where_others_reach_it() {
 }
 
 #[test]
+fn a_key_in_the_wrong_table_says_where_it_belongs() {
+    let model = "[[models]]\nprovider_name = 'p'\nmodel_id = 'm'\nprice_input_tokens = 1";
+    check_after(model, 4, "models[0].price_input_tokens", "it stands in price_tiers");
+    let custom = "[[providers]]\nname = 'p'\nchannel = 'custom'\nbase_url = 'http://h'";
+    check(custom, 4, "providers[0].base_url", "it stands in [providers.settings]");
+    let openai = "[[providers]]\nname = 'p'\nchannel = 'openai'\n";
+    let in_credentials = "it stands in credentials: credentials = [{ api_key =";
+    check(&format!("{openai}api_key = 'k'"), 4, "providers[0].api_key", in_credentials);
+    let settings = format!("{openai}[providers.settings]\n");
+    let above = "above [providers.settings]";
+    let nested = format!("{settings}credentials = [{{ api_key = 'k' }}]");
+    check(&nested, 5, "providers[0].settings.credentials", above);
+    check(&format!("{settings}api_key = 'k'"), 5, "providers[0].settings.api_key", above);
+    check_custom("in_flight = 3", "in_flight", "it stands in credentials, above");
+    check_custom("weight = 3", "weight", "it stands in credentials, above");
+    check("[[users]]\nname = 'u'\napi_key = 'k'", 3, "users[0].api_key", "[[users.keys]]");
+}
+
+#[test]
+fn a_table_in_the_place_of_an_array_is_one_mistake_and_told_by_its_whole_path() {
+    let openai = "[[providers]]\nname = 'p'\nchannel = 'openai'\n";
+    let text = format!("{openai}[providers.credentials]\napi_key = 'k'");
+    let expected = "must be an array; write [[providers.credentials]], or credentials = [{ ... }]";
+    check(&text, 4, "providers[0].credentials", expected);
+    check(&format!("{openai}credentials = 'k'"), 4, "providers[0].credentials", "an array");
+    let keys = "[users.keys]\napi_key = 'k'";
+    check_after(keys, 1, "users[0].keys", "write [[users.keys]], or keys = [{ ... }]");
+    let tiers = "[[models]]\nprovider_name = 'p'\nmodel_id = 'm*'\n[models.price_tiers]\n";
+    check_after(tiers, 4, "models[0].price_tiers", "write [[models.price_tiers]], or");
+    let none = format!("{openai}credentials = []");
+    check(&none, 4, "providers[0].credentials", "the channel openai needs one");
+}
+
+#[test]
 fn what_a_user_may_have_once_names_the_user_when_it_is_there_twice() {
     let quota = "[[quotas]]\nuser_name = 'u'\nquota = 1\n";
     let expected = "total quota of the user \"u\" is declared on line 7 too";
@@ -152,4 +186,33 @@ fn what_a_user_may_have_once_names_the_user_when_it_is_there_twice() {
     let limit = "[[rate_limits]]\nuser_name = 'u'\nmodel_pattern = 'a*'\nrpm = 1\n";
     let expected = "limit of the user \"u\" for \"a*\" is declared on line 8 too";
     check_after(&limit.repeat(2), 7, "rate_limits[1].model_pattern", expected);
+}
+
+#[test]
+fn text_without_quotes_is_told_to_need_them_and_is_not_quoted() {
+    for value in ["127.0.0.1", "localhost", "1.2.3.4:80", "http://a:1", "sk-secret # x"] {
+        let text = format!("[global]\nhost = {value}\n");
+        check(&text, 2, "", "text needs quotes: host = \"...\"");
+        let errors = load(&text, "c.toml", &environment).err().unwrap_or_default();
+        assert!(!errors[0].why.contains(value), "{}", errors[0]);
+    }
+    for value in ["True", "yes", "OFF"] {
+        let text = format!("[global]\nreceipts = {value}\n");
+        check(&text, 2, "", "must be receipts = true or receipts = false");
+    }
+    check("[global]\nport = 08787\n", 2, "", "leading zero");
+    check("[global]\nhost = 'a\n", 2, "", "invalid literal string");
+    check("[global]\nhost: 'a'\n", 2, "", "key with no value");
+}
+
+#[test]
+fn a_key_that_is_there_twice_is_named_with_its_first_place() {
+    let keys = "[[users]]\nname = 'u'\nkeys = [{ api_key = 'k' }]\n[[users.keys]]\napi_key = 'l'\n";
+    let twice = "duplicate key: \"keys\", which stands on line 3 too: write either";
+    check(keys, 4, "", twice);
+    let tables = "[global]\nport = 1\n[limits]\n[global]\n";
+    check(tables, 4, "", "duplicate key: \"global\", which stands on line 1 too");
+    let names = "[[users]]\nname = 'u'\n[[users]]\nname = 'u'\nname = 'v'\n";
+    check(names, 5, "", "duplicate key: \"name\", which stands on line 4 too");
+    check("a = { b = 1, b = 2 }\n", 1, "", "duplicate key: \"b\"");
 }
