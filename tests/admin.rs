@@ -304,6 +304,28 @@ fn every_path_needs_its_caller_whatever_its_spelling_and_method() {
 }
 
 #[test]
+fn what_is_probably_not_meant_so_is_told_with_what_was_made_or_changed() {
+    let gateway = Gateway::start(&config().text());
+    let limit = json!({ "user_name": "alice", "model_pattern": "openai-main/*", "rpm": 1 });
+    let made = admin(&gateway, "POST", "rate_limits", limit, 201);
+    let path = "rate_limits/alice:openai-main%2F*";
+    let changed = admin(&gateway, "PATCH", path, json!({ "rpm": 2 }), 200);
+    for row in [&made, &changed] {
+        assert_eq!(row["warnings"].as_array().map(Vec::len), Some(1), "{row}");
+        let warning = row["warnings"][0].as_str().expect("a text");
+        assert!(warning.starts_with("model_pattern: patterns are tested on"), "{warning}");
+    }
+    assert!(admin(&gateway, "GET", path, Value::Null, 200).get("warnings").is_none());
+    let limit = json!({ "user_name": "alice", "model_pattern": "gpt-*", "rpm": 1 });
+    assert!(admin(&gateway, "POST", "rate_limits", limit, 201).get("warnings").is_none());
+    let limit = json!({ "user_name": "alice", "model_pattern": "gpt-*|o1-*", "rpm": 1 });
+    let refused = admin(&gateway, "POST", "rate_limits", limit, 400);
+    assert_eq!(refused["error"]["field"], "model_pattern");
+    let row = json!({ "provider_name": "openai-main", "model_id": "gpt-4*", "display_name": "x" });
+    admin(&gateway, "POST", "models", row, 400);
+}
+
+#[test]
 fn a_mistake_names_its_field_and_changes_nothing() {
     let gateway = Gateway::start(&config().text());
     let rows = [

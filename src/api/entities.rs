@@ -33,7 +33,7 @@ pub(super) fn routes(kind: &'static Kind) -> Vec<Route> {
         Route { kind: Some(kind), ..Route::new(method, path, &name, &says, run) }
     };
     let shown = || kind.shown();
-    let mut made = kind.shown();
+    let mut made = kind.written();
     if section == "user_keys" {
         made["properties"]["api_key"] =
             json!({ "type": "string", "description": "The key, shown this once." });
@@ -55,7 +55,9 @@ pub(super) fn routes(kind: &'static Kind) -> Vec<Route> {
     let change = kind.asked(true);
     if change["properties"].as_object().is_some_and(|fields| !fields.is_empty()) {
         let says = format!("Changes a {name}; null takes a field back to its default.");
-        all.push(route("PATCH", &one, "change", says, patch).takes(change).answers(200, shown()));
+        all.push(
+            route("PATCH", &one, "change", says, patch).takes(change).answers(200, kind.written()),
+        );
     }
     all
 }
@@ -260,10 +262,11 @@ pub(super) fn make(
         kept.push(Kept { section, id, value, made_ms: now_ms, changed_ms: now_ms });
     }
     let change = change(call, "create", kind, &id, None, kept.iter().find(|row| row.id == id));
-    commit(call.api, &mut state, kept, Change { edits, ..change }, Some((kind.section, &id)))?;
+    let about = Some((kind.section, id.as_str()));
+    let warnings = commit(call.api, &mut state, kept, Change { edits, ..change }, about)?;
     drop(state);
     // The tables of the request are those of before: what is live shows at the next look.
-    let mut made = shown(call, kind, &id)?;
+    let mut made = written(call, kind, &id, warnings)?;
     if let Some(key) = key {
         made["api_key"] = key.into();
     }
@@ -379,12 +382,22 @@ pub(super) fn change_one(
     kept[at].changed_ms = call.api.core.unix_ms();
     let edits = vec![put(kind.section, id, &kept[at].value)];
     let change = change(call, "change", kind, id, Some(&before), kept.get(at));
-    commit(call.api, &mut state, kept, Change { edits, ..change }, Some((kind.section, id)))?;
+    let about = Some((kind.section, id));
+    let warnings = commit(call.api, &mut state, kept, Change { edits, ..change }, about)?;
     drop(state);
     if kind.section == "users" && call.body.contains_key("password") {
         call.api.sessions.close_all(id);
     }
-    Ok(Answer::ok(shown(call, kind, id)?))
+    Ok(Answer::ok(written(call, kind, id, warnings)?))
+}
+
+/// One that was just made or changed, and what the configuration's rules warn of in it.
+fn written(call: &Call<'_>, kind: &Kind, id: &str, warnings: Vec<String>) -> Result<Value, Fault> {
+    let mut row = shown(call, kind, id)?;
+    if !warnings.is_empty() {
+        row["warnings"] = warnings.into();
+    }
+    Ok(row)
 }
 
 pub(super) fn delete(route: &Route, call: &Call<'_>) -> Result<Answer, Fault> {
@@ -449,13 +462,14 @@ fn change(
 }
 
 /// Checks the rows by the configuration's rules, writes the change, and puts the tables in place.
+/// What they warn of in the row `about` comes back.
 pub(super) fn commit(
     api: &Interface,
     state: &mut State,
     kept: Vec<Kept>,
     mut change: Change,
     about: Option<(&str, &str)>,
-) -> Result<(), Fault> {
+) -> Result<Vec<String>, Fault> {
     if kept.len() > limits::API_ROWS_MAX {
         return Err(Fault::new(409, "there are too many rows"));
     }
@@ -476,7 +490,8 @@ pub(super) fn commit(
     state.see(unseen, &api.books.accounts);
     state.kept = kept;
     api.core.swap(loaded.snapshot);
-    Ok(())
+    let mine = loaded.made_warnings.into_iter().filter(|one| own.is_some() && one.row == own);
+    Ok(mine.map(|one| format!("{}: {}", one.key, one.why)).collect())
 }
 
 /// Writes a change, or says that the books cannot be written now.

@@ -315,6 +315,16 @@ impl Kind {
         schema
     }
 
+    /// The schema of one that was just made or changed.
+    pub(super) fn written(&self) -> Value {
+        let mut schema = self.shown();
+        schema["properties"]["warnings"] = json!({
+            "type": "array", "items": { "type": "string" },
+            "description": "What is probably not meant so; absent: nothing."
+        });
+        schema
+    }
+
     /// The schema of one as it is shown.
     pub(super) fn shown(&self) -> Value {
         let mut properties = Map::new();

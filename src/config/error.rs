@@ -82,6 +82,8 @@ pub(super) struct Report<'t> {
     /// What the database may not say, but has said: no reason not to start.
     pub(super) fenced: Vec<ConfigError>,
     pub(super) warnings: Vec<String>,
+    /// Those of them that are about rows of the database.
+    pub(super) made_warnings: Vec<ConfigError>,
 }
 
 impl<'t> Report<'t> {
@@ -100,8 +102,9 @@ impl<'t> Report<'t> {
         let file_lines = lines.len();
         lines.extend(starts(&made_text.toml, text.len() + 1));
         let made_rows = made_text.rows.clone();
-        let (errors, fenced, warnings) = (Vec::new(), Vec::new(), Vec::new());
-        Report { file, lines, file_lines, made, made_rows, errors, fenced, warnings }
+        let (errors, fenced) = (Vec::new(), Vec::new());
+        let (warnings, made_warnings) = (Vec::new(), Vec::new());
+        Report { file, lines, file_lines, made, made_rows, errors, fenced, warnings, made_warnings }
     }
 
     /// The row of the database that stands on a line.
@@ -161,10 +164,13 @@ impl<'t> Report<'t> {
 
     pub(super) fn warn(&mut self, place: &Place, why: impl fmt::Display) {
         let Place { line, key } = place;
-        self.warnings.push(match self.row_of(*line) {
-            None => format!("{}:{line}: {key}: {why}", self.file),
-            Some(row) => format!("{}: {}: {why}", self.name_of(row), within(key.clone())),
-        });
+        if self.row_of(*line).is_none() {
+            self.warnings.push(format!("{}:{line}: {key}: {why}", self.file));
+            return;
+        }
+        let warning = self.mistake(place, why.to_string());
+        self.warnings.push(warning.to_string());
+        self.made_warnings.push(warning);
     }
 }
 

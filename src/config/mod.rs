@@ -48,6 +48,8 @@ pub struct Loaded {
     pub fenced: Vec<ConfigError>,
     /// What is probably not meant so, or has no effect; with file, line and key.
     pub warnings: Vec<String>,
+    /// Those of them that are about rows of the database, by row.
+    pub made_warnings: Vec<ConfigError>,
 }
 
 /// What is fixed for the life of the process.
@@ -140,8 +142,9 @@ pub fn load_both(
     let line_of = |offset| report.line_of(offset);
     let outside = Outside { environment, files };
     let declared = declared::rows(document.get_ref(), &outside, &line_of);
-    let (fenced, warnings) = (report.fenced, report.warnings);
-    Ok(Loaded { snapshot: Snapshot::new(tables), settings, declared, fenced, warnings })
+    let Report { fenced, warnings, made_warnings, .. } = report;
+    let snapshot = Snapshot::new(tables);
+    Ok(Loaded { snapshot, settings, declared, fenced, warnings, made_warnings })
 }
 
 fn in_order(report: Report<'_>) -> Vec<ConfigError> {
