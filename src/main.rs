@@ -7,7 +7,6 @@ use gproxy::command::arguments::{self, Arguments, Command};
 use gproxy::command::{self, Terminal};
 use gproxy::config::Loaded;
 use gproxy::io::tls;
-use gproxy::secret::Secret;
 use gproxy::serve::{self, FileSource, ServeError};
 
 #[global_allocator]
@@ -46,10 +45,10 @@ fn run() -> io::Result<u8> {
     }
     loaded.warnings.splice(0..0, arguments.warnings.iter().cloned());
     let file = arguments.config_file(&environment);
-    let master = match master_key(&arguments, &environment) {
+    let master = match command::master_key(&arguments, &environment) {
         Ok(master) => master,
-        Err(error) => {
-            writeln!(io::stderr(), "gproxy: the master key cannot be read: {error}")?;
+        Err(why) => {
+            writeln!(io::stderr(), "gproxy: {why}")?;
             return Ok(EXIT_FAILED);
         }
     };
@@ -64,18 +63,6 @@ fn run() -> io::Result<u8> {
         });
     }
     Ok(command::EXIT_WELL)
-}
-
-/// What seals secrets in the database, of a file or of the environment.
-fn master_key(
-    arguments: &Arguments,
-    environment: &dyn Fn(&str) -> Option<String>,
-) -> io::Result<Option<Secret>> {
-    let text = match &arguments.master_key_file {
-        Some(file) => Some(std::fs::read_to_string(file)?),
-        None => environment("GPROXY_MASTER_KEY"),
-    };
-    Ok(text.filter(|text| !text.trim().is_empty()).map(Secret::new))
 }
 
 /// Prints what the provider's upstream lists and the configuration lacks.
@@ -116,9 +103,7 @@ fn prepare(
         error: &mut io::stderr().lock(),
         environment,
         read_certificates: &|snapshot| {
-            tls::load(snapshot.extra_ca_file.as_deref()).map_err(|error| error.to_string())?;
-            let files = snapshot.tls.as_ref().map(tls::callers::prepare).transpose();
-            files.map(drop).map_err(|error| error.to_string())
+            tls::mistakes(snapshot.extra_ca_file.as_deref(), snapshot.tls.as_ref())
         },
     };
     if let Some(code) = command::run(arguments, &mut terminal)? {

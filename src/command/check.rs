@@ -4,10 +4,62 @@
 
 use std::io::{self, Write};
 
+use super::arguments::Arguments;
+use super::{EXIT_MISTAKE, EXIT_WELL, Terminal};
+use crate::api::Sealer;
+use crate::config::declared::{Declared, SETTINGS};
 use crate::config::{Loaded, Settings};
 use crate::dialect::endpoint::ENDPOINTS;
 use crate::dialect::path::Collection;
+use crate::money;
+use crate::route::quota::{Quota, Window};
+use crate::route::rate::RateLimit;
 use crate::route::snapshot::{AliasTarget, Provider, Snapshot, User};
+
+/// Prints what it means, or all that would stop the start.
+pub fn run(arguments: &Arguments, terminal: &mut Terminal<'_>) -> io::Result<u8> {
+    let master = check_master_key(arguments, terminal.environment);
+    if let Err(why) = &master {
+        writeln!(terminal.error, "{why}")?;
+    }
+    let Some(loaded) = super::load(arguments, terminal)? else { return Ok(EXIT_MISTAKE) };
+    for warning in arguments.warnings.iter().chain(&loaded.warnings) {
+        writeln!(terminal.error, "warning: {warning}")?;
+    }
+    let mistakes = (terminal.read_certificates)(&loaded.snapshot);
+    let file = arguments.config_file(terminal.environment);
+    for (key, why) in &mistakes {
+        let name = |row: &Declared| row.value.get("name").is_some_and(|name| name == *key);
+        let rows = loaded.declared.iter();
+        let line = rows.filter(|row| row.section == SETTINGS).find(|row| name(row));
+        let line = line.map_or_else(String::new, |row| format!("{}:", row.line));
+        writeln!(terminal.error, "{file}:{line} {key}: {why}")?;
+    }
+    if master.is_err() || !mistakes.is_empty() {
+        return Ok(EXIT_MISTAKE);
+    }
+    write(&loaded, terminal.out)?;
+    Ok(EXIT_WELL)
+}
+
+/// Whether the master key can be read and is long enough.
+fn check_master_key(
+    arguments: &Arguments,
+    environment: &dyn Fn(&str) -> Option<String>,
+) -> Result<(), String> {
+    let master = super::master_key(arguments, environment)?;
+    if master.is_none_or(|master| Sealer::new(master.expose()).is_some()) {
+        return Ok(());
+    }
+    let place = match &arguments.master_key_file {
+        Some(file) => format!("--master-key-file: {file}"),
+        None => "GPROXY_MASTER_KEY".to_owned(),
+    };
+    Err(format!(
+        "{place}: the master key must have at least 32 characters; `openssl rand -hex 32` \
+         prints one"
+    ))
+}
 
 /// Writes everything.
 pub fn write(loaded: &Loaded, out: &mut dyn Write) -> io::Result<()> {
@@ -91,7 +143,11 @@ fn write_user(snapshot: &Snapshot, user: &User, out: &mut dyn Write) -> io::Resu
     let admin = if user.is_admin { ", administrator" } else { "" };
     writeln!(out, "user {}{admin}{}", user.name, state(user.enabled))?;
     for key in &user.keys {
-        writeln!(out, "  key {}{}", key.shown, state(key.enabled))?;
+        write!(out, "  key {}{}", key.shown, state(key.enabled))?;
+        match key.in_flight {
+            Some(most) => writeln!(out, ", {most} calls side by side")?,
+            None => writeln!(out)?,
+        }
     }
     if user.permissions.is_empty() {
         writeln!(out, "  may call nothing")?;
@@ -105,7 +161,29 @@ fn write_user(snapshot: &Snapshot, user: &User, out: &mut dyn Write) -> io::Resu
             None => writeln!(out, "  may call {pattern} at every provider")?,
         }
     }
+    for Quota { window, ceiling } in &user.quotas {
+        let each = match window {
+            Window::Day | Window::Week | Window::Month => format!("a {}", window.name()),
+            Window::Total => "in all".to_owned(),
+        };
+        writeln!(out, "  may spend {} USD {each}", money::text(*ceiling))?;
+    }
+    for limit in &user.rate_limits {
+        writeln!(out, "  limit of {}: {}", limit.pattern.as_str(), counters(limit).join(", "))?;
+    }
     Ok(())
+}
+
+/// What a rule lets through.
+fn counters(limit: &RateLimit) -> Vec<String> {
+    let seconds = limit.window_ms / 1_000;
+    let all = [
+        limit.rpm.map(|most| format!("{most} calls a minute")),
+        limit.rpd.map(|most| format!("{most} calls a day")),
+        limit.total_tokens.map(|most| format!("{most} tokens in {seconds} s")),
+        limit.in_flight.map(|most| format!("{most} calls side by side")),
+    ];
+    all.into_iter().flatten().collect()
 }
 
 fn state(enabled: bool) -> &'static str {

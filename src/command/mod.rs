@@ -18,6 +18,7 @@ use self::arguments::{Arguments, Command, HELP};
 use crate::config::{self, Loaded};
 use crate::limits;
 use crate::route::snapshot::Snapshot;
+use crate::secret::Secret;
 
 /// Everything is well.
 pub const EXIT_WELL: u8 = 0;
@@ -38,32 +39,16 @@ pub struct Terminal<'t> {
     pub error: &'t mut dyn Write,
     /// The environment.
     pub environment: &'t dyn Fn(&str) -> Option<String>,
-    /// Reads the certificates that are named, or says why not.
-    pub read_certificates: &'t dyn Fn(&Snapshot) -> Result<(), String>,
+    /// Reads the certificates that are named: what is wrong with them, each by the key of the
+    /// configuration that names it.
+    pub read_certificates: &'t dyn Fn(&Snapshot) -> Vec<(&'static str, String)>,
 }
 
 /// Runs a command to its exit code; `None`: it opens sockets, which is not done here.
 pub fn run(arguments: &Arguments, terminal: &mut Terminal<'_>) -> io::Result<Option<u8>> {
     let code = match &arguments.command {
         Command::Serve | Command::Pull { .. } => return Ok(None),
-        Command::Check => match load(arguments, terminal)? {
-            Some(loaded) => {
-                for warning in arguments.warnings.iter().chain(&loaded.warnings) {
-                    writeln!(terminal.error, "warning: {warning}")?;
-                }
-                match (terminal.read_certificates)(&loaded.snapshot) {
-                    Ok(()) => {
-                        check::write(&loaded, terminal.out)?;
-                        EXIT_WELL
-                    }
-                    Err(why) => {
-                        writeln!(terminal.error, "{why}")?;
-                        EXIT_MISTAKE
-                    }
-                }
-            }
-            None => EXIT_MISTAKE,
-        },
+        Command::Check => check::run(arguments, terminal)?,
         Command::Explain(question) => explain::run(question, arguments, terminal)?,
         Command::Usage { json, selection } => books::usage(*json, selection, arguments, terminal)?,
         Command::Backup(target) => books::backup(target, arguments, terminal)?,
@@ -98,6 +83,19 @@ pub fn read_file(path: &str) -> io::Result<String> {
     let mut text = String::new();
     std::fs::File::open(path)?.take(limits::ACCOUNT_BYTES_MAX).read_to_string(&mut text)?;
     Ok(text)
+}
+
+/// What seals secrets in the database, of a file or of the environment, or why it cannot be read.
+pub fn master_key(
+    arguments: &Arguments,
+    environment: &dyn Fn(&str) -> Option<String>,
+) -> Result<Option<Secret>, String> {
+    let unread = |file, error| format!("--master-key-file: {file}: cannot be read: {error}");
+    let text = match &arguments.master_key_file {
+        None => environment("GPROXY_MASTER_KEY"),
+        Some(file) => Some(std::fs::read_to_string(file).map_err(|error| unread(file, error))?),
+    };
+    Ok(text.filter(|text| !text.trim().is_empty()).map(Secret::new))
 }
 
 /// Reads the configuration that the words name; `None`: the mistakes were printed.

@@ -12,8 +12,11 @@ fn answer(line: &str, input: &str) -> (Option<u8>, String, String) {
         error: &mut error,
         environment: &|_| None,
         read_certificates: &|snapshot| match &snapshot.extra_ca_file {
-            Some(file) => Err(format!("extra_ca_file: {file}: unread")),
-            None => Ok(()),
+            Some(file) => vec![
+                ("global.extra_ca_file", format!("{file}: unread")),
+                ("tls.key_file", "key.pem: unread".to_owned()),
+            ],
+            None => Vec::new(),
         },
     };
     let code = run(&arguments, &mut terminal).expect("memory can be written to");
@@ -30,7 +33,7 @@ fn checked(text: &str) -> String {
 }
 
 #[test]
-fn check_prints_final_addresses_and_what_each_key_may_call() {
+fn check_prints_final_addresses_and_what_each_user_may_call_and_spend() {
     let text = r#"
         [[providers]]
         name = "claude"
@@ -59,6 +62,7 @@ fn check_prints_final_addresses_and_what_each_key_may_call() {
         api_key = "sk-b"
         label = "old laptop"
         enabled = false
+        in_flight = 2
         [[permissions]]
         user_name = "alice"
         model_pattern = "chat-*"
@@ -66,6 +70,21 @@ fn check_prints_final_addresses_and_what_each_key_may_call() {
         user_name = "alice"
         provider_name = "demo"
         model_pattern = "*"
+        [[quotas]]
+        user_name = "alice"
+        quota = 100
+        [[quotas]]
+        user_name = "alice"
+        quota = "2.50"
+        window = "day"
+        [[rate_limits]]
+        user_name = "alice"
+        model_pattern = "chat-*"
+        rpm = 60
+        rpd = 900
+        total_tokens = 20000
+        window_s = 30
+        in_flight = 3
         [[users]]
         name = "bob"
         enabled = false
@@ -87,9 +106,12 @@ alias chat-default is claude/claude-x
 
 user alice, administrator
   key ...1234
-  key old laptop (disabled)
+  key old laptop (disabled), 2 calls side by side
   may call chat-* at every provider
   may call * at demo
+  may spend 100 USD in all
+  may spend 2.5 USD a day
+  limit of chat-*: 60 calls a minute, 900 calls a day, 20000 tokens in 30 s, 3 calls side by side
 
 user bob (disabled)
   may call nothing
@@ -133,7 +155,38 @@ fn check_reads_the_certificates_that_are_named() {
     let (code, out, error) = answer(&format!("check --config {}", file.display()), "");
     std::fs::remove_file(&file).expect("a file");
     assert_eq!((code, out.as_str()), (Some(EXIT_MISTAKE), ""));
-    assert!(error.ends_with("\nextra_ca_file: ca.pem: unread\n"), "{error}");
+    let name = file.display();
+    let expected = format!(
+        "\n{name}:2: global.extra_ca_file: ca.pem: unread\n{name}: tls.key_file: key.pem: unread\n"
+    );
+    assert!(error.ends_with(&expected), "{error}");
+}
+
+#[test]
+fn check_finds_a_master_key_that_would_stop_the_start() {
+    let folder = std::env::temp_dir();
+    let file = folder.join(format!("gproxy-master-{}", std::process::id()));
+    let line = format!("check --config config.toml --master-key-file {}", file.display());
+    for (text, expected) in [
+        (None, Some("cannot be read: ")),
+        (Some("a-short-one\n"), Some("the master key must have at least 32 characters")),
+        (Some("0123456789abcdef0123456789abcdef\n"), None),
+        (Some("\n"), None),
+    ] {
+        if let Some(text) = text {
+            std::fs::write(&file, text).expect("a file");
+        }
+        let (code, out, error) = answer(&line, "");
+        let place = format!("--master-key-file: {}: ", file.display());
+        match expected {
+            Some(why) => {
+                assert_eq!((code, out.as_str()), (Some(EXIT_MISTAKE), ""));
+                assert!(error.starts_with(&format!("{place}{why}")), "{error}");
+            }
+            None => assert_eq!((code, error.as_str()), (Some(EXIT_WELL), "")),
+        }
+    }
+    std::fs::remove_file(&file).expect("a file");
 }
 
 #[test]

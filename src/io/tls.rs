@@ -20,6 +20,7 @@ use crate::io::transport::{
     TransportAdapter,
 };
 use crate::io::watch::Watch;
+use crate::route::snapshot::Tls;
 
 static CLIENT: OnceLock<RwLock<Arc<ClientConfig>>> = OnceLock::new();
 
@@ -27,7 +28,12 @@ static CLIENT: OnceLock<RwLock<Arc<ClientConfig>>> = OnceLock::new();
 #[derive(Debug)]
 pub enum TlsError {
     /// A file cannot be read or does not hold what it should.
-    File(String),
+    File {
+        /// The key of the configuration that names it.
+        key: &'static str,
+        /// Its path, and what is wrong.
+        why: String,
+    },
     /// rustls refused the configuration.
     Rustls(rustls::Error),
 }
@@ -35,7 +41,7 @@ pub enum TlsError {
 impl fmt::Display for TlsError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            TlsError::File(why) => f.write_str(why),
+            TlsError::File { key, why } => write!(f, "{key}: {why}"),
             TlsError::Rustls(error) => write!(f, "TLS: {error}"),
         }
     }
@@ -50,13 +56,13 @@ pub fn prepare(extra_ca_file: Option<&str>) -> Result<Roots, TlsError> {
     let mut roots = RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
     roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
     if let Some(path) = extra_ca_file {
+        let mistake = |why| TlsError::File { key: "global.extra_ca_file", why };
         let certificates = CertificateDer::pem_file_iter(path)
             .and_then(Iterator::collect::<Result<Vec<_>, _>>)
-            .map_err(|error| TlsError::File(format!("extra_ca_file: {path}: {error}")))?;
+            .map_err(|error| mistake(format!("{path}: {error}")))?;
         let (added, _) = roots.add_parsable_certificates(certificates);
         if added == 0 {
-            let why = format!("extra_ca_file: {path}: no certificate in it");
-            return Err(TlsError::File(why));
+            return Err(mistake(format!("{path}: no certificate in it")));
         }
     }
     let provider = Arc::new(rustls::crypto::ring::default_provider());
@@ -78,6 +84,18 @@ pub fn put(roots: Roots) {
 /// Both at once.
 pub fn load(extra_ca_file: Option<&str>) -> Result<(), TlsError> {
     prepare(extra_ca_file).map(put)
+}
+
+/// All that is wrong with the files that a configuration names, each by its key. Puts nothing in
+/// place.
+pub fn mistakes(extra_ca_file: Option<&str>, files: Option<&Tls>) -> Vec<(&'static str, String)> {
+    let mut found: Vec<TlsError> = prepare(extra_ca_file).err().into_iter().collect();
+    found.extend(files.into_iter().flat_map(callers::mistakes));
+    let told = |error| match error {
+        TlsError::File { key, why } => (key, why),
+        TlsError::Rustls(error) => ("tls", error.to_string()),
+    };
+    found.into_iter().map(told).collect()
 }
 
 /// TLS without a socket: whoever holds it brings the bytes.

@@ -13,10 +13,13 @@ use rustls::crypto::ring;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
+use rustls::server::danger::ClientCertVerifier;
 use rustls::{RootCertStore, ServerConfig};
 
 use super::TlsError;
 use crate::route::snapshot::Tls;
+
+const KEY_FILE: &str = "tls.key_file";
 
 static CURRENT: RwLock<Option<Current>> = RwLock::new(None);
 
@@ -80,36 +83,52 @@ fn stamps_of(files: &Tls) -> Vec<Stamp> {
     all.into_iter().flatten().map(stamp).collect()
 }
 
+/// All that is wrong with the files.
+pub(super) fn mistakes(files: &Tls) -> Vec<TlsError> {
+    let chain = certificates("tls.certificate_file", &files.certificate_file).err();
+    let key = key_of(files).err();
+    let pair = match (&chain, &key) {
+        (None, None) => read(&Tls { client_ca_file: None, ..files.clone() }).err(),
+        _ => None,
+    };
+    let authorities = files.client_ca_file.as_deref().and_then(|path| verifier(path).err());
+    [chain, key, pair, authorities].into_iter().flatten().collect()
+}
+
 fn read(files: &Tls) -> Result<Arc<ServerConfig>, TlsError> {
-    let chain = certificates("certificate_file", &files.certificate_file)?;
-    let key = PrivateKeyDer::from_pem_file(&files.key_file)
-        .map_err(|error| mistake("key_file", &files.key_file, error))?;
-    let provider = Arc::new(ring::default_provider());
-    let builder = ServerConfig::builder_with_provider(provider.clone())
+    let chain = certificates("tls.certificate_file", &files.certificate_file)?;
+    let key = key_of(files)?;
+    let builder = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_safe_default_protocol_versions()
         .map_err(TlsError::Rustls)?;
     let builder = match &files.client_ca_file {
         None => builder.with_no_client_auth(),
-        Some(path) => {
-            let mut roots = RootCertStore::empty();
-            for certificate in certificates("client_ca_file", path)? {
-                let added = roots.add(certificate);
-                added.map_err(|error| mistake("client_ca_file", path, error))?;
-            }
-            let verifier =
-                WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider).build();
-            builder.with_client_cert_verifier(
-                verifier.map_err(|error| mistake("client_ca_file", path, error))?,
-            )
-        }
+        Some(path) => builder.with_client_cert_verifier(verifier(path)?),
     };
     let mut config = builder.with_single_cert(chain, key).map_err(|error| {
-        mistake("key_file", &files.key_file, format!("does not go with the certificate: {error}"))
+        mistake(KEY_FILE, &files.key_file, format!("does not go with the certificate: {error}"))
     })?;
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     // Sessions are remembered by callers, not here, and by nobody once the files have changed.
     config.ticketer = ring::Ticketer::new().map_err(TlsError::Rustls)?;
     Ok(Arc::new(config))
+}
+
+fn key_of(files: &Tls) -> Result<PrivateKeyDer<'static>, TlsError> {
+    let key = PrivateKeyDer::from_pem_file(&files.key_file);
+    key.map_err(|error| mistake(KEY_FILE, &files.key_file, error))
+}
+
+/// Asks callers for a certificate of one of the authorities in this file.
+fn verifier(path: &str) -> Result<Arc<dyn ClientCertVerifier>, TlsError> {
+    const KEY: &str = "tls.client_ca_file";
+    let mut roots = RootCertStore::empty();
+    for certificate in certificates(KEY, path)? {
+        roots.add(certificate).map_err(|error| mistake(KEY, path, error))?;
+    }
+    let provider = Arc::new(ring::default_provider());
+    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider).build();
+    verifier.map_err(|error| mistake(KEY, path, error))
 }
 
 fn certificates(key: &'static str, path: &str) -> Result<Vec<CertificateDer<'static>>, TlsError> {
@@ -122,5 +141,5 @@ fn certificates(key: &'static str, path: &str) -> Result<Vec<CertificateDer<'sta
 }
 
 fn mistake(key: &'static str, path: &str, why: impl std::fmt::Display) -> TlsError {
-    TlsError::File(format!("tls.{key}: {path}: {why}"))
+    TlsError::File { key, why: format!("{path}: {why}") }
 }
