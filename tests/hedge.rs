@@ -31,6 +31,8 @@ const SILENT: u8 = 1;
 const HELD: u8 = 2;
 /// The same, and then a 503.
 const REFUSING: u8 = 3;
+/// The same, and then a 403.
+const DENYING: u8 = 4;
 
 impl Script {
     fn set(&self, modes: [u8; 2]) {
@@ -50,8 +52,9 @@ impl Script {
         while self.modes[at].load(Ordering::SeqCst) != QUICK {
             std::thread::sleep(Duration::from_millis(5));
         }
-        if mode == REFUSING {
-            conn.whole(503, r#"{"error":{"message":"no","type":"x"}}"#);
+        if mode == REFUSING || mode == DENYING {
+            let status = if mode == REFUSING { 503 } else { 403 };
+            conn.whole(status, r#"{"error":{"message":"no","type":"x"}}"#);
         } else if seen.json()["stream"] == true {
             let usage = "\"usage\":{\"prompt_tokens\":70,\"completion_tokens\":30}";
             conn.stream(format!(
@@ -205,6 +208,21 @@ fn a_refusal_of_the_first_waits_for_the_second() {
     gateway.wait_for_line("credential 1 of p rests");
     assert_eq!(hedges(&gateway), (1.0, 1.0));
     check_books(&gateway, LEARNED + 1);
+}
+
+#[test]
+fn a_403_that_nobody_read_disables_nothing() {
+    let (script, upstream) = stage();
+    let (gateway, mut client) = learned(&upstream, &plain(&upstream), false);
+    script.set([DENYING, HELD]);
+    client.send(&chat("p/m", false));
+    upstream.wait_for_requests(2);
+    script.modes[0].store(QUICK, Ordering::SeqCst);
+    assert!(client.is_silent(Duration::from_millis(300)), "the second one is still under way");
+    script.set([QUICK, QUICK]);
+    assert_eq!(client.reply().expect("a reply").status, 200);
+    assert_eq!(hedges(&gateway), (1.0, 1.0));
+    assert_eq!(gateway.gauge("gproxy_credentials_disabled_total"), 0.0);
 }
 
 #[test]

@@ -31,7 +31,8 @@ fn both() -> String {
 }
 
 fn key_of(seen: &Seen) -> &str {
-    seen.header("authorization").unwrap_or_default().trim_start_matches("Bearer ")
+    let key = seen.header("authorization").or(seen.header("x-goog-api-key"));
+    key.unwrap_or_default().trim_start_matches("Bearer ")
 }
 
 /// Calls that came with this credential.
@@ -337,6 +338,32 @@ fn a_call_without_a_model_costs_those_with_one_nothing() {
         }
         assert_eq!(calls_with(&upstream, BAD), 4, "{status}");
     }
+}
+
+#[test]
+fn a_file_of_another_key_is_no_fault_of_the_credential() {
+    let message = "You do not have permission to access the File f or it may not exist.";
+    let body = format!(r#"{{"error":{{"code":403,"message":"{message}"}}}}"#);
+    let upstream = half(move |conn, seen| {
+        match seen.text().contains("fileUri") {
+            true => conn.whole(403, &body),
+            false => conn.whole(200, OK),
+        };
+    });
+    let gateway = Gateway::start(&config(&upstream, &both(), ""));
+    let mut client = gateway.connect();
+    let ask = r#"{"contents":[{"parts":[{"fileData":{"fileUri":"files/f"}}]}]}"#;
+    for _ in 0..2 {
+        let reply = client.ask(&post("/v1beta/models/p/m:generateContent", ask));
+        assert_eq!(reply.status, 200, "{}", reply.text());
+    }
+    assert_eq!(calls_with(&upstream, BAD), 1);
+    upstream.forget();
+    let ask = r#"{"contents":[]}"#;
+    for _ in 0..8 {
+        client.ask(&post("/v1beta/models/p/m:generateContent", ask));
+    }
+    assert_eq!(calls_with(&upstream, BAD), 4);
 }
 
 #[test]

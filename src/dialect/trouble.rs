@@ -11,6 +11,8 @@ const SAID_BYTES_MAX: usize = 1_000;
 /// How much of a credential a refusal covers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scope {
+    /// Something that the request names, such as a file of another key.
+    Thing,
     /// The model that was asked for.
     Model,
     /// Everything.
@@ -34,6 +36,9 @@ impl Trouble {
 /// Words of an account that is out of money; no wait for one model helps.
 const MONEY: [&str; 4] =
     ["insufficient_quota", "billing", "credit balance", "insufficient balance"];
+/// Words of Google about a file, a cache or an object that this key may not use.
+const THING: [&str; 3] =
+    ["permission to access the file", "cachedcontent not found", "google cloud storage object"];
 /// Words of something larger than a model, where no model is named.
 const ACCOUNT: [&str; 4] = ["account", "organization", "perproject", "workspace"];
 
@@ -58,6 +63,8 @@ pub fn read<'a>(
     let names_model = text.contains("model") || (!model.is_empty() && text.contains(&model));
     let scope = match () {
         () if is_unified || says(&MONEY) => Scope::Account,
+        // Before the account: who may not read an object is named `NAME@gserviceaccount.com`.
+        () if says(&THING) => Scope::Thing,
         () if !names_model && says(&ACCOUNT) => Scope::Account,
         () => Scope::Model,
     };
@@ -300,6 +307,22 @@ mod tests {
         for body in model {
             check(&[], body, (Scope::Model, None));
         }
+    }
+
+    #[test]
+    fn a_refusal_may_cover_no_more_than_what_the_request_names() {
+        let things = [
+            r#"{"error":{"code":403,"message":"You do not have permission to access the File f-1
+                or it may not exist.","status":"PERMISSION_DENIED"}}"#,
+            r#"{"error":{"message":"CachedContent not found (or permission denied)"}}"#,
+            r#"{"error":{"message":"robot@p.iam.gserviceaccount.com does not have
+                storage.objects.get access to the Google Cloud Storage object."}}"#,
+        ];
+        for body in things {
+            check(&[], body, (Scope::Thing, None));
+        }
+        let denied = r#"{"error":{"message":"The caller does not have permission"}}"#;
+        check(&[], denied, (Scope::Model, None));
     }
 
     #[test]

@@ -35,6 +35,7 @@ pub fn lesson_of(status: u16, trouble: Trouble) -> Lesson {
         401 => Lesson::Denied(Scope::Account),
         // Money comes back without anybody telling us: it is asked for again now and then.
         402 => Lesson::Limited(Trouble { scope: Scope::Account, wait_ms: Some(wait_ms) }),
+        403 if trouble.scope == Scope::Thing => Lesson::Nothing,
         403 => Lesson::Denied(trouble.scope),
         429 => Lesson::Limited(trouble),
         501 | 505 => Lesson::Nothing,
@@ -225,6 +226,7 @@ impl Health {
             // The circuit of all of the credential has no name either.
             Scope::Model if model.is_empty() => return None,
             Scope::Model => model,
+            Scope::Thing => return None,
         };
         let at = self.open.iter().position(|circuit| *circuit.model == *name);
         if let Some(at) = at

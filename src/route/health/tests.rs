@@ -27,6 +27,7 @@ fn the_outcome_table() {
         (402, wait(None), from(limits::COOLDOWN_MS_MAX), from(limits::COOLDOWN_MS_MAX)),
         (403, of_account(None), off, off),
         (403, wait(None), off, free),
+        (403, Trouble { scope: Scope::Thing, wait_ms: None }, free, free),
         (429, wait(Some(5_000)), from(5_000), free),
         (429, of_account(Some(5_000)), from(5_000), from(5_000)),
         (429, wait(None), from(limits::BACKOFF_MS), free),
