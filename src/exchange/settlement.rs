@@ -131,7 +131,7 @@ fn take(
         }
         Err(Denied::Spent(spent)) => return Err(Refusal::from(spent)),
         Err(Denied::Limited(limited, standing)) => {
-            note.standing = Some(standing);
+            note.standing = Some(*standing);
             return Err(Refusal::from(limited));
         }
     };

@@ -23,7 +23,7 @@ pub enum Denied {
     /// A quota is spent.
     Spent(Spent),
     /// A limit is reached.
-    Limited(Limited, ratelimit::Standing),
+    Limited(Limited, Box<ratelimit::Standing>),
 }
 
 /// What was taken for a request. It has to be settled.
@@ -136,14 +136,14 @@ impl Accounts {
             if let Err(limited) = counters.check(rule, tokens, now_ms) {
                 account.spending.settle(cost, 0, day);
                 let standing = account.told(rules(), now_ms).unwrap_or_default();
-                return Err(Denied::Limited(limited, standing));
+                return Err(Denied::Limited(limited, Box::new(standing)));
             }
         }
         let key = key.filter(|key| key.in_flight.is_some());
         if let Err(limited) = key.map_or(Ok(()), |key| account.check(key)) {
             account.spending.settle(cost, 0, day);
             let standing = account.told(rules(), now_ms).unwrap_or_default();
-            return Err(Denied::Limited(limited, standing));
+            return Err(Denied::Limited(limited, Box::new(standing)));
         }
         let mut taken = Taken { cost, tokens, rules: Vec::new(), key: key.map(|key| key.id) };
         if let Some(id) = taken.key {
