@@ -47,7 +47,7 @@ use crate::config::{ConfigError, Loaded, Settings};
 use crate::exchange::{Api, ApiRequest, Books, Core, Desk};
 use crate::ledger::Ledger;
 use crate::ledger::audit::Auditor;
-use crate::route::snapshot::{Origin, Snapshot, User};
+use crate::route::snapshot::{self, Origin, Snapshot, User};
 
 /// Where the file comes from, and what has to happen when its settings change.
 pub trait Source: Send + Sync {
@@ -84,6 +84,8 @@ pub struct Interface {
 pub(crate) struct Caller {
     /// An index into the snapshot of the request.
     user: usize,
+    /// His key: the one that was sent, or that opened the session.
+    key: Option<usize>,
     session: Option<Session>,
 }
 
@@ -184,11 +186,18 @@ impl Interface {
     fn caller(&self, request: &ApiRequest) -> Option<Caller> {
         // A wrong key is wrong, whatever cookie comes with it.
         if request.has_key {
-            return request.key_user.map(|user| Caller { user, session: None });
+            let snapshot::Caller { user, key } = request.key?;
+            return Some(Caller { user, key: Some(key), session: None });
         }
-        let session = self.sessions.of(request, self.core.unix_ms())?;
+        let now_ms = self.core.unix_ms();
+        let session = self.sessions.of(request, now_ms)?;
         let user = user_named(&request.snapshot, &session.user)?;
-        Some(Caller { user, session: Some(session) })
+        let from = session::address(request);
+        if !session.stands(&request.snapshot, user, from, now_ms) {
+            return None;
+        }
+        let key = session.key(&request.snapshot.users[user]);
+        Some(Caller { user, key, session: Some(session) })
     }
 }
 

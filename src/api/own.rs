@@ -5,6 +5,7 @@ use serde_json::{Map, Value, json};
 use super::answer::{Answer, Fault};
 use super::kind::{self, Kind};
 use super::route::{Area, Param, Route};
+use super::session::Opener;
 use super::{Call, Caller, entities, session, user_named};
 use crate::ledger::entities::changes;
 use crate::limits;
@@ -176,6 +177,7 @@ fn login(_: &Route, call: &Call<'_>) -> Result<Answer, Fault> {
         Fault { fields, ..Fault::new(429, message) }
     })?;
     let snapshot = &request.snapshot;
+    let mut used = None;
     let user = match Call::text(&call.body, "api_key") {
         Some(key) => {
             let origin = Origin { peer: &|| Some(from), head: None, now_ms: &|| now_ms };
@@ -183,6 +185,7 @@ fn login(_: &Route, call: &Call<'_>) -> Result<Answer, Fault> {
             let caller = caller.and_then(|caller| snapshot.let_in(caller, &origin).ok());
             caller.map(|caller| {
                 api.core.use_key(snapshot, caller);
+                used = Some(Opener::Key(snapshot.key(caller).id));
                 caller.user
             })
         }
@@ -201,10 +204,11 @@ fn login(_: &Route, call: &Call<'_>) -> Result<Answer, Fault> {
     if call.area == Area::Admin && !user.is_admin {
         return Err(Fault::new(403, "this needs an administrator"));
     }
-    let (token, session) = api
-        .sessions
-        .open(&user.name, now_ms)
-        .ok_or_else(|| Fault::new(503, "the system has no randomness"))?;
+    let session = used
+        .or_else(|| user.password.as_ref().map(Opener::password))
+        .and_then(|opener| api.sessions.open(&user.name, opener, now_ms));
+    let (token, session) =
+        session.ok_or_else(|| Fault::new(503, "the system has no randomness"))?;
     let cookie = session::cookie(&token, session::is_secure(request));
     let body = json!({
         "user_name": user.name, "is_admin": user.is_admin, "by": "session", "csrf": session.csrf

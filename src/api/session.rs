@@ -1,6 +1,7 @@
 //! Who calls: an own key, or the cookie of a session; and how often an address may guess.
 //!
-//! Sessions live in memory and end with the process. Of a token only its digest is kept.
+//! Sessions live in memory and end with the process. Of a token only its digest is kept. A session
+//! counts as long as that counts which opened it: a key with its terms, or a password.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -10,8 +11,9 @@ use parking_lot::Mutex;
 use super::seal::{hex, random};
 use crate::exchange::{ApiRequest, network_of};
 use crate::limits;
-use crate::route::snapshot::forwarded;
-use crate::secret::Digest;
+use crate::password::Password;
+use crate::route::snapshot::{Caller, Origin, Snapshot, User, forwarded};
+use crate::secret::{Digest, KeyId};
 
 const COOKIE: &str = "gproxy_session";
 /// How long a session lasts, in milliseconds.
@@ -20,10 +22,31 @@ const SESSION_MS: i64 = 12 * 3_600_000;
 const GUESSES_MAX: u32 = 5;
 const GUESS_MS: i64 = 60_000;
 
+/// What opened a session.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Opener {
+    /// The key of this name.
+    Key(KeyId),
+    /// The password of this digest, as it is compared.
+    Password(Digest),
+}
+
+impl Opener {
+    /// A password as it stands in the tables.
+    pub(super) fn password(password: &Password) -> Opener {
+        let text = match password {
+            Password::Plain(secret) => secret.expose(),
+            Password::Hash(hash) => hash,
+        };
+        Opener::Password(Digest::of(text.as_bytes()))
+    }
+}
+
 /// An open session.
 #[derive(Clone)]
 pub(super) struct Session {
     pub(super) user: String,
+    opener: Opener,
     /// What a browser has to say with every write.
     pub(super) csrf: String,
     until_ms: i64,
@@ -37,10 +60,16 @@ pub(super) struct Sessions {
 
 impl Sessions {
     /// Opens a session; gives its token.
-    pub(super) fn open(&self, user: &str, now_ms: i64) -> Option<(String, Session)> {
+    pub(super) fn open(
+        &self,
+        user: &str,
+        opener: Opener,
+        now_ms: i64,
+    ) -> Option<(String, Session)> {
         let token = hex(&random::<32>()?);
         let csrf = hex(&random::<16>()?);
-        let session = Session { user: user.to_owned(), csrf, until_ms: now_ms + SESSION_MS };
+        let (user, until_ms) = (user.to_owned(), now_ms + SESSION_MS);
+        let session = Session { user, opener, csrf, until_ms };
         let mut all = self.all.lock();
         all.retain(|_, session| session.until_ms > now_ms);
         if all.len() >= limits::SESSIONS_MAX {
@@ -100,6 +129,31 @@ impl Sessions {
     }
 }
 
+impl Session {
+    /// The key that opened it: an index into its user's.
+    pub(super) fn key(&self, user: &User) -> Option<usize> {
+        let Opener::Key(id) = self.opener else { return None };
+        user.keys.iter().position(|key| key.enabled && key.id == id)
+    }
+
+    /// Whether what opened it would open one now, from there. `user`: an index of its user.
+    pub(super) fn stands(
+        &self,
+        snapshot: &Snapshot,
+        user: usize,
+        from: Option<IpAddr>,
+        now_ms: i64,
+    ) -> bool {
+        let owner = &snapshot.users[user];
+        let origin = Origin { peer: &|| from, head: None, now_ms: &|| now_ms };
+        let lets_in = |key| snapshot.let_in(Caller { user, key }, &origin).is_ok();
+        match self.opener {
+            Opener::Key(_) => self.key(owner).is_some_and(lets_in),
+            opener => owner.password.as_ref().map(Opener::password) == Some(opener),
+        }
+    }
+}
+
 fn token_of(request: &ApiRequest) -> Option<&str> {
     let pairs = request.field("cookie")?.split(';');
     let mut values = pairs.filter_map(|pair| pair.trim().split_once('='));
@@ -131,6 +185,10 @@ pub(super) fn is_secure(request: &ApiRequest) -> bool {
 mod tests {
     use super::*;
     use crate::route::snapshot::Network;
+
+    fn opener() -> Opener {
+        Opener::Password(Digest::of(b"a password"))
+    }
 
     fn ip(text: &str) -> IpAddr {
         text.parse().expect(text)
@@ -182,13 +240,13 @@ mod tests {
     fn sessions_end_by_time_and_all_at_once_and_are_bounded() {
         let sessions = Sessions::default();
         for number in 0..limits::SESSIONS_MAX as i64 + 5 {
-            sessions.open("alice", number).expect("there is randomness");
+            sessions.open("alice", opener(), number).expect("there is randomness");
         }
         assert_eq!(sessions.all.lock().len(), limits::SESSIONS_MAX);
-        sessions.open("bob", 9).expect("there is randomness");
+        sessions.open("bob", opener(), 9).expect("there is randomness");
         sessions.close_all("alice");
         assert_eq!(sessions.all.lock().len(), 1);
-        sessions.open("carol", 9 + SESSION_MS).expect("there is randomness");
+        sessions.open("carol", opener(), 9 + SESSION_MS).expect("there is randomness");
         assert_eq!(sessions.all.lock().len(), 1);
     }
 }

@@ -38,10 +38,10 @@ pub struct ApiRequest {
     pub snapshot: Arc<Snapshot>,
     /// What upstreams list.
     pub live: Arc<Live>,
-    /// Whose key it carries: an index into the snapshot.
-    pub key_user: Option<usize>,
-    /// The key's digest.
-    key: Option<Digest>,
+    /// The key that it carries, and whose: indices into the snapshot.
+    pub key: Option<Caller>,
+    /// Its digest.
+    digest: Option<Digest>,
     /// It carries a key, whosever.
     pub has_key: bool,
     /// The other end of the connection.
@@ -58,9 +58,8 @@ impl ApiRequest {
         if Arc::ptr_eq(&now, &self.snapshot) {
             return;
         }
-        let caller =
-            self.key.filter(|_| self.key_user.is_some()).and_then(|key| now.caller_of(&key));
-        self.key_user = caller.filter(|caller| let_in(&now, *caller)).map(|caller| caller.user);
+        let caller = self.key.and(self.digest).and_then(|digest| now.caller_of(&digest));
+        self.key = caller.filter(|caller| let_in(&now, *caller));
         self.snapshot = now;
     }
 
@@ -101,8 +100,8 @@ pub(super) fn answer<D: Downstream, U: Upstream>(
     note: &mut Note,
 ) -> Result<(), Ended> {
     let Some(api) = core.api.get().cloned() else { return Err(Refusal::unauthorized().into()) };
-    let key = headers::credential_of(&head.headers).map(Digest::of);
-    let has_key = key.is_some();
+    let digest = headers::credential_of(&head.headers).map(Digest::of);
+    let has_key = digest.is_some();
     let caller = match has_key.then(|| caller_of(core, snapshot, session, head)) {
         None | Some(Err(KeyError::Unknown)) => None,
         Some(Ok(caller)) => Some(caller),
@@ -133,8 +132,8 @@ pub(super) fn answer<D: Downstream, U: Upstream>(
         body: std::mem::take(&mut body.bytes),
         snapshot: snapshot.clone(),
         live: core.live(),
-        key_user: caller.map(|caller| caller.user),
-        key,
+        key: caller,
+        digest,
         has_key,
         peer: session.down.peer(),
         is_secure: session.down.is_secure(),
