@@ -200,8 +200,12 @@ pub const REFUSALS_KEPT_MAX: usize = 1_000;
 pub const STUMBLES_KEPT_MAX: usize = 1_000;
 /// Characters of a refusal's sentence that are kept with it.
 pub const REFUSAL_CHARS_MAX: usize = 1_000;
-/// Open sessions; the one that ends first makes room.
-pub const SESSIONS_MAX: usize = 1_024;
+/// Open sessions of one user; his oldest makes room.
+pub const USER_SESSIONS_MAX: usize = 16;
+/// Open sessions of all; the oldest of who has most of them makes room.
+pub const SESSIONS_MAX: usize = 4_096;
+/// Keys of a user beside the file's, beyond which he makes no more himself; 409.
+pub const OWN_KEYS_MAX: usize = 64;
 /// Default of `limits.key_guesses_max`.
 pub const KEY_GUESSES_MAX: u64 = 20;
 /// Pairs of a key and the address from which it was let in that are remembered; a newer one takes

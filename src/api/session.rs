@@ -72,12 +72,7 @@ impl Sessions {
         let session = Session { user, opener, csrf, until_ms };
         let mut all = self.all.lock();
         all.retain(|_, session| session.until_ms > now_ms);
-        if all.len() >= limits::SESSIONS_MAX {
-            let oldest = all.iter().min_by_key(|(_, session)| session.until_ms);
-            if let Some(digest) = oldest.map(|(digest, _)| *digest) {
-                all.remove(&digest);
-            }
-        }
+        make_room(&mut all, &session.user);
         all.insert(Digest::of(token.as_bytes()), session.clone());
         Some((token, session))
     }
@@ -127,6 +122,28 @@ impl Sessions {
             *count = count.saturating_sub(1);
         }
     }
+}
+
+/// Makes room for one more session of a user. Nobody's ends for another's while there is room.
+fn make_room(all: &mut HashMap<Digest, Session>, user: &str) {
+    let count = all.values().filter(|session| session.user == user).count();
+    let whose = match all.len() >= limits::SESSIONS_MAX {
+        _ if count >= limits::USER_SESSIONS_MAX => user,
+        true => busiest(all),
+        false => return,
+    };
+    let his = all.iter().filter(|(_, session)| session.user == whose);
+    let oldest = his.min_by_key(|(_, session)| session.until_ms).map(|(digest, _)| *digest);
+    oldest.and_then(|digest| all.remove(&digest));
+}
+
+/// Who has most sessions.
+fn busiest(all: &HashMap<Digest, Session>) -> &str {
+    let mut counts: HashMap<&str, usize> = HashMap::new();
+    for session in all.values() {
+        *counts.entry(&session.user).or_default() += 1;
+    }
+    counts.into_iter().max_by_key(|(_, count)| *count).map_or("", |(user, _)| user)
 }
 
 impl Session {
@@ -239,14 +256,29 @@ mod tests {
     #[test]
     fn sessions_end_by_time_and_all_at_once_and_are_bounded() {
         let sessions = Sessions::default();
-        for number in 0..limits::SESSIONS_MAX as i64 + 5 {
-            sessions.open("alice", opener(), number).expect("there is randomness");
+        let open = |user: &str, now_ms| {
+            sessions.open(user, opener(), now_ms).expect("there is randomness");
+        };
+        let count = |user: &str| {
+            sessions.all.lock().values().filter(|session| session.user == user).count()
+        };
+        open("root", 1);
+        for number in 2..2 * limits::USER_SESSIONS_MAX as i64 {
+            open("alice", number);
         }
-        assert_eq!(sessions.all.lock().len(), limits::SESSIONS_MAX);
-        sessions.open("bob", opener(), 9).expect("there is randomness");
+        assert_eq!((count("root"), count("alice")), (1, limits::USER_SESSIONS_MAX));
+        let oldest = sessions.all.lock().values().map(|session| session.until_ms).max();
+        assert_eq!(oldest, Some(SESSION_MS + 2 * limits::USER_SESSIONS_MAX as i64 - 1));
         sessions.close_all("alice");
-        assert_eq!(sessions.all.lock().len(), 1);
-        sessions.open("carol", opener(), 9 + SESSION_MS).expect("there is randomness");
+        assert_eq!((count("root"), count("alice")), (1, 0));
+        // Where there is no room at all, who has most of them gives one.
+        for number in 0..limits::SESSIONS_MAX - 1 {
+            open(&format!("user {}", number / limits::USER_SESSIONS_MAX), 2);
+        }
+        open("bob", 3);
+        assert_eq!(sessions.all.lock().len(), limits::SESSIONS_MAX);
+        assert_eq!((count("root"), count("bob")), (1, 1));
+        open("carol", 3 + SESSION_MS);
         assert_eq!(sessions.all.lock().len(), 1);
     }
 }
