@@ -206,14 +206,15 @@ fn shown(call: &Call<'_>, kind: &Kind, id: &str) -> Result<Value, Fault> {
 }
 
 pub(super) fn create(route: &Route, call: &Call<'_>) -> Result<Answer, Fault> {
-    make(kind_of(route)?, call, call.body.clone())
+    make(kind_of(route)?, call, call.body.clone(), &|_| Ok(()))
 }
 
-/// Makes a row of what was sent.
+/// Makes a row of what was sent, if it may stand beside those that were made.
 pub(super) fn make(
     kind: &'static Kind,
     call: &Call<'_>,
     mut value: Map<String, Value>,
+    may: &dyn Fn(&[Kept]) -> Result<(), Fault>,
 ) -> Result<Answer, Fault> {
     let mut key = None;
     if kind.section == "user_keys" {
@@ -251,6 +252,7 @@ pub(super) fn make(
         added.push(("credentials", of, value));
     }
     let mut state = call.api.state.lock();
+    may(&state.kept)?;
     if rows(&state, kind).iter().any(|row| row.id == id) {
         return Err(Fault::new(409, format!("this {} exists already", kind.one)));
     }
@@ -350,23 +352,21 @@ fn own(state: &State, kind: &Kind, id: &str) -> Result<usize, Fault> {
 
 pub(super) fn patch(route: &Route, call: &Call<'_>) -> Result<Answer, Fault> {
     let kind = kind_of(route)?;
-    change_one(kind, call, &call.id, &|_| true)
+    change_one(kind, call, &call.id, &|_| Ok(()))
 }
 
-/// Changes the row of that name, if it may be seen.
+/// Changes the row of that name, if it may be.
 pub(super) fn change_one(
     kind: &'static Kind,
     call: &Call<'_>,
     id: &str,
-    may: &dyn Fn(&Map<String, Value>) -> bool,
+    may: &dyn Fn(&Map<String, Value>) -> Result<(), Fault>,
 ) -> Result<Answer, Fault> {
     let mut told = call.body.clone();
     hide(kind, call.api, id, &mut told)?;
     let mut state = call.api.state.lock();
     let at = own(&state, kind, id)?;
-    if !may(&state.kept[at].value) {
-        return Err(Fault::not_found());
-    }
+    may(&state.kept[at].value)?;
     let mut kept = state.kept.clone();
     let before = kept[at].clone();
     if store::SECRETS.iter().any(|name| told.contains_key(*name)) {
@@ -401,21 +401,19 @@ fn written(call: &Call<'_>, kind: &Kind, id: &str, warnings: Vec<String>) -> Res
 }
 
 pub(super) fn delete(route: &Route, call: &Call<'_>) -> Result<Answer, Fault> {
-    delete_one(kind_of(route)?, call, &call.id, &|_| true)
+    delete_one(kind_of(route)?, call, &call.id, &|_| Ok(()))
 }
 
-/// Deletes the row of that name, if it may be seen, and what would mean nothing without it.
+/// Deletes the row of that name, if it may be, and what would mean nothing without it.
 pub(super) fn delete_one(
     kind: &'static Kind,
     call: &Call<'_>,
     id: &str,
-    may: &dyn Fn(&Map<String, Value>) -> bool,
+    may: &dyn Fn(&Map<String, Value>) -> Result<(), Fault>,
 ) -> Result<Answer, Fault> {
     let mut state = call.api.state.lock();
     let at = own(&state, kind, id)?;
-    if !may(&state.kept[at].value) {
-        return Err(Fault::not_found());
-    }
+    may(&state.kept[at].value)?;
     let goes = |row: &Kept| {
         (row.section == kind.section && row.id == id) || row.hangs_on(kind.section, id)
     };

@@ -6,7 +6,9 @@ use super::answer::{Answer, Fault};
 use super::kind::{self, Kind};
 use super::route::{Area, Param, Route};
 use super::session::Opener;
+use super::store::Kept;
 use super::{Call, Caller, entities, session, user_named};
+use crate::dialect::trouble;
 use crate::ledger::entities::changes;
 use crate::limits;
 use crate::metrics::Count;
@@ -109,15 +111,19 @@ fn own_routes() -> Vec<Route> {
     let mut made = kind.shown();
     made["properties"]["api_key"] = json!({ "type": "string", "description": "Shown this once." });
     let (list, one) = ("/user/api/keys", "/user/api/keys/{id}");
-    let key = |route: Route| Route { kind: Some(kind), ..route };
-    all.push(key(Route::new("POST", list, "make_own_key", "Makes a key.", own_make)
-        .takes(asked)
-        .answers(201, made)));
-    all.push(key(Route::new("PATCH", one, "change_own_key", "Changes a key.", own_change)
-        .takes(kind.asked(true))
-        .answers(200, kind.shown())));
-    all.push(key(Route::new("DELETE", one, "delete_own_key", "Deletes a key.", own_delete)
-        .answers(204, Value::Null)));
+    let key = |method, path, name, says, run| Route {
+        kind: Some(kind),
+        ..Route::new(method, path, name, says, run)
+    };
+    let says = "Makes a key. A caller's key that has limits of its own makes none.";
+    let make = key("POST", list, "make_own_key", says, own_make);
+    all.push(make.takes(asked).answers(201, made));
+    let says = "Names, disables or limits a key. An administrator enables it again, or loosens \
+                its limits.";
+    let change = key("PATCH", one, "change_own_key", says, own_change);
+    all.push(change.takes(kind.asked(true)).answers(200, kind.shown()));
+    let delete = key("DELETE", one, "delete_own_key", "Deletes a key.", own_delete);
+    all.push(delete.answers(204, Value::Null));
     let item = object(
         json!({ "id": { "type": "string" }, "display_name": { "type": "string" } }),
         &["id"],
@@ -267,22 +273,87 @@ fn own_list(route: &Route, call: &Call<'_>) -> Result<Answer, Fault> {
     Ok(entities::page(call, kind, rows))
 }
 
+/// A limited key makes and changes none: its limits would be no limits.
+fn is_free(call: &Call<'_>) -> Result<(), Fault> {
+    let key = call.caller.as_ref().and_then(|caller| caller.key);
+    let user = call.user()?;
+    match key.map(|key| &user.keys[key]) {
+        Some(key) if key.terms.is_some() || key.in_flight.is_some() => {
+            let why = "a key with expires_at, networks or in_flight makes, changes and deletes no \
+                       keys: use a password or another key, or ask an administrator";
+            Err(Fault::new(403, why))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn is_own(call: &Call<'_>, value: &Map<String, Value>) -> Result<(), Fault> {
+    let is_own = Call::text(value, "user_name") == Some(call.user()?.name.as_str());
+    is_own.then_some(()).ok_or_else(Fault::not_found)
+}
+
+/// Whether what is told of a key takes back nothing that limits it.
+fn only_tightens(before: &Map<String, Value>, told: &Map<String, Value>) -> Result<(), Fault> {
+    let instant = |value: &Value| trouble::timestamp(value.as_str()?);
+    for (name, new) in told {
+        let stands = before.get(name).filter(|old| match old {
+            Value::Null | Value::Bool(true) => false,
+            Value::Array(items) => !items.is_empty(),
+            _ => true,
+        });
+        let Some(old) = stands.filter(|_| name != "label") else { continue };
+        let is_tighter = match name.as_str() {
+            // What is no time is refused by the configuration's rules.
+            "expires_at" => {
+                new.is_string() && instant(new).is_none_or(|at| Some(at) <= instant(old))
+            }
+            "networks" => {
+                let (new, old) = (new.as_array(), old.as_array());
+                let is_in = |new: &Value| old.is_some_and(|old| old.contains(new));
+                new.is_some_and(|new| !new.is_empty() && new.iter().all(is_in))
+            }
+            "in_flight" => new.as_u64().is_some_and(|new| Some(new) <= old.as_u64()),
+            _ => new == old,
+        };
+        if !is_tighter {
+            let why = "only an administrator enables a key again or loosens its limits";
+            return Err(Fault { field: Some(name.clone()), ..Fault::new(403, why) });
+        }
+    }
+    Ok(())
+}
+
 fn own_make(route: &Route, call: &Call<'_>) -> Result<Answer, Fault> {
+    is_free(call)?;
+    let name = call.user()?.name.clone();
+    let has_room = |kept: &[Kept]| {
+        let is_his = |row: &&Kept| {
+            row.section == "user_keys" && Call::text(&row.value, "user_name") == Some(&name)
+        };
+        let most = limits::OWN_KEYS_MAX;
+        if kept.iter().filter(is_his).count() < most {
+            return Ok(());
+        }
+        let why = format!("you have {most} keys: delete one first, or ask an administrator");
+        Err(Fault::new(409, why))
+    };
     let mut value = call.body.clone();
-    value.insert("user_name".into(), call.user()?.name.clone().into());
-    entities::make(own_kind(route)?, call, value)
+    value.insert("user_name".into(), name.clone().into());
+    entities::make(own_kind(route)?, call, value, &has_room)
 }
 
 fn own_change(route: &Route, call: &Call<'_>) -> Result<Answer, Fault> {
-    let name = call.user()?.name.clone();
-    let is_own = |value: &Map<String, Value>| Call::text(value, "user_name") == Some(&name);
-    entities::change_one(own_kind(route)?, call, &call.id, &is_own)
+    is_free(call)?;
+    let may = |value: &Map<String, Value>| {
+        is_own(call, value)?;
+        only_tightens(value, &call.body)
+    };
+    entities::change_one(own_kind(route)?, call, &call.id, &may)
 }
 
 fn own_delete(route: &Route, call: &Call<'_>) -> Result<Answer, Fault> {
-    let name = call.user()?.name.clone();
-    let is_own = |value: &Map<String, Value>| Call::text(value, "user_name") == Some(&name);
-    entities::delete_one(own_kind(route)?, call, &call.id, &is_own)
+    is_free(call)?;
+    entities::delete_one(own_kind(route)?, call, &call.id, &|value| is_own(call, value))
 }
 
 fn own_models(_: &Route, call: &Call<'_>) -> Result<Answer, Fault> {
