@@ -120,6 +120,25 @@ fn a_signal_tells_the_same_in_the_log_without_a_secret() {
 }
 
 #[test]
+fn a_file_without_an_administrator_is_refused_and_the_running_tables_stay() {
+    let gateway = Gateway::start(&config().text());
+    let nobody = config().text().replace("is_admin = true", "is_admin = false");
+    gateway.rewrite_config(&nobody);
+    for path in ["reload?dry_run=true", "reload"] {
+        let fault = admin(&gateway, "POST", path, Value::Null, 409);
+        let message = fault["error"]["message"].as_str().expect("a text");
+        assert!(message.contains("nobody would be left"), "{message}");
+    }
+    gateway.signal(Signal::HUP);
+    gateway.wait_for_line("reload refused: the running configuration stays");
+    // One who was made here is one too.
+    admin(&gateway, "POST", "users", json!({ "name": "root", "is_admin": true }), 201);
+    admin(&gateway, "POST", "reload", Value::Null, 200);
+    let reply = call(&gateway, ADMIN_KEY, "GET", "/admin/api/users", &Value::Null);
+    assert_eq!(reply.status, 403);
+}
+
+#[test]
 fn certificates_that_cannot_be_read_are_found_by_a_dry_run_too() {
     let gateway = Gateway::start(&config().text());
     gateway.rewrite_config(&config().global("extra_ca_file = \"/nowhere.pem\"").text());

@@ -12,6 +12,7 @@ use crate::config::declared::{self, Declared};
 use crate::ledger::entities::{Change, Edit, Record};
 use crate::limits;
 use crate::password;
+use crate::route::snapshot::Snapshot;
 use crate::secret::Digest;
 
 /// A row for people.
@@ -478,10 +479,7 @@ pub(super) fn commit(
     if let Some(fault) = Fault::of_fence(&loaded.fenced, own) {
         return Err(fault);
     }
-    let is_admin = |user: &crate::route::snapshot::User| user.enabled && user.is_admin;
-    if !loaded.snapshot.users.iter().any(is_admin) {
-        return Err(Fault::new(409, "nobody would be left who may use this interface"));
-    }
+    has_admin(&loaded.snapshot)?;
     let unseen = state.unseen(&loaded);
     change.edits.extend(unseen.edits());
     write(api, change)?;
@@ -490,6 +488,13 @@ pub(super) fn commit(
     api.core.swap(loaded.snapshot);
     let mine = loaded.made_warnings.into_iter().filter(|one| own.is_some() && one.row == own);
     Ok(mine.map(|one| format!("{}: {}", one.key, one.why)).collect())
+}
+
+/// Whether the tables have somebody who may use the interface.
+pub(super) fn has_admin(snapshot: &Snapshot) -> Result<(), Fault> {
+    let has_one = snapshot.users.iter().any(|user| user.enabled && user.is_admin);
+    let why = "nobody would be left who may use this interface: an administrator has to stay";
+    has_one.then_some(()).ok_or_else(|| Fault::new(409, why))
 }
 
 /// Writes a change, or says that the books cannot be written now.

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::answer::{Answer, Fault};
 use super::difference::{self, Difference};
 use super::route::{Param, Route};
-use super::{Call, Interface};
+use super::{Call, Interface, entities};
 use crate::config::ConfigError;
 
 /// What came of reading the file again.
@@ -104,6 +104,7 @@ impl Interface {
         let text = self.source.read().map_err(|error| texts(vec![error]))?;
         let made = state.made(self.sealer.as_ref()).map_err(|fault| vec![fault.message])?;
         let loaded = self.source.load(&text, &made).map_err(texts)?;
+        entities::has_admin(&loaded.snapshot).map_err(|fault| vec![fault.message])?;
         let needs_restart = self.settings.needs_restart(&loaded.settings);
         let mut warnings = loaded.warnings.clone();
         let restart = needs_restart.iter().map(|name| format!("a changed {name} needs a restart"));
