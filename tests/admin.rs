@@ -547,6 +547,20 @@ fn secrets_stand_in_no_answer_and_no_log_and_are_sealed_on_disk() {
 }
 
 #[test]
+fn the_audit_of_a_creation_shows_what_was_made_and_nothing_of_its_name_elsewhere() {
+    let gateway = Gateway::start(&config().text());
+    let settings = json!({ "reply_bytes": 10 });
+    let provider = json!({ "name": "made", "channel": "echo", "settings": settings });
+    admin(&gateway, "POST", "providers", provider.clone(), 201);
+    admin(&gateway, "POST", "users", json!({ "name": "made", "is_admin": true }), 201);
+    let changes = admin(&gateway, "GET", "changes?limit=2", Value::Null, 200);
+    let [user, of_provider] = [0, 1].map(|at| changes["items"][at].clone());
+    assert_eq!(user["section"], "users");
+    assert_eq!(user["after"], json!({ "name": "made", "is_admin": true }));
+    assert_eq!(of_provider["after"], provider);
+}
+
+#[test]
 fn a_change_counts_for_connections_that_are_open_already() {
     let gateway = Gateway::start(&config().text());
     let mut early = gateway.connect();

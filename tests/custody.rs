@@ -50,6 +50,9 @@ fn signing_out_everywhere_ends_every_session_of_that_user_and_of_no_other() {
     assert_eq!(status(&gateway, "DELETE", "/admin/api/users/carol/sessions", &sessions[0]), 403);
     admin(&gateway, "DELETE", "users/bob/sessions", Value::Null, 204);
     assert!(!sessions.iter().any(open) && open(&carol));
+    let changes = admin(&gateway, "GET", "changes?limit=1", Value::Null, 200);
+    let last = ["action", "section", "entity"].map(|name| changes["items"][0][name].clone());
+    assert_eq!(last, ["end_sessions", "users", "bob"], "it is noted");
     admin(&gateway, "DELETE", "users/nobody/sessions", Value::Null, 404);
     // Nobody stays in whose user is disabled or gone.
     admin(&gateway, "PATCH", "users/carol", json!({ "enabled": false }), 200);

@@ -86,6 +86,15 @@ fn a_dry_run_tells_what_a_reload_would_change_and_changes_nothing() {
     gateway.wait_for_line("\"admin\" has the file read again");
     gateway.wait_for_line("reload: changed credential openai-main:1, line ");
     gateway.wait_for_line("reloaded: 4 providers, 4 users, 7 changes in the file");
+    let changes = admin(&gateway, "GET", "changes?limit=1000", Value::Null, 200);
+    let changes = changes["items"].as_array().expect("a list");
+    let mut reloads = changes.iter().filter(|change| change["action"] == "reload");
+    let last = reloads.next().expect("it is noted");
+    assert_eq!(
+        (&last["made_by"], &last["entity"], &last["after"]["changes_count"]),
+        (&json!("admin"), &json!("file"), &json!(7))
+    );
+    assert_eq!(reloads.count(), 1, "a dry run changes nothing");
     let again = admin(&gateway, "POST", "reload", Value::Null, 200);
     assert_eq!(again["changes"], json!([]), "it counts already");
     assert_eq!(again["needs_restart"], json!(["workers"]), "until it is done");

@@ -264,7 +264,8 @@ pub(super) fn make(
         edits.push(put(section, &id, &value));
         kept.push(Kept { section, id, value, made_ms: now_ms, changed_ms: now_ms });
     }
-    let change = change(call, "create", kind, &id, None, kept.iter().find(|row| row.id == id));
+    let is_it = |row: &&Kept| row.section == kind.section && row.id == id;
+    let change = change(call, "create", kind, &id, None, kept.iter().find(is_it));
     let about = Some((kind.section, id.as_str()));
     let warnings = commit(call.api, &mut state, kept, Change { edits, ..change }, about)?;
     drop(state);
@@ -495,6 +496,26 @@ pub(super) fn has_admin(snapshot: &Snapshot) -> Result<(), Fault> {
     let has_one = snapshot.users.iter().any(|user| user.enabled && user.is_admin);
     let why = "nobody would be left who may use this interface: an administrator has to stay";
     has_one.then_some(()).ok_or_else(|| Fault::new(409, why))
+}
+
+/// Writes down who did what changes no row. It is done already, so a failure is only logged.
+pub(super) fn note(
+    call: &Call<'_>,
+    action: &'static str,
+    (section, entity): (&'static str, &str),
+    after: Option<Value>,
+) {
+    let record = Record {
+        at_ms: call.api.core.unix_ms(),
+        made_by: call.who(),
+        action,
+        section,
+        entity: entity.to_owned(),
+        before: None,
+        after: after.map(|after| after.to_string()),
+    };
+    // It says in the log why it could not be written.
+    let _ = write(call.api, Change { edits: Vec::new(), record });
 }
 
 /// Writes a change, or says that the books cannot be written now.

@@ -58,6 +58,10 @@ fn reload(_: &Route, call: &Call<'_>) -> Result<Answer, Fault> {
     };
     let reloaded = reloaded.map_err(|mistakes| Fault::new(409, mistakes.join("\n")))?;
     let Reloaded { warnings, needs_restart, difference, providers, users } = reloaded;
+    if !is_dry {
+        let after = json!({ "changes_count": difference.count });
+        entities::note(call, "reload", ("settings", "file"), Some(after));
+    }
     Ok(Answer::ok(json!({
         "dry_run": is_dry, "providers": providers, "users": users, "warnings": warnings,
         "needs_restart": needs_restart, "changes": difference.json(),

@@ -118,7 +118,7 @@ pub struct Record {
     pub at_ms: i64,
     /// Who.
     pub made_by: String,
-    /// `create`, `change`, `delete`, `top_up`, `reset` or `first_seen`.
+    /// `create`, `change`, `delete`, `top_up`, `reset`, `first_seen`, `end_sessions` or `reload`.
     pub action: &'static str,
     /// Of which section.
     pub section: &'static str,
