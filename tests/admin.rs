@@ -561,6 +561,24 @@ fn the_audit_of_a_creation_shows_what_was_made_and_nothing_of_its_name_elsewhere
 }
 
 #[test]
+fn a_name_that_no_path_can_have_is_refused() {
+    let gateway = Gateway::start(&config().text());
+    for name in [".", ".."] {
+        let alias = json!({ "alias": name, "provider_name": "openai-main", "model_id": "m" });
+        for (section, row, field) in
+            [("users", json!({ "name": name }), "name"), ("model_aliases", alias, "alias")]
+        {
+            let fault = admin(&gateway, "POST", section, row, 400);
+            assert_eq!(fault["error"]["field"], field, "{fault}");
+            let message = fault["error"]["message"].as_str().expect("a text");
+            assert!(message.contains("must be none of"), "{message}");
+        }
+    }
+    admin(&gateway, "POST", "users", json!({ "name": "..." }), 201);
+    admin(&gateway, "DELETE", "users/...", Value::Null, 204);
+}
+
+#[test]
 fn a_change_counts_for_connections_that_are_open_already() {
     let gateway = Gateway::start(&config().text());
     let mut early = gateway.connect();

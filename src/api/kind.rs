@@ -298,6 +298,10 @@ impl Kind {
             // One of them is there and can be replaced, but not be taken away.
             let must = must || (self.section == "credentials" && field.is == Is::Secret);
             let mut schema = field.schema();
+            if self.names == [field.name] {
+                // No path has such a segment, so nobody could come back to it.
+                schema["not"] = json!({ "enum": [".", ".."] });
+            }
             if is_change && !must {
                 schema = json!({ "anyOf": [schema, { "type": "null" }] });
             }

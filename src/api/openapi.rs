@@ -192,6 +192,10 @@ fn fits_text(schema: &Value, text: &str) -> Result<(), String> {
     {
         return Err(format!("must be one of {}", schema["enum"]));
     }
+    let forbidden = schema["not"]["enum"].as_array();
+    if forbidden.is_some_and(|names| names.iter().any(|name| name == text)) {
+        return Err(format!("must be none of {}", schema["not"]["enum"]));
+    }
     // Other patterns say what the configuration's rules say, which are asked later.
     let fits = match schema["pattern"].as_str() {
         Some(PRINTABLE) => text.bytes().all(|byte| byte == b' ' || byte.is_ascii_graphic()),
@@ -242,7 +246,7 @@ mod tests {
                 "c": { "anyOf": [{ "type": "boolean" }, { "type": "null" }] },
                 "d": { "type": "array", "maxItems": 1, "items": { "type": "string" } },
                 "e": { "type": "string", "enum": ["x", "y"] },
-                "f": { "type": "string", "pattern": GRAPHIC },
+                "f": { "type": "string", "pattern": GRAPHIC, "not": { "enum": [".", ".."] } },
                 "g": { "type": "object", "anyOf": [{ "required": ["x"] }, { "required": ["y"] }],
                     "properties": { "x": { "type": "integer" } } }
             }
@@ -250,7 +254,7 @@ mod tests {
         for good in [
             json!({ "a": "abc" }),
             json!({ "a": "äöü", "b": 9, "c": null, "d": ["x"], "e": "y" }),
-            json!({ "a": "a", "c": true }),
+            json!({ "a": "a", "c": true, "f": "..." }),
             json!({ "a": "a", "g": { "x": 1 } }),
             json!({ "a": "a", "g": { "y": null } }),
         ] {
@@ -272,6 +276,7 @@ mod tests {
             json!({ "a": "a", "e": "z" }),
             json!({ "a": "a", "f": "two words" }),
             json!({ "a": "a", "f": "ü" }),
+            json!({ "a": "a", "f": ".." }),
             json!({ "a": "a", "g": 1 }),
             json!({ "a": "a", "g": {} }),
             json!({ "a": "a", "g": { "x": "1" } }),
