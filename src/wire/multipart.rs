@@ -18,6 +18,8 @@ use memchr::memmem::Finder;
 const PART_HEAD_BYTES_MAX: usize = 8 * 1024;
 /// RFC 2046: a boundary has at most 70 bytes. Some clients write a little more.
 const BOUNDARY_BYTES_MAX: usize = 200;
+/// Transfer encodings that change nothing.
+const PLAIN: [&[u8]; 3] = [b"7bit", b"8bit", b"binary"];
 
 const LINE_END: &[u8] = b"\r\n";
 
@@ -262,7 +264,7 @@ impl Scanner {
 /// Whether this is the head of the field `model`. `head` begins and ends with line ends.
 fn names_model(head: &[u8]) -> Result<bool, FormError> {
     let mut names = 0;
-    let mut is_model = false;
+    let (mut is_model, mut is_encoded) = (false, false);
     for line in head.split(|byte| *byte == b'\n') {
         let line = line.strip_suffix(b"\r").unwrap_or(line);
         if line.first().is_some_and(|byte| matches!(byte, b' ' | b'\t')) {
@@ -273,10 +275,14 @@ fn names_model(head: &[u8]) -> Result<bool, FormError> {
             continue;
         }
         let colon = memchr::memchr(b':', line).ok_or(FormError::PartHead)?;
-        if !line[..colon].trim_ascii().eq_ignore_ascii_case(b"content-disposition") {
+        let (field, value) = (line[..colon].trim_ascii(), line[colon + 1..].trim_ascii());
+        if field.eq_ignore_ascii_case(b"content-transfer-encoding") {
+            is_encoded |= !PLAIN.iter().any(|plain| value.eq_ignore_ascii_case(plain));
+        }
+        if !field.eq_ignore_ascii_case(b"content-disposition") {
             continue;
         }
-        for (name, value) in parameters(&line[colon + 1..]) {
+        for (name, value) in parameters(value) {
             if name.eq_ignore_ascii_case(b"name*") {
                 return Err(FormError::PartHead);
             }
@@ -292,7 +298,8 @@ fn names_model(head: &[u8]) -> Result<bool, FormError> {
             }
         }
     }
-    if names > 1 {
+    // Some servers decode a field, others take it as it stands.
+    if names > 1 || is_model && is_encoded {
         return Err(FormError::PartHead);
     }
     Ok(is_model)

@@ -55,6 +55,7 @@ fn forbids_a_model_that_servers_could_read_differently() {
         (part("name=\"mo\\del\""), FormError::ModelTwice),
         (part("name*=UTF-8''model"), FormError::PartHead),
         (part("name=a; name=model"), FormError::PartHead),
+        (part("name=model\r\nContent-Transfer-Encoding: base64"), FormError::PartHead),
         (part("name=a;\r\n name=model"), FormError::PartHead),
         ("--xYz\r\nno colon\r\n\r\n".to_owned(), FormError::PartHead),
     ];
