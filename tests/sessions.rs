@@ -7,7 +7,6 @@ use serde_json::{Value, json};
 use support::admin::{admin, call};
 use support::{ADMIN_KEY, ALICE_KEY, Config, Gateway, Reply, request};
 
-const PASSWORD: &str = "correct horse battery";
 const HOME: &str = "198.51.100.7";
 const ELSEWHERE: &str = "203.0.113.9";
 

@@ -24,6 +24,9 @@ pub(super) struct Shown {
     times: Option<(i64, i64)>,
 }
 
+/// Whether this row may be changed, or why not.
+type May<'m> = &'m dyn Fn(&Map<String, Value>) -> Result<(), Fault>;
+
 /// The routes of a section.
 pub(super) fn routes(kind: &'static Kind) -> Vec<Route> {
     let list = format!("/admin/api/{}", kind.section);
@@ -362,7 +365,7 @@ pub(super) fn change_one(
     kind: &'static Kind,
     call: &Call<'_>,
     id: &str,
-    may: &dyn Fn(&Map<String, Value>) -> Result<(), Fault>,
+    may: May<'_>,
 ) -> Result<Answer, Fault> {
     let mut told = call.body.clone();
     hide(kind, call.api, id, &mut told)?;
@@ -411,7 +414,7 @@ pub(super) fn delete_one(
     kind: &'static Kind,
     call: &Call<'_>,
     id: &str,
-    may: &dyn Fn(&Map<String, Value>) -> Result<(), Fault>,
+    may: May<'_>,
 ) -> Result<Answer, Fault> {
     let mut state = call.api.state.lock();
     let at = own(&state, kind, id)?;
