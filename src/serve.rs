@@ -181,7 +181,7 @@ pub fn run(
     logging::count_drops_in(core.metrics.clone());
     ledger.count_drops_in(core.metrics.clone());
     let listener = listen(&core, &settings, workers, socket)?;
-    wait_for_next(&folder, &listener, &ledger);
+    wait_for_next(&folder, &listener, &ledger, &interface);
     if let Some(old) = old {
         handover::Estate::accept(old)?;
         log::info!(target: "gproxy", "took over from the process that served until now");
@@ -262,18 +262,26 @@ fn listen(
 }
 
 /// Lets another process take over: then this one is told to stop.
-fn wait_for_next(folder: &Path, listener: &Arc<Listener>, ledger: &Ledger) {
+fn wait_for_next(
+    folder: &Path,
+    listener: &Arc<Listener>,
+    ledger: &Ledger,
+    interface: &Arc<Interface>,
+) {
     let begin = || {
-        let listener = listener.clone();
+        let (listener, interface) = (listener.clone(), interface.clone());
+        let stand_still = move |still| interface.stand_still(still);
         let lock = ledger.lock().ok_or(io::ErrorKind::NotFound)?.try_clone()?.into();
         let offered = handover::offer(folder)?;
         let thread = std::thread::Builder::new().name("handover".into());
-        thread.spawn(move || match handover::give(&offered, &|| listener.share(), &lock) {
-            Ok(()) => {
-                log::info!(target: "gproxy", "another process has taken over");
-                let _ = kill_process(getpid(), Signal::TERM);
+        thread.spawn(move || {
+            match handover::give(&offered, &|| listener.share(), &lock, &stand_still) {
+                Ok(()) => {
+                    log::info!(target: "gproxy", "another process has taken over");
+                    let _ = kill_process(getpid(), Signal::TERM);
+                }
+                Err(error) => log::warn!(target: "gproxy", "no hand-over: {error}"),
             }
-            Err(error) => log::warn!(target: "gproxy", "no hand-over: {error}"),
         })
     };
     if let Err(error) = begin() {

@@ -3,13 +3,14 @@
 mod support;
 
 use std::net::TcpListener;
+use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use rustix::process::Signal;
 use support::books::{audit, rows};
 use support::client::chat;
-use support::{Client, Config, Gateway, Upstream, size, wait_for};
+use support::{ADMIN_KEY, Client, Config, Gateway, Upstream, size, wait_for};
 
 const MODEL: &str = "openai-main/gpt-4.1-mini";
 const CLIENTS: usize = 8;
@@ -190,4 +191,24 @@ fn the_key_of_the_shipped_file_opens_no_socket_that_others_reach() {
     gateway.rewrite_config(WELL_KNOWN);
     gateway.signal(Signal::HUP);
     gateway.wait_for_line("reload refused: the running configuration stays");
+}
+
+/// What the next process has read already would be lost to it.
+#[test]
+fn nothing_is_changed_while_the_next_process_reads_what_there_is() {
+    let gateway = Gateway::start(&Config::to_url("http://127.0.0.1:9").text());
+    let make = |name: &str| {
+        let user = serde_json::json!({ "name": name });
+        support::admin::call(&gateway, ADMIN_KEY, "POST", "/admin/api/users", &user)
+    };
+    assert_eq!(make("before").status, 201);
+    let next = UnixStream::connect(gateway.folder().join("data/gproxy.sock")).expect("it waits");
+    let refused = wait_for("a refusal", || {
+        let reply = make(&format!("meanwhile-{:?}", std::time::Instant::now()));
+        (reply.status != 201).then_some(reply)
+    });
+    assert_eq!((refused.status, refused.header("retry-after")), (503, Some("1")));
+    // It ends before it serves.
+    drop(next);
+    wait_for("changes to be taken again", || (make("after").status == 201).then_some(()));
 }

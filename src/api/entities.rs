@@ -1,5 +1,7 @@
 //! Lists, makes, changes and deletes what can be made: the same five calls for every section.
 
+use std::sync::atomic::Ordering;
+
 use serde_json::{Map, Value, json};
 
 use super::answer::{Answer, Fault};
@@ -523,6 +525,11 @@ pub(super) fn note(
 
 /// Writes a change, or says that the books cannot be written now.
 pub(super) fn write(api: &Interface, change: Change) -> Result<(), Fault> {
+    if api.stands_still.load(Ordering::Acquire) {
+        let fields = vec![("retry-after", "1".to_owned())];
+        let message = "another process takes over from this one; try again in a moment";
+        return Err(Fault { fields, ..Fault::new(503, message) });
+    }
     api.ledger.change(change).map_err(|why| {
         log::error!(target: "gproxy::api", "a change cannot be written: {why}");
         Fault::new(503, "the database cannot be written now; nothing was changed")

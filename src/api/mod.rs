@@ -31,6 +31,7 @@ mod usage;
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::Mutex;
 use serde_json::{Map, Value};
@@ -74,6 +75,8 @@ pub struct Interface {
     source: Box<dyn Source>,
     sealer: Option<Sealer>,
     state: Mutex<State>,
+    // Another process reads the rows, to go on with them: a change now would be lost to it.
+    stands_still: AtomicBool,
     sessions: Sessions,
     auditor: Auditor,
     routes: Vec<Route>,
@@ -123,11 +126,18 @@ impl Interface {
             source,
             sealer,
             state,
+            stands_still: AtomicBool::new(false),
             sessions,
             auditor,
             routes,
             started_ms,
         }
+    }
+
+    /// Changes are refused from now on, or taken again. One that is under way is waited for.
+    pub fn stand_still(&self, still: bool) {
+        let _state = self.state.lock();
+        self.stands_still.store(still, Ordering::Release);
     }
 
     fn dispatch(&self, request: &ApiRequest) -> Result<Answer, Fault> {

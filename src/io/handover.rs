@@ -86,16 +86,21 @@ pub fn offer(folder: &Path) -> io::Result<UnixListener> {
 
 /// Gives to whoever asks, until one of them serves. `socket` yields the listening socket, which is
 /// held for no longer than that: without a successor it is closed with its last owner.
+/// `stand_still` is told when one may begin to read what we have written, and when none does any
+/// more.
 pub fn give(
     listener: &UnixListener,
     socket: &dyn Fn() -> io::Result<OwnedFd>,
     lock: &OwnedFd,
+    stand_still: &dyn Fn(bool),
 ) -> io::Result<()> {
     loop {
         let (mut next, _) = listener.accept()?;
+        stand_still(true);
         if socket().and_then(|socket| give_one(&mut next, socket, lock)).is_ok() {
             return Ok(());
         }
+        stand_still(false);
     }
 }
 
