@@ -52,20 +52,18 @@ fn run(mut store: impl Store, receiver: &Receiver<Message>, shared: &Shared) {
         }
         loop {
             let mut next = Taken::More;
-            while open
-                && matches!(next, Taken::More)
-                && batch.rows.len() < BATCH_ROWS_MAX
-                && batch.logs.len() < BATCH_LOGS_MAX
-            {
+            while open && matches!(next, Taken::More) && !batch.is_full() {
                 let Ok(message) = receiver.try_recv() else { break };
                 next = batch.take(message);
             }
+            let was_full = batch.is_full();
             // What stands before a change or the end is written before it.
             write(&mut store, &mut batch.rows, shared);
             log(&mut store, &mut batch.logs, shared);
             next.carry_out(&mut store, &mut open);
             // What came meanwhile gathers too, until it is enough for a transaction of its own.
-            if !open || receiver.len() < BATCH_ROWS_MAX || Instant::now() >= prune_at {
+            let is_more = was_full || receiver.len() >= BATCH_ROWS_MAX;
+            if !open || !is_more || Instant::now() >= prune_at {
                 break;
             }
         }
@@ -107,6 +105,11 @@ impl Taken {
 }
 
 impl Batch {
+    /// It is as large as a transaction may be.
+    fn is_full(&self) -> bool {
+        self.rows.len() >= BATCH_ROWS_MAX || self.logs.len() >= BATCH_LOGS_MAX
+    }
+
     fn take(&mut self, message: Message) -> Taken {
         match message {
             Message::Row(row) => self.rows.push(*row),
