@@ -485,6 +485,9 @@ pub(super) fn commit(
     if let Some(fault) = Fault::of_fence(&loaded.fenced, own) {
         return Err(fault);
     }
+    if loaded.forbidden.iter().any(|error| own.is_some() && error.row == own) {
+        return Err(Fault::of_config(&loaded.forbidden, own));
+    }
     has_admin(&loaded.snapshot)?;
     let unseen = state.unseen(&loaded);
     change.edits.extend(unseen.edits());
@@ -519,8 +522,10 @@ pub(super) fn note(
         before: None,
         after: after.map(|after| after.to_string()),
     };
-    // It says in the log why it could not be written.
-    let _ = write(call.api, Change { edits: Vec::new(), record });
+    if let Err(fault) = write(call.api, Change { edits: Vec::new(), record }) {
+        let why = fault.message;
+        log::error!(target: "gproxy::api", "{action} of {entity:?} is not noted: {why}");
+    }
 }
 
 /// Writes a change, or says that the books cannot be written now.

@@ -81,6 +81,7 @@ pub(super) struct Report<'t> {
     pub(super) errors: Vec<ConfigError>,
     /// What the database may not say, but has said: no reason not to start.
     pub(super) fenced: Vec<ConfigError>,
+    pub(super) forbidden: Vec<ConfigError>,
     pub(super) warnings: Vec<String>,
     /// Those of them that are about rows of the database.
     pub(super) made_warnings: Vec<ConfigError>,
@@ -102,9 +103,20 @@ impl<'t> Report<'t> {
         let file_lines = lines.len();
         lines.extend(starts(&made_text.toml, text.len() + 1));
         let made_rows = made_text.rows.clone();
-        let (errors, fenced) = (Vec::new(), Vec::new());
+        let (errors, fenced, forbidden) = (Vec::new(), Vec::new(), Vec::new());
         let (warnings, made_warnings) = (Vec::new(), Vec::new());
-        Report { file, lines, file_lines, made, made_rows, errors, fenced, warnings, made_warnings }
+        Report {
+            file,
+            lines,
+            file_lines,
+            made,
+            made_rows,
+            errors,
+            fenced,
+            forbidden,
+            warnings,
+            made_warnings,
+        }
     }
 
     /// The row of the database that stands on a line.
@@ -160,6 +172,20 @@ impl<'t> Report<'t> {
     /// Whether the database says what stands on this line.
     pub(super) fn is_made(&self, line: usize) -> bool {
         self.row_of(line).is_some()
+    }
+
+    /// A mistake in the file. Rows of the database may have been written before it was one: they
+    /// are warned of, so that a new version starts with what an old one wrote, and nobody may
+    /// write them now.
+    pub(super) fn forbid(&mut self, place: &Place, why: &str) {
+        if !self.is_made(place.line) {
+            return self.error(place, why);
+        }
+        self.warn(place, why);
+        if self.forbidden.len() < ERRORS_MAX {
+            let error = self.mistake(place, why.to_owned());
+            self.forbidden.push(error);
+        }
     }
 
     pub(super) fn warn(&mut self, place: &Place, why: impl fmt::Display) {

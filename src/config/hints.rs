@@ -88,6 +88,11 @@ pub(super) fn syntax(text: &str, message: &str, span: Range<usize>) -> String {
     }
     let line = text.get(begin..).and_then(|rest| rest.lines().next()).unwrap_or_default();
     let Some((key, value)) = line.split_once('=') else { return message.to_owned() };
+    let is_key = |byte: u8| byte.is_ascii_alphanumeric() || b"_-.".contains(&byte);
+    if !key.trim().bytes().all(is_key) {
+        // What stands before the first equals sign may be a value already.
+        return message.to_owned();
+    }
     let (key, value) = (shown(key.trim()), value.trim());
     let is_word = |words: &[&str]| words.iter().any(|word| value.eq_ignore_ascii_case(word));
     if is_word(&["true", "false", "yes", "no", "on", "off"]) {

@@ -46,6 +46,8 @@ pub struct Loaded {
     pub declared: Vec<Declared>,
     /// Addresses that rows of the database may not have, and have: they are not called.
     pub fenced: Vec<ConfigError>,
+    /// What rows of the database have and may not have any more: it has no effect.
+    pub forbidden: Vec<ConfigError>,
     /// What is probably not meant so, or has no effect; with file, line and key.
     pub warnings: Vec<String>,
     /// Those of them that are about rows of the database, by row.
@@ -142,9 +144,9 @@ pub fn load_both(
     let line_of = |offset| report.line_of(offset);
     let outside = Outside { environment, files };
     let declared = declared::rows(document.get_ref(), &outside, &line_of);
-    let Report { fenced, warnings, made_warnings, .. } = report;
+    let Report { fenced, forbidden, warnings, made_warnings, .. } = report;
     let snapshot = Snapshot::new(tables);
-    Ok(Loaded { snapshot, settings, declared, fenced, warnings, made_warnings })
+    Ok(Loaded { snapshot, settings, declared, fenced, forbidden, warnings, made_warnings })
 }
 
 fn in_order(report: Report<'_>) -> Vec<ConfigError> {

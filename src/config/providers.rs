@@ -536,9 +536,10 @@ fn put_model(
     }
     forbid_more_than_prices(table, report, model.enabled, "a pattern");
     match (pattern, model.price) {
+        (Err(why @ GlobError::Special(_)), _) => report.forbid(&place, &why.to_string()),
         (Err(why), _) => report.error(&place, why.to_string()),
         (Ok(_), None) if !has_sound_prices => {}
-        (Ok(_), None) => report.error(
+        (Ok(_), None) => report.forbid(
             &place,
             "a pattern only gives prices, and this row has none; write price_tiers, or the \
              model's whole name",
@@ -564,7 +565,7 @@ fn forbid_more_than_prices(table: &Table<'_>, report: &mut Report<'_>, enabled: 
             "has no effect here: {what} only gives prices; write it in a row with the model's \
              whole name"
         );
-        report.error(&table.place_of(report, key), why);
+        report.forbid(&table.place_of(report, key), &why);
     }
 }
 

@@ -11,7 +11,7 @@ use super::sources::Sources;
 use crate::dialect::trouble;
 use crate::money;
 use crate::password::{self, Password};
-use crate::route::glob::Glob;
+use crate::route::glob::{Glob, GlobError};
 use crate::route::quota::{Quota, Window};
 use crate::route::rate::RateLimit;
 use crate::route::snapshot::{Caller, Key, Permission, Provider, Terms, User};
@@ -259,6 +259,10 @@ fn read_pattern(table: &mut Table<'_>, report: &mut Report<'_>) -> Option<(Glob,
     let At { value, place } = table.required(report, "model_pattern")?;
     match Glob::parse(value) {
         Ok(pattern) => Some((pattern, place)),
+        Err(why @ GlobError::Special(_)) => {
+            report.forbid(&place, &why.to_string());
+            None
+        }
         Err(why) => {
             report.error(&place, why.to_string());
             None

@@ -22,6 +22,29 @@ fn load(rows: &[(&'static str, Value)]) -> Result<Loaded, Vec<ConfigError>> {
     load_both(FILE, "c.toml", &made(rows), &Overrides::default(), &|_| None, &super::NO_FILES)
 }
 
+/// A new version starts with what an old one let pass.
+#[test]
+fn what_may_not_be_written_any_more_has_no_effect_and_stops_no_start() {
+    let price = json!([{ "price_input_tokens": "1", "price_output_tokens": "1" }]);
+    let loaded = load(&[
+        ("rate_limits", json!({ "user_name": "u", "model_pattern": "gpt-*|o1-*", "rpm": 1 })),
+        (
+            "models",
+            json!({
+                "provider_name": "p", "model_id": "gpt-4*", "display_name": "x",
+                "price_tiers": price
+            }),
+        ),
+        ("models", json!({ "provider_name": "p", "model_id": "o1*" })),
+    ]);
+    let loaded = loaded.unwrap_or_else(|errors| panic!("{errors:?}"));
+    let keys: Vec<_> = loaded.forbidden.iter().map(|error| error.key.as_str()).collect();
+    assert_eq!(keys, ["display_name", "model_id", "model_pattern"]);
+    assert_eq!(loaded.warnings.iter().filter(|text| text.contains("row")).count(), 3);
+    assert!(loaded.snapshot.users[0].rate_limits.is_empty());
+    assert!(loaded.snapshot.providers[0].price("", "gpt-4o").is_some());
+}
+
 #[test]
 fn rows_of_the_database_count_like_those_of_the_file() {
     let key = Digest::of(b"sk-made").to_text();
