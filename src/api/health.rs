@@ -209,11 +209,13 @@ fn hold(call: &Call<'_>, action: &'static str) -> Result<Answer, Fault> {
         before: None,
         after: None,
     };
+    let state = call.api.state.lock();
     entities::write(call.api, Change { edits: Vec::new(), record })?;
     let known = match action {
         "pause" => core.pool.pause(&snapshot, (provider, credential), now_ms),
         _ => core.pool.reset(&snapshot, (provider, credential)),
     };
+    drop(state);
     let mut items = shown(call, &snapshot.providers[provider]);
     match known && credential < items.len() {
         true => Ok(Answer::ok(items.swap_remove(credential))),

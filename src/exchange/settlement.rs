@@ -167,7 +167,10 @@ fn price_of<'a>(plan: &Plan<'a>) -> Option<&'a Arc<PriceRow>> {
 /// Of several plans this one served: its price counts.
 pub(super) fn served_by(note: &mut Note, plan: &Plan<'_>) {
     if let Some(settlement) = &mut note.settlement {
+        let model = plan.provider.models.get(plan.target.model_served);
         settlement.price = price_of(plan).cloned();
+        settlement.input_max = input_max(model);
+        settlement.background = background(plan, model);
     }
 }
 
@@ -209,6 +212,11 @@ fn expected(plan: &Plan<'_>, model: Option<&Model>, bytes_in: u64) -> Usage {
     }
 }
 
+/// How long an answer may become that is made when the reply has ended, if this is one.
+fn background(plan: &Plan<'_>, model: Option<&Model>) -> Option<u64> {
+    plan.background.then(|| expected(plan, model, 0).output_tokens)
+}
+
 fn input_max(model: Option<&Model>) -> u64 {
     model.and_then(|model| model.max_input_tokens).unwrap_or(INPUT_TOKENS)
 }
@@ -245,7 +253,6 @@ impl Settlement {
     ) -> Settlement {
         let Target { model_asked, permission_name, model_served, .. } = *plan.target;
         let model = plan.provider.models.get(model_served);
-        let output = || expected(plan, model, 0).output_tokens;
         Settlement {
             books: books.clone(),
             slot,
@@ -256,7 +263,7 @@ impl Settlement {
             endpoint: plan.endpoint,
             limit_name_at: model_asked.len().saturating_sub(permission_name.len()),
             input_max: input_max(model),
-            background: plan.background.then(output),
+            background: background(plan, model),
         }
     }
 
@@ -292,7 +299,9 @@ impl Settlement {
         let (usage, source) = self.used(seen);
         // A session that was opened has the status of its handshake.
         let served = (101..400).contains(&seen.status) && !seen.refused;
-        let answered = served || source == UsageSource::Estimated;
+        // An answer that could not be passed on was made all the same.
+        let made = source == UsageSource::Upstream && (200..400).contains(&seen.status);
+        let answered = served || made || source == UsageSource::Estimated;
         let applied = self.price.as_ref().map(|price| price.applied(&usage, seen.told.tier));
         let cost = match &applied {
             Some(applied) if answered && !self.unbilled && !is_free(self.endpoint) => {
@@ -466,8 +475,11 @@ impl Settlement {
     /// What was used so far: what was told, and of the rest a guess.
     pub(super) fn so_far(&self, seen: &Seen) -> Usage {
         let Told { usage, any, output, .. } = seen.told;
-        // Gemini tells how far it is; the others have the last word.
-        if output && self.endpoint.dialect != Dialect::Gemini {
+        // Gemini tells how far it is, and some that speak OpenAI's dialect do; here it is the last
+        // word.
+        let is_last =
+            matches!(self.endpoint.dialect, Dialect::Anthropic | Dialect::OpenaiResponses);
+        if output && is_last {
             return usage;
         }
         let input_tokens = guess(seen.bytes_in).min(self.input_max);
@@ -490,7 +502,8 @@ impl Settlement {
         if is_free(self.endpoint) || seen.status >= 400 || seen.refused {
             return (Usage::default(), UsageSource::None);
         }
-        if let (Some(output_tokens), false) = (self.background, any) {
+        let is_begun = seen.left || (200..400).contains(&seen.status);
+        if let (Some(output_tokens), true) = (self.background, is_begun && !any) {
             let so_far = self.so_far(seen);
             let output_tokens = output_tokens.max(so_far.output_tokens);
             return (Usage { output_tokens, ..so_far }, UsageSource::Estimated);
