@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 
@@ -50,11 +51,14 @@ pub(super) struct Session {
     /// What a browser has to say with every write.
     pub(super) csrf: String,
     until_ms: i64,
+    // Which of all that were opened: many may be in one millisecond.
+    number: u64,
 }
 
 #[derive(Default)]
 pub(super) struct Sessions {
     all: Mutex<HashMap<Digest, Session>>,
+    opened: AtomicU64,
     guesses: Mutex<HashMap<IpAddr, (i64, u32)>>,
 }
 
@@ -69,7 +73,8 @@ impl Sessions {
         let token = hex(&random::<32>()?);
         let csrf = hex(&random::<16>()?);
         let (user, until_ms) = (user.to_owned(), now_ms + SESSION_MS);
-        let session = Session { user, opener, csrf, until_ms };
+        let number = self.opened.fetch_add(1, Ordering::Relaxed);
+        let session = Session { user, opener, csrf, until_ms, number };
         let mut all = self.all.lock();
         all.retain(|_, session| session.until_ms > now_ms);
         make_room(&mut all, &session.user);
@@ -133,7 +138,7 @@ fn make_room(all: &mut HashMap<Digest, Session>, user: &str) {
         false => return,
     };
     let his = all.iter().filter(|(_, session)| session.user == whose);
-    let oldest = his.min_by_key(|(_, session)| session.until_ms).map(|(digest, _)| *digest);
+    let oldest = his.min_by_key(|(_, session)| session.number).map(|(digest, _)| *digest);
     oldest.and_then(|digest| all.remove(&digest));
 }
 
