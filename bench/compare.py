@@ -28,6 +28,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 
 HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parent
@@ -361,6 +362,21 @@ def syscall_lines(name, calls):
     return f"- {name}: **{sum(calls.values()):.1f}** ({parts})\n"
 
 
+def metrics(port):
+    """Figures of the gateway that have no labels, by their names."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=60) as page:
+        found = re.findall(r"^(gproxy_\w+) (\S+)$", page.read().decode(), re.M)
+    return {name: float(value) for name, value in found}
+
+
+def keep_record(name, begun, kind, text):
+    """Writes and prints the record of a run on the machine of that name."""
+    path = HERE / "record" / name / f"{begun:%Y-%m-%d}{kind}.md"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    print(text)
+
+
 def measure(bench, options):
     subjects = {"nginx": bench.nginx, "gproxy": bench.gproxy}
     parts = ["\n## Whole replies, 32 connections\n\n" + table(bench.rounds("whole"))]
@@ -422,10 +438,7 @@ def main():
             text += measure(bench, options)
         finally:
             bench.upstream.kill()
-    path = HERE / "record" / options.machine / f"{begun:%Y-%m-%d}.md"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text)
-    print(text)
+    keep_record(options.machine, begun, "", text)
 
 
 if __name__ == "__main__":

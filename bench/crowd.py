@@ -30,10 +30,9 @@ import sys
 import tempfile
 import threading
 import time
-import urllib.request
 
-from compare import GPROXY, PRICES, ROOT, HERE, MODEL, Bench, Subject
-from compare import arguments, commit, free_port, machine, wait_for_port
+from compare import GPROXY, PRICES, ROOT, MODEL, Bench, Subject
+from compare import arguments, commit, free_port, keep_record, machine, metrics, wait_for_port
 
 SLOW_HEADS, SLOW_READERS = 2000, 500
 P99_FLOOR_MS, P99_TIMES = 50, 3
@@ -218,8 +217,7 @@ class Crowd(Bench):
 
 
 def gauge(subject, name):
-    with urllib.request.urlopen(f"http://127.0.0.1:{subject.port}/metrics", timeout=60) as page:
-        return float(re.search(rf"^{name} (\S+)$", page.read().decode(), re.M).group(1))
+    return metrics(subject.port)[name]
 
 
 def wait_until(what, holds, seconds=120):
@@ -368,10 +366,7 @@ def main():
         finally:
             bench.upstream.kill()
             bench.giver.kill()
-    path = HERE / "record" / options.machine / f"{begun:%Y-%m-%d}-crowd.md"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text)
-    print(text)
+    keep_record(options.machine, begun, "-crowd", text)
     sys.exit(0 if good else 1)
 
 

@@ -27,18 +27,10 @@ import subprocess
 import sys
 import tempfile
 import time
-import urllib.request
 
-from compare import HERE, ROOT, Bench, arguments, commit, machine
+from compare import ROOT, Bench, arguments, commit, keep_record, machine, metrics
 
 ROWS_A_SECOND = 20_000
-
-
-def metrics(port):
-    """Unlabelled figures of the gateway by their names."""
-    text = urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10).read().decode()
-    lines = (line.split() for line in text.splitlines() if not line.startswith("#"))
-    return {words[0]: float(words[1]) for words in lines if len(words) == 2}
 
 
 def watched(bench, subject, seconds):
@@ -121,10 +113,7 @@ def main():
             good, part = measure(bench, options)
         finally:
             bench.upstream.kill()
-    path = HERE / "record" / options.machine / f"{begun:%Y-%m-%d}-rows.md"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text + part)
-    print(text + part)
+    keep_record(options.machine, begun, "-rows", text + part)
     sys.exit(0 if good else 1)
 
 

@@ -38,7 +38,7 @@ import sys
 import tempfile
 import time
 
-from compare import ROOT, HERE, free_port, machine, output_of, wait_for_port
+from compare import ROOT, free_port, keep_record, machine, output_of, wait_for_port
 
 # What an upstream may do, how often it is asked to of a thousand calls, and what may come of it:
 # status, and whether the answer came whole. An early head makes 200 and a cut of every refusal.
@@ -576,10 +576,7 @@ def main():
         good, text = judge(options, soak(options, folder))
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    path = HERE / "record" / options.machine / f"{begun:%Y-%m-%d}-soak.md"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(head + text)
-    print(head + text)
+    keep_record(options.machine, begun, "-soak", head + text)
     return sys.exit(0 if good else 1)
 
 
