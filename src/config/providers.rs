@@ -66,11 +66,7 @@ pub(super) fn declare(
     place: &Place,
     index: usize,
 ) {
-    if names.contains_key(name) {
-        declare_as(report, names, name, &format!("\"{}\"", shown(name)), place);
-    } else {
-        names.insert(name.to_owned(), (index, place.line));
-    }
+    declare_as(report, names, name, &format!("\"{}\"", shown(name)), place, index);
 }
 
 /// The same for what has no name of its own: `shown` is what people call it.
@@ -80,6 +76,7 @@ pub(super) fn declare_as(
     name: &str,
     shown: &str,
     place: &Place,
+    index: usize,
 ) {
     match names.get(name) {
         Some((_, line)) => {
@@ -87,7 +84,7 @@ pub(super) fn declare_as(
             report.error(place, format!("{shown} is declared {at} too"));
         }
         None => {
-            names.insert(name.to_owned(), (0, place.line));
+            names.insert(name.to_owned(), (index, place.line));
         }
     }
 }

@@ -324,7 +324,8 @@ pub(super) fn read_rate_limits(
             let pattern_shown = shown(pattern.as_str());
             let name = shown(&all.users[user].name);
             let name = format!("limit of the user \"{name}\" for \"{pattern_shown}\"");
-            declare_as(report, &mut seen, &format!("{user} {}", pattern.as_str()), &name, &place);
+            let key = format!("{user} {}", pattern.as_str());
+            declare_as(report, &mut seen, &key, &name, &place, 0);
             let window_ms = window.map_or(60, |window| window.value) as i64 * 1_000;
             let limit = RateLimit { pattern, rpm, rpd, total_tokens, window_ms, in_flight };
             all.users[user].rate_limits.push(limit);
@@ -357,7 +358,7 @@ pub(super) fn read_quotas(
             let place = table.place_of(report, "user_name");
             let user = &mut all.users[index];
             let name = format!("{window} quota of the user \"{}\"", shown(&user.name));
-            declare_as(report, &mut seen, &format!("{window} {index}"), &name, &place);
+            declare_as(report, &mut seen, &format!("{window} {index}"), &name, &place, 0);
             if user.quotas.is_empty() {
                 all.quotas.push((index, table.place_of(report, "quota")));
             }
