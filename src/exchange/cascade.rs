@@ -72,7 +72,6 @@ pub(super) fn answer<D: Downstream, U: Upstream>(
     };
     let plan = answer.plan();
     name(note, plan);
-    settlement::served_by(note, plan);
     relay::relay(core, snapshot, session, head, plan, answer, note)
 }
 
@@ -95,7 +94,6 @@ fn first_served<'a, U: Upstream>(
             let mut rewritten = sending.body.to_vec();
             plan.rewrite(ask, &mut rewritten)?;
             name(note, plan);
-            settlement::served_by(note, plan);
             let sending = Sending { body: &rewritten, is_last_resort, ..sending };
             let answer = attempt::attempt(core, up, plan, sending, tries, note)?;
             if answer.is_some() {
@@ -106,8 +104,9 @@ fn first_served<'a, U: Upstream>(
     Ok(None)
 }
 
-/// Who is asked, for the log and the row.
+/// Who is asked, for the log, the row and the bill.
 fn name(note: &mut Note, plan: &Plan<'_>) {
+    settlement::served_by(note, plan);
     note.provider = Some(plan.target.provider);
     plan.target.model_served.clone_into(&mut note.model_served);
 }
