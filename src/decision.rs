@@ -14,7 +14,7 @@ use crate::dialect::{Dialect, live, models, resource};
 use crate::edge;
 use crate::route::listing;
 use crate::route::plan::{self, Chosen, Need, RouteError, Target};
-use crate::route::quota::{QuotaStanding, Spent};
+use crate::route::quota::{Spent, Standing};
 use crate::route::rate::{IN_FLIGHT, Limited};
 use crate::route::snapshot::{Key, Snapshot, User};
 use crate::wire::WireError;
@@ -39,15 +39,6 @@ pub struct Question<'q> {
     pub body: Vec<u8>,
     /// The model that it names, where that is known without its body.
     pub model: Option<&'q str>,
-}
-
-/// How a user's quotas and limits stand, each in their order.
-#[derive(Debug, Default)]
-pub struct Standing {
-    /// His quotas.
-    pub quotas: Vec<QuotaStanding>,
-    /// His limits: requests of the minute and of the day, tokens, requests under way.
-    pub limits: Vec<[u64; 4]>,
 }
 
 /// Everything that was decided about a request.

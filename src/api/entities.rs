@@ -455,13 +455,9 @@ fn change(
         Value::from(value).to_string()
     };
     let record = Record {
-        at_ms: call.api.core.unix_ms(),
-        made_by: call.who(),
-        action,
-        section: kind.section,
-        entity: id.to_owned(),
         before: before.map(shown),
         after: after.map(shown),
+        ..record(call, action, (kind.section, id))
     };
     Change { edits: Vec::new(), record }
 }
@@ -506,25 +502,35 @@ pub(super) fn has_admin(snapshot: &Snapshot) -> Result<(), Fault> {
     has_one.then_some(()).ok_or_else(|| Fault::new(409, why))
 }
 
-/// Writes down who did what changes no row. It is done already, so a failure is only logged.
-pub(super) fn note(
+/// Who does what, now, to what: without what it was and is.
+pub(super) fn record(
     call: &Call<'_>,
     action: &'static str,
     (section, entity): (&'static str, &str),
-    after: Option<Value>,
-) {
-    let record = Record {
+) -> Record {
+    Record {
         at_ms: call.api.core.unix_ms(),
         made_by: call.who(),
         action,
         section,
         entity: entity.to_owned(),
         before: None,
-        after: after.map(|after| after.to_string()),
-    };
+        after: None,
+    }
+}
+
+/// Writes down who did what changes no row. It is done already, so a failure is only logged.
+pub(super) fn note(
+    call: &Call<'_>,
+    action: &'static str,
+    about: (&'static str, &str),
+    after: Option<Value>,
+) {
+    let after = after.map(|after| after.to_string());
+    let record = Record { after, ..record(call, action, about) };
     if let Err(fault) = write(call.api, Change { edits: Vec::new(), record }) {
         let why = fault.message;
-        log::error!(target: "gproxy::api", "{action} of {entity:?} is not noted: {why}");
+        log::error!(target: "gproxy::api", "{action} of {:?} is not noted: {why}", about.1);
     }
 }
 

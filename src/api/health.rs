@@ -16,7 +16,7 @@ use super::kind;
 use super::route::{Param, Route};
 use crate::dialect::listed::Listed;
 use crate::exchange::{ListFailure, Question, Seen, Trial};
-use crate::ledger::entities::{Change, Record};
+use crate::ledger::entities::Change;
 use crate::limits;
 use crate::route::health::{Circuit, Why};
 use crate::route::snapshot::{Credential, Provider, Snapshot};
@@ -200,15 +200,7 @@ fn hold(call: &Call<'_>, action: &'static str) -> Result<Answer, Fault> {
     let (core, now_ms) = (&call.api.core, call.api.core.unix_ms());
     let snapshot = core.snapshot();
     let (provider, credential) = credential_of(call, &snapshot, &call.id)?;
-    let record = Record {
-        at_ms: now_ms,
-        made_by: call.who(),
-        action,
-        section: "credentials",
-        entity: call.id.clone(),
-        before: None,
-        after: None,
-    };
+    let record = entities::record(call, action, ("credentials", &call.id));
     let state = call.api.state.lock();
     entities::write(call.api, Change { edits: Vec::new(), record })?;
     let known = match action {

@@ -48,7 +48,7 @@ use crate::config::{ConfigError, Loaded, Settings};
 use crate::exchange::{Api, ApiRequest, Books, Core, Desk};
 use crate::ledger::Ledger;
 use crate::ledger::audit::Auditor;
-use crate::route::snapshot::{self, Origin, Snapshot, User};
+use crate::route::snapshot::{self, Snapshot, User};
 
 /// Where the file comes from, and what has to happen when its settings change.
 pub trait Source: Send + Sync {
@@ -195,7 +195,7 @@ impl Interface {
 
     fn caller(&self, request: &ApiRequest) -> Option<Caller> {
         // A wrong key is wrong, whatever cookie comes with it.
-        if request.has_key {
+        if request.has_key() {
             let snapshot::Caller { user, key } = request.key?;
             return Some(Caller { user, key: Some(key), session: None });
         }
@@ -244,8 +244,8 @@ impl Api for Interface {
 
     fn answer(&self, mut request: ApiRequest) -> Page {
         let (from, now_ms) = (session::address(&request), self.core.unix_ms());
-        let origin = Origin { peer: &|| from, head: None, now_ms: &|| now_ms };
-        request.renew(self.core.snapshot(), |now, caller| now.let_in(caller, &origin).is_ok());
+        let lets_in = |now: &_, caller| session::lets_in(now, caller, from, now_ms);
+        request.renew(self.core.snapshot(), lets_in);
         match self.dispatch(&request) {
             Ok(answer) => answer.into(),
             Err(fault) => fault.into(),

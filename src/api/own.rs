@@ -14,7 +14,6 @@ use crate::limits;
 use crate::metrics::Count;
 use crate::password;
 use crate::route::listing;
-use crate::route::snapshot::Origin;
 
 pub(super) fn routes() -> Vec<Route> {
     let mut all = session_routes();
@@ -186,9 +185,9 @@ fn login(_: &Route, call: &Call<'_>) -> Result<Answer, Fault> {
     let mut used = None;
     let user = match Call::text(&call.body, "api_key") {
         Some(key) => {
-            let origin = Origin { peer: &|| Some(from), head: None, now_ms: &|| now_ms };
             let caller = snapshot.authenticate(key.as_bytes());
-            let caller = caller.and_then(|caller| snapshot.let_in(caller, &origin).ok());
+            let caller =
+                caller.filter(|caller| session::lets_in(snapshot, *caller, Some(from), now_ms));
             caller.map(|caller| {
                 api.core.use_key(snapshot, caller);
                 used = Some(Opener::Key(snapshot.key(caller).id));

@@ -167,13 +167,23 @@ impl Session {
         now_ms: i64,
     ) -> bool {
         let owner = &snapshot.users[user];
-        let origin = Origin { peer: &|| from, head: None, now_ms: &|| now_ms };
-        let lets_in = |key| snapshot.let_in(Caller { user, key }, &origin).is_ok();
+        let lets_in = |key| lets_in(snapshot, Caller { user, key }, from, now_ms);
         match self.opener {
             Opener::Key(_) => self.key(owner).is_some_and(lets_in),
             opener => owner.password.as_ref().map(Opener::password) == Some(opener),
         }
     }
+}
+
+/// Whether the caller's key lets him in now, from that address.
+pub(super) fn lets_in(
+    snapshot: &Snapshot,
+    caller: Caller,
+    from: Option<IpAddr>,
+    now_ms: i64,
+) -> bool {
+    let origin = Origin { peer: &|| from, head: None, now_ms: &|| now_ms };
+    snapshot.let_in(caller, &origin).is_ok()
 }
 
 fn token_of(request: &ApiRequest) -> Option<&str> {

@@ -228,12 +228,9 @@ fn change(_: &Route, call: &Call<'_>) -> Result<Answer, Fault> {
         let text = |map: Map<String, Value>| Some(Value::from(map).to_string());
         let record = Record {
             at_ms: now_ms,
-            made_by: call.who(),
-            action: "change",
-            section: SETTINGS,
-            entity: names.join(", "),
             before: text(before),
             after: text(after),
+            ..entities::record(call, "change", (SETTINGS, &names.join(", ")))
         };
         let about = names.last().map(|name| (SETTINGS, name.as_str()));
         entities::commit(call.api, &mut state, kept, Change { edits, record }, about)?;

@@ -8,13 +8,11 @@ use super::answer::{Answer, Fault};
 use super::kind::{self, Kind};
 use super::route::Route;
 use super::{Call, entities};
-use crate::decision;
 use crate::dialect::endpoint::ENDPOINTS;
 use crate::dialect::path::Collection;
-use crate::ledger::accounts::Standing;
 use crate::ledger::entities::{Change, Edit, Record, TopUp};
 use crate::money;
-use crate::route::quota::Window;
+use crate::route::quota::{Standing, Window};
 use crate::route::rate::DAY_MS;
 use crate::route::snapshot::User;
 
@@ -112,12 +110,8 @@ fn top_up_now(_: &Route, call: &Call<'_>) -> Result<Answer, Fault> {
     };
     let record = Record {
         at_ms,
-        made_by: call.who(),
-        action: "top_up",
-        section: "quotas",
-        entity: call.id.clone(),
-        before: None,
         after: Some(json!({ "amount": money::text(top_up.amount), "why": top_up.why }).to_string()),
+        ..entities::record(call, "top_up", ("quotas", &call.id))
     };
     let mut state = call.api.state.lock();
     entities::write(call.api, Change { edits: vec![Edit::TopUp(top_up.clone())], record })?;
@@ -144,8 +138,7 @@ pub(super) fn fill_in(call: &Call<'_>, kind: &Kind, id: &str, value: &mut Map<St
     let snapshot = call.api.core.snapshot();
     let name = Call::text(value, "user_name").unwrap_or_default();
     let Some(user) = snapshot.users.iter().find(|user| user.name == name) else { return };
-    let Standing { quotas, limits } =
-        call.api.books.accounts.standing(user, call.api.core.unix_ms());
+    let Standing { quotas, limits } = of(call, user);
     if kind.section == "quotas" {
         let window = window_of(value);
         value.insert("window".into(), window.name().into());
@@ -170,11 +163,9 @@ pub(super) fn fill_in(call: &Call<'_>, kind: &Kind, id: &str, value: &mut Map<St
     }
 }
 
-/// How a user's quotas and limits stand, for a decision.
-pub(super) fn of(call: &Call<'_>, user: &User) -> decision::Standing {
-    let Standing { quotas, limits } =
-        call.api.books.accounts.standing(user, call.api.core.unix_ms());
-    decision::Standing { quotas, limits }
+/// How a user's quotas and limits stand now.
+pub(super) fn of(call: &Call<'_>, user: &User) -> Standing {
+    call.api.books.accounts.standing(user, call.api.core.unix_ms())
 }
 
 /// How a key is used.

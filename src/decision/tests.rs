@@ -1,5 +1,6 @@
 use super::*;
 use crate::config;
+use crate::route::quota::QuotaStanding;
 
 const TEXT: &str = r#"
     [[providers]]

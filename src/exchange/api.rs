@@ -7,6 +7,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use super::caller::FORWARDED;
 use super::note::Note;
 use super::office::{self, Desk, Unanswered};
 use super::session::Session;
@@ -20,8 +21,6 @@ use crate::route::snapshot::{Caller, KeyError, Snapshot};
 use crate::secret::Digest;
 use crate::wire::head::Head;
 
-/// Who says that he passes a request on, and for whom: a list, one by each.
-const FORWARDED: &str = "x-forwarded-for";
 /// Fields of a head that the interface reads.
 const FIELDS: [&str; 6] =
     ["content-type", "cookie", "host", FORWARDED, "x-forwarded-proto", "x-gproxy-csrf"];
@@ -40,10 +39,8 @@ pub struct ApiRequest {
     pub live: Arc<Live>,
     /// The key that it carries, and whose: indices into the snapshot.
     pub key: Option<Caller>,
-    /// Its digest.
+    /// The digest of the key that it carries, whosever that is.
     digest: Option<Digest>,
-    /// It carries a key, whosever.
-    pub has_key: bool,
     /// The other end of the connection.
     pub peer: Option<IpAddr>,
     /// It came through TLS of ours.
@@ -52,6 +49,11 @@ pub struct ApiRequest {
 }
 
 impl ApiRequest {
+    /// It carries a key, whosever.
+    pub fn has_key(&self) -> bool {
+        self.digest.is_some()
+    }
+
     /// Sees the tables of now. They may have changed while its body came and while it waited: who
     /// may do something when it is done is asked then.
     pub fn renew(&mut self, now: Arc<Snapshot>, let_in: impl Fn(&Snapshot, Caller) -> bool) {
@@ -101,8 +103,7 @@ pub(super) fn answer<D: Downstream, U: Upstream>(
 ) -> Result<(), Ended> {
     let Some(api) = core.api.get().cloned() else { return Err(Refusal::unauthorized().into()) };
     let digest = headers::credential_of(&head.headers).map(Digest::of);
-    let has_key = digest.is_some();
-    let caller = match has_key.then(|| caller_of(core, snapshot, session, head)) {
+    let caller = match digest.map(|_| caller_of(core, snapshot, session, head)) {
         None | Some(Err(KeyError::Unknown)) => None,
         Some(Ok(caller)) => Some(caller),
         Some(Err(error)) => {
@@ -134,7 +135,6 @@ pub(super) fn answer<D: Downstream, U: Upstream>(
         live: core.live(),
         key: caller,
         digest,
-        has_key,
         peer: session.down.peer(),
         is_secure: session.down.is_secure(),
         fields: FIELDS.map(|name| match name {

@@ -11,7 +11,8 @@ use crate::route::snapshot::{Caller, KeyError, Origin, Snapshot, forwarded};
 use crate::secret::Digest;
 use crate::wire::head::Head;
 
-const FORWARDED: &str = "x-forwarded-for";
+/// Who says that he passes a request on, and for whom: a list, one by each.
+pub(super) const FORWARDED: &str = "x-forwarded-for";
 
 /// Who calls, or why his key does not count.
 pub(super) fn caller_of<D: Downstream>(

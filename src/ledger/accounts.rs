@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 
 use super::Opening;
 use crate::dialect::ratelimit;
-use crate::route::quota::{QuotaStanding, Spending, Spent, Window};
+use crate::route::quota::{Spending, Spent, Standing, Window};
 use crate::route::rate::{Counters, DAY_MS, IN_FLIGHT, IN_FLIGHT_MS, Limited, RateLimit};
 use crate::route::snapshot::{Key, User};
 use crate::secret::KeyId;
@@ -37,14 +37,6 @@ pub struct Taken {
     rules: Vec<Arc<str>>,
     // The key that counts it.
     key: Option<KeyId>,
-}
-
-/// How quotas and limits stand.
-pub struct Standing {
-    /// By the user's quotas.
-    pub quotas: Vec<QuotaStanding>,
-    /// By the user's limits: requests of the minute and of the day, tokens, requests under way.
-    pub limits: Vec<[u64; 4]>,
 }
 
 #[derive(Default)]

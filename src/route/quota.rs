@@ -94,6 +94,15 @@ pub struct QuotaStanding {
     pub ceiling: i64,
 }
 
+/// How a user's quotas and limits stand, each in their order.
+#[derive(Debug, Default)]
+pub struct Standing {
+    /// By his quotas.
+    pub quotas: Vec<QuotaStanding>,
+    /// By his limits: requests of the minute and of the day, tokens, requests under way.
+    pub limits: Vec<[u64; 4]>,
+}
+
 /// A ceiling that a request would pass. Picodollars.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Spent {
