@@ -122,6 +122,25 @@ fn a_provider_has_timeouts_of_its_own() {
 }
 
 #[test]
+fn a_model_may_be_silent_for_longer_than_its_provider() {
+    let upstream = Upstream::answering(|conn, request| {
+        if request.text().contains("slow-model") {
+            std::thread::sleep(std::time::Duration::from_millis(900));
+            conn.whole(200, "{}");
+        } else {
+            conn.wait_closed();
+        }
+    });
+    let own = "[[models]]\nprovider_name = \"openai-main\"\nmodel_id = \"slow-model\"\n\
+               timeouts = { first_byte_ms = 60000 }";
+    let config = Config::to(&upstream).setting("timeouts = { first_byte_ms = 300 }").tail(own);
+    let gateway = Gateway::start(&config.text());
+    let slow = gateway.connect().ask(&chat("openai-main/slow-model", false));
+    assert_eq!(slow.status, 200, "{}", slow.text());
+    check_own(&gateway.connect().ask(&chat(MODEL, false)), &upstream, 504, "silent");
+}
+
+#[test]
 fn an_upstream_that_falls_silent_within_a_reply_is_a_visible_break() {
     for pooled in POOLED {
         let upstream = faulty(pooled, |conn| {

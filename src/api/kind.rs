@@ -175,6 +175,7 @@ pub(super) const KINDS: [Kind; 10] = [
                 Is::Optional,
                 "Longest answer.",
             ),
+            field("timeouts", Shape::Object, Is::Optional, "In place of the provider's."),
             field("price_each_call", CALL, Is::Optional, "USD."),
             field("price_tiers", Shape::Tiers, Is::Optional, "USD per million tokens."),
             field("flex_price_each_call", CALL, Is::Optional, "The same, served as flex."),

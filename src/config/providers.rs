@@ -491,13 +491,25 @@ pub(super) fn read_models(
         let before = report.errors.len();
         let price = read_prices(&mut table, report);
         let is_sound = report.errors.len() == before;
+        let timeouts = table.table(report, "timeouts").zip(provider).map(|(mut table, at)| {
+            let timeouts = attempt_timeouts(&mut table, report, providers[at].timeouts);
+            table.finish(report);
+            timeouts
+        });
         if let (Some(provider), Some(At { value, place })) = (provider, model_id)
             && check_model_name(report, value, &place)
         {
             // One name for the pair: a provider's name holds no slash.
             let pair = format!("{}/{value}", providers[provider].name);
             declare(report, &mut seen, &pair, &place, 0);
-            let model = Model { enabled, display_name, max_input_tokens, max_output_tokens, price };
+            let model = Model {
+                enabled,
+                display_name,
+                max_input_tokens,
+                max_output_tokens,
+                price,
+                timeouts,
+            };
             let provider = &mut providers[provider];
             put_model(&table, report, provider, At { value, place }, model, is_sound);
         }
@@ -555,7 +567,7 @@ fn put_model(
 /// What has no effect in a row that only gives prices.
 fn forbid_more_than_prices(table: &Table<'_>, report: &mut Report<'_>, enabled: bool, what: &str) {
     let disabled = (!enabled).then_some("enabled");
-    let others = ["display_name", "max_input_tokens", "max_output_tokens"];
+    let others = ["display_name", "max_input_tokens", "max_output_tokens", "timeouts"];
     let others = others.into_iter().filter(|key| table.holds(key));
     for key in disabled.into_iter().chain(others) {
         let why = format!(

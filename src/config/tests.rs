@@ -567,6 +567,25 @@ fn timeouts_are_inherited_and_overridden() {
 }
 
 #[test]
+fn a_model_has_the_timeouts_of_its_provider_but_for_its_own() {
+    let model = "[[models]]\nprovider_name = 'p'\nmodel_id = 'm'\ntimeouts = ";
+    let all = loaded(&format!(
+        "[[providers]]\nname = 'p'\nchannel = 'echo'\n\
+         [providers.settings]\ntimeouts = {{ tls_ms = 3, total_ms = 4 }}\n\
+         [[models]]\nprovider_name = 'p'\nmodel_id = 'n'\n\
+         {model}{{ first_byte_ms = 5, total_ms = 0 }}",
+    ));
+    let provider = &all.snapshot.providers[0];
+    assert_eq!(provider.models["n"].timeouts, None);
+    let own = provider.models["m"].timeouts.expect("timeouts of its own");
+    assert_eq!((own.tls_ms, own.first_byte_ms, own.total_ms), (3, 5, 0));
+    assert_eq!(own.connect_ms, provider.timeouts.connect_ms);
+    check_after(&format!("{model}{{ drain_ms = 1 }}"), 4, "models[0].timeouts.drain_ms", "unknown");
+    let pattern = format!("{model}{{ tls_ms = 1 }}\nprice_each_call = 1").replace("'m'", "'m*'");
+    check_after(&pattern, 4, "models[0].timeouts", "has no effect here");
+}
+
+#[test]
 fn a_provider_goes_through_the_global_proxy_unless_it_says_otherwise() {
     let all = loaded(
         "[global]\nproxy = 'http://a:1'\n[[providers]]\nname = 'p'\nchannel = 'echo'\n\

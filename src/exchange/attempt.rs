@@ -409,7 +409,7 @@ pub(super) fn attempt<'a, U: Upstream>(
 /// Attempts and time are left.
 fn may_go_on(core: &Core, plan: &Plan<'_>, sending: Sending<'_>, note: &Note) -> bool {
     let Some(called_at) = note.called_at else { return true };
-    let budget_ms = match plan.provider.timeouts.total_ms {
+    let budget_ms = match timeouts_of(plan).total_ms {
         0 => limits::RETRY_MS_MAX,
         total_ms => total_ms,
     };
@@ -549,9 +549,15 @@ pub(super) fn begin(
     timeouts
 }
 
+/// Those of the model, or else its provider's.
+fn timeouts_of(plan: &Plan<'_>) -> Timeouts {
+    let model = plan.provider.models.get(plan.target.model_served);
+    model.and_then(|model| model.timeouts).unwrap_or(plan.provider.timeouts)
+}
+
 /// The limits of an attempt that begins now.
 pub(super) fn timeouts(core: &Core, plan: &Plan<'_>, note: &mut Note) -> Timeouts {
-    let mut timeouts = plan.provider.timeouts;
+    let mut timeouts = timeouts_of(plan);
     match note.called_at {
         None => note.called_at = Some(core.now()),
         // What was spent on the attempts before is gone.

@@ -17,3 +17,4 @@ pub mod rate;
 pub mod retry;
 pub mod sheet;
 pub mod snapshot;
+pub mod times;

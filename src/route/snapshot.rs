@@ -23,6 +23,7 @@ use crate::route::price::{PriceRow, PriceSource};
 use crate::route::quota::Quota;
 use crate::route::rate::RateLimit;
 use crate::route::sheet::List;
+pub use crate::route::times::Timeouts;
 use crate::secret::{Digest, KeyId, Secret};
 use crate::wire::head::Head;
 
@@ -247,6 +248,8 @@ pub struct Model {
     pub max_output_tokens: Option<u64>,
     /// What it costs.
     pub price: Option<Arc<PriceRow>>,
+    /// Those of its attempts; absent: its provider's.
+    pub timeouts: Option<Timeouts>,
 }
 
 /// A public name for a provider's model.
@@ -465,23 +468,6 @@ pub struct Retention {
     pub log_days: u64,
     /// Size of the logs.
     pub log_bytes: u64,
-}
-
-/// Limits of one attempt in time. Milliseconds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Timeouts {
-    /// Looking up the host name.
-    pub resolve_ms: u64,
-    /// Opening the connection.
-    pub connect_ms: u64,
-    /// TLS handshake.
-    pub tls_ms: u64,
-    /// From the request's end to the reply's first byte.
-    pub first_byte_ms: u64,
-    /// Silence within the reply.
-    pub between_bytes_ms: u64,
-    /// All of it; ends at the first byte downstream for streams; 0 = none.
-    pub total_ms: u64,
 }
 
 /// A range of addresses.

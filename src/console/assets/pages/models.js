@@ -76,6 +76,10 @@ function models(context, provider) {
       { name: "display_name", label: "Name in lists" },
       { name: "max_input_tokens", label: "Longest prompt, tokens", kind: "number" },
       { name: "max_output_tokens", label: "Longest answer, tokens", kind: "number" },
+      {
+        name: "timeouts", label: "Timeouts", kind: "json",
+        help: 'Milliseconds: { "between_bytes_ms": 900000 }. Absent: those of the provider.',
+      },
       { name: "price_each_call", label: "Price of a call, USD", kind: "money" },
       { name: "price_each_image", label: "Price of an image made, USD", kind: "money" },
       {
