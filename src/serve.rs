@@ -190,7 +190,7 @@ pub fn run(
         match signal {
             SIGHUP => {
                 // What came of it stands in the log.
-                let _ = interface.reload();
+                let _ = interface.reload("");
                 core.renew_lists();
             }
             // A file that may not grow is a disk that is full: the write says so, and we live on.

@@ -122,6 +122,11 @@ fn a_signal_tells_the_same_in_the_log_without_a_secret() {
     gateway.signal(Signal::HUP);
     gateway.wait_for_line("reload: removed user carol, line ");
     gateway.wait_for_line("reload: removed setting limits.in_flight_max, line ");
+    let changes = admin(&gateway, "GET", "changes?limit=1000", Value::Null, 200);
+    let changes = changes["items"].as_array().expect("a list").iter();
+    let mut reloads = changes.filter(|change| change["action"] == "reload");
+    let first = reloads.next_back().expect("it is noted");
+    assert_eq!((&first["made_by"], &first["after"]["changes_count"]), (&json!(""), &json!(7)));
     let log = gateway.stderr().join("\n");
     for secret in [NEW_KEY, NEW_SECRET, UPSTREAM_KEY] {
         assert!(!log.contains(secret), "{log}");

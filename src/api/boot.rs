@@ -192,15 +192,7 @@ fn write(
     entity: &str,
     now_ms: i64,
 ) -> Result<(), BootError> {
-    let record = Record {
-        at_ms: now_ms,
-        made_by: String::new(),
-        action,
-        section,
-        entity: entity.to_owned(),
-        before: None,
-        after: None,
-    };
+    let record = Record::new(now_ms, "", action, (section, entity));
     ledger.change(Change { edits, record }).map_err(|why| BootError::Other(why.to_string()))
 }
 

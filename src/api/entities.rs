@@ -503,34 +503,15 @@ pub(super) fn has_admin(snapshot: &Snapshot) -> Result<(), Fault> {
 }
 
 /// Who does what, now, to what: without what it was and is.
-pub(super) fn record(
-    call: &Call<'_>,
-    action: &'static str,
-    (section, entity): (&'static str, &str),
-) -> Record {
-    Record {
-        at_ms: call.api.core.unix_ms(),
-        made_by: call.who(),
-        action,
-        section,
-        entity: entity.to_owned(),
-        before: None,
-        after: None,
-    }
+pub(super) fn record(call: &Call<'_>, action: &'static str, about: (&'static str, &str)) -> Record {
+    Record::new(call.api.core.unix_ms(), &call.who(), action, about)
 }
 
 /// Writes down who did what changes no row. It is done already, so a failure is only logged.
-pub(super) fn note(
-    call: &Call<'_>,
-    action: &'static str,
-    about: (&'static str, &str),
-    after: Option<Value>,
-) {
-    let after = after.map(|after| after.to_string());
-    let record = Record { after, ..record(call, action, about) };
-    if let Err(fault) = write(call.api, Change { edits: Vec::new(), record }) {
-        let why = fault.message;
-        log::error!(target: "gproxy::api", "{action} of {:?} is not noted: {why}", about.1);
+pub(super) fn note(api: &Interface, record: Record) {
+    let what = format!("{} of {:?}", record.action, record.entity);
+    if let Err(fault) = write(api, Change { edits: Vec::new(), record }) {
+        log::error!(target: "gproxy::api", "{what} is not noted: {}", fault.message);
     }
 }
 

@@ -258,7 +258,8 @@ fn end_sessions(_: &Route, call: &Call<'_>) -> Result<Answer, Fault> {
     let mut users = call.request.snapshot.users.iter();
     users.find(|user| user.name == call.id).ok_or_else(Fault::not_found)?;
     call.api.sessions.close_all(&call.id);
-    entities::note(call, "end_sessions", ("users", &call.id), None);
+    let record = entities::record(call, "end_sessions", ("users", &call.id));
+    entities::note(call.api, record);
     Ok(Answer::nothing())
 }
 

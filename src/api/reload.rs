@@ -7,6 +7,7 @@ use super::difference::{self, Difference};
 use super::route::{Param, Route};
 use super::{Call, Interface, entities};
 use crate::config::ConfigError;
+use crate::ledger::entities::Record;
 
 /// What came of reading the file again.
 pub struct Reloaded {
@@ -53,15 +54,11 @@ fn reload(_: &Route, call: &Call<'_>) -> Result<Answer, Fault> {
         true => call.api.try_reload(),
         false => {
             log::info!(target: "gproxy", "{:?} has the file read again", call.who());
-            call.api.reload()
+            call.api.reload(&call.who())
         }
     };
     let reloaded = reloaded.map_err(|mistakes| Fault::new(409, mistakes.join("\n")))?;
     let Reloaded { warnings, needs_restart, difference, providers, users } = reloaded;
-    if !is_dry {
-        let after = json!({ "changes_count": difference.count });
-        entities::note(call, "reload", ("settings", "file"), Some(after));
-    }
     Ok(Answer::ok(json!({
         "dry_run": is_dry, "providers": providers, "users": users, "warnings": warnings,
         "needs_restart": needs_restart, "changes": difference.json(),
@@ -70,8 +67,9 @@ fn reload(_: &Route, call: &Call<'_>) -> Result<Answer, Fault> {
 }
 
 impl Interface {
-    /// Reads the file again and puts it in place, or says why not; in the log too.
-    pub fn reload(&self) -> Result<Reloaded, Vec<String>> {
+    /// Reads the file again and puts it in place, or says why not; in the log too. `made_by` is who
+    /// wanted it; empty: a signal.
+    pub fn reload(&self, made_by: &str) -> Result<Reloaded, Vec<String>> {
         let result = self.read_again(true);
         match &result {
             Ok(reloaded) => {
@@ -86,6 +84,10 @@ impl Interface {
                     target: "gproxy",
                     "reloaded: {providers} providers, {users} users, {count} changes in the file"
                 );
+                let after = Some(json!({ "changes_count": count }).to_string());
+                let now_ms = self.core.unix_ms();
+                let record = Record::new(now_ms, made_by, "reload", ("settings", "file"));
+                entities::note(self, Record { after, ..record });
             }
             Err(mistakes) => {
                 mistakes.iter().for_each(|error| log::error!(target: "gproxy", "{error}"));

@@ -76,18 +76,10 @@ impl Unseen {
     pub(super) fn change(&self, at_ms: i64) -> Option<Change> {
         let entity = match &self.0[..] {
             [] => return None,
-            [(user, _)] => user.clone(),
-            _ => "all".to_owned(),
+            [(user, _)] => user,
+            _ => "all",
         };
-        let record = Record {
-            at_ms,
-            made_by: String::new(),
-            action: "first_seen",
-            section: "users",
-            entity,
-            before: None,
-            after: None,
-        };
+        let record = Record::new(at_ms, "", "first_seen", ("users", entity));
         Some(Change { edits: self.edits().collect(), record })
     }
 }

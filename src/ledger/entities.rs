@@ -116,7 +116,7 @@ pub enum Edit {
 pub struct Record {
     /// When, in milliseconds since 1970.
     pub at_ms: i64,
-    /// Who.
+    /// Who; empty: the process itself, at its start or by a signal.
     pub made_by: String,
     /// `create`, `change`, `delete`, `top_up`, `reset`, `first_seen`, `end_sessions` or `reload`.
     pub action: &'static str,
@@ -128,6 +128,19 @@ pub struct Record {
     pub before: Option<String>,
     /// What it is now.
     pub after: Option<String>,
+}
+
+impl Record {
+    /// Who does what, when, to what: without what it was and is.
+    pub fn new(
+        at_ms: i64,
+        made_by: &str,
+        action: &'static str,
+        (section, entity): (&'static str, &str),
+    ) -> Record {
+        let (made_by, entity) = (made_by.to_owned(), entity.to_owned());
+        Record { at_ms, made_by, action, section, entity, before: None, after: None }
+    }
 }
 
 /// What is written together or not at all.
