@@ -264,6 +264,7 @@ fn forbids_bad_patterns_names_and_words() {
     let alias = "[[model_aliases]]\nalias = 'a/../b'\nprovider_name = 'p'\nmodel_id = 'm'";
     check_after(alias, 2, "model_aliases[0].alias", "dot segments");
     check("[[users]]\nname = ''", 2, "users[0].name", "1 to 128 bytes");
+    check("[[users]]\nname = '..'", 2, "users[0].name", "no address");
     check("[[providers]]\nname = 'p'\nchannel = 'opnai'", 3, "providers[0].channel", "\"openai\"");
     check_custom("models = 'all'", "models", "known are: both, static, upstream");
     check_custom("on_abort = 'drian'", "on_abort", "did you mean \"drain\"");

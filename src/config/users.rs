@@ -51,6 +51,9 @@ pub(super) fn read(root: &mut Table<'_>, report: &mut Report<'_>, sources: &Sour
             if value.is_empty() || value.len() > 128 || value.chars().any(char::is_control) {
                 report.error(place, "must be 1 to 128 bytes without control characters");
             }
+            if matches!(*value, "." | "..") {
+                report.forbid(place, "no address of the administration interface can name it");
+            }
             declare(report, &mut all.names, value, place, index);
         }
         let enabled = table.flag(report, "enabled", true);
