@@ -298,6 +298,9 @@ impl From<StreamError> for Refusal {
             StreamError::EventTooLong => {
                 (Code::UpstreamBroken, "an event of the upstream's stream is too large")
             }
+            StreamError::Unfinished => {
+                (Code::UpstreamBroken, "the upstream's stream ended without its last event")
+            }
         };
         Refusal { should_retry: Some(false), ..Refusal::new(code, message) }
     }

@@ -207,7 +207,8 @@ impl Plan {
                 begun["candidatesTokenCount"] = json!(1);
                 begun["thoughtsTokenCount"] = json!(0);
                 let early = chunk(json!({"candidates": parts, "usageMetadata": begun}));
-                let late = chunk(json!({"candidates": parts, "usageMetadata": usage}));
+                let end = json!([{"content": {"parts": []}, "finishReason": "STOP"}]);
+                let late = chunk(json!({"candidates": end, "usageMetadata": usage}));
                 (early.clone(), early, vec![late])
             }
         };

@@ -43,6 +43,8 @@ const DIALECTS: [Dialect; 4] = [
     ("/v1beta/models/router/m:streamGenerateContent?alt=sse", "{}", gemini_stream),
 ];
 
+const LAST: &str = "data: [DONE]\n\n";
+
 #[test]
 fn a_stream_with_nothing_to_restore_is_byte_identical_however_it_is_cut() {
     let odd = "\u{feff}: hello\n\ndata: {\"model\":\"m\" , \"x\":1e2,\"id\":\"\\u00e9é\"}\r\n\r\n\
@@ -80,11 +82,11 @@ fn a_name_is_restored_by_its_place_and_not_by_its_text() {
              \"model\":\"m-1\"}}}}],\"mod\\u0065l\":{model},\"x\":{{\"model\":\"m-1\"}}}}\n\n"
         )
     };
-    let upstream = streaming(event("\"m-\\u0031\"") + &event("\"\"") + &event("null"), 4);
+    let upstream = streaming(event("\"m-\\u0031\"") + &event("\"\"") + &event("null") + LAST, 4);
     let gateway = start(&upstream);
     let reply = gateway.connect().ask(&chat(MODEL, true));
     let named = event(&format!("\"{MODEL}\""));
-    assert_eq!(reply.text(), format!("{named}{named}{}", event("null")));
+    assert_eq!(reply.text(), format!("{named}{named}{}{LAST}", event("null")));
 }
 
 #[test]
@@ -180,6 +182,33 @@ fn an_upstream_that_dies_in_mid_stream_never_looks_like_an_end() {
                 let what = format!("{target} cut at {at}, reset {with_reset}");
                 check_broken(&reply, &stream("router/m"), &what);
             }
+        }
+    }
+}
+
+#[test]
+fn a_stream_that_ends_politely_without_its_last_event_is_a_broken_one() {
+    for (target, body, stream) in DIALECTS {
+        let whole = stream("m");
+        let border = whole.find("\n\n").or(whole.find("\r\n\r\n")).expect("an event") + 4;
+        for with_head in [false, true] {
+            let part = whole[..border].to_owned();
+            let upstream = Upstream::answering(move |conn, _| {
+                if with_head {
+                    conn.stream(&part);
+                    return;
+                }
+                conn.stream_head();
+                conn.piece(&part);
+                std::thread::sleep(std::time::Duration::from_millis(50));
+                conn.end();
+            });
+            let gateway = start(&upstream);
+            let reply = gateway.connect().ask(&post(target, body));
+            let what = format!("{target}, all at once {with_head}");
+            assert_eq!(reply.status, 200, "what came is passed on: {what}");
+            check_broken(&reply, &stream("router/m"), &what);
+            assert!(reply.text().contains("without its last event"), "{what}: {}", reply.text());
         }
     }
 }
@@ -303,10 +332,10 @@ fn an_event_of_a_megabyte_passes_whole_and_renamed() {
     let event = |model: &str| {
         format!("data: {{\"x\":\"{}\",\"model\":\"{model}\"}}\n\n", "a\\n".repeat(400_000))
     };
-    let upstream = streaming(event("m"), 5_000);
+    let upstream = streaming(event("m") + LAST, 5_000);
     let gateway = start(&upstream);
     let reply = gateway.connect().ask(&chat(MODEL, true));
-    assert!(reply.body == event(MODEL).as_bytes(), "{} bytes", reply.body.len());
+    assert!(reply.body == (event(MODEL) + LAST).as_bytes(), "{} bytes", reply.body.len());
 }
 
 #[test]
@@ -351,6 +380,7 @@ fn a_client_that_does_not_read_holds_the_upstream_back() {
                 }
                 written.fetch_add(event.len(), Ordering::SeqCst);
             }
+            conn.piece(LAST);
             conn.end();
         }
     });
@@ -374,7 +404,7 @@ fn a_client_that_does_not_read_holds_the_upstream_back() {
     while let Some(chunk) = client.chunk().expect("the stream goes on when it is read") {
         count += chunk.len();
     }
-    assert_eq!(count, EVENTS * (event.len() + MODEL.len() - 1));
+    assert_eq!(count, EVENTS * (event.len() + MODEL.len() - 1) + LAST.len());
 }
 
 #[test]
@@ -451,7 +481,7 @@ fn a_silent_upstream_is_bridged_by_signs_of_life() {
     let may_go_on = std::sync::Mutex::new(may_go_on);
     let upstream = Upstream::answering(move |conn, _| {
         conn.stream_head();
-        conn.piece("data: {\"type\":\"x\"}\n\ndata: {\"ha");
+        conn.piece("data: {\"type\":\"message_stop\",\"x\":\"[DONE]\"}\n\ndata: {\"ha");
         may_go_on.lock().expect("never poisoned").recv().expect("the test says when");
         conn.piece("lf\":1}\n\n");
         conn.end();
@@ -478,7 +508,10 @@ fn a_silent_upstream_is_bridged_by_signs_of_life() {
             }
             let text = String::from_utf8(text).expect("UTF-8");
             let rest = text.replace(sign, "");
-            assert_eq!(rest, "data: {\"type\":\"x\"}\n\ndata: {\"half\":1}\n\n");
+            assert_eq!(
+                rest,
+                "data: {\"type\":\"message_stop\",\"x\":\"[DONE]\"}\n\ndata: {\"half\":1}\n\n"
+            );
         }
     }
 }

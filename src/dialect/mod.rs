@@ -18,6 +18,7 @@ pub mod refusal;
 pub mod resource;
 pub mod rewrite;
 pub mod stored;
+pub mod terminal;
 pub mod trouble;
 pub mod usage;
 

@@ -15,6 +15,7 @@ mod tests;
 
 use super::endpoint::{Endpoint, Step};
 use super::stored::{Exchange, Front, Strings};
+use super::terminal::Terminal;
 use super::usage::Tap;
 use crate::limits::EVENT_KEPT_BYTES_MAX;
 use crate::wire::json::{self, Event, Kind, Scanner, Watch};
@@ -26,6 +27,8 @@ use std::ops::Range;
 pub enum StreamError {
     /// One event is longer than we may hold.
     EventTooLong,
+    /// It ended without the event that ends it.
+    Unfinished,
 }
 
 /// What has to change in a reply.
@@ -120,6 +123,14 @@ impl Rewriter {
             Mode::Stream(stream) => return stream.feed(input, out),
         }
         Ok(())
+    }
+
+    /// The upstream has ended, and it is a stream whose last event did not come.
+    pub fn lacks_end(&self) -> bool {
+        match &self.mode {
+            Mode::Stream(stream) => stream.terminal.is_missing(&stream.held),
+            Mode::Identity | Mode::Whole(_) | Mode::Strings(_) => false,
+        }
     }
 
     /// The upstream ended properly. A held piece that lacks its blank line leaves without it.
@@ -239,6 +250,7 @@ struct Stream {
     /// `None`: nothing has to change.
     editor: Option<Editor>,
     tap: Option<Box<Tap>>,
+    terminal: Terminal,
 }
 
 impl Stream {
@@ -250,6 +262,7 @@ impl Stream {
             failed: false,
             editor: Editor::new(endpoint.event_model, change),
             tap: None,
+            terminal: Terminal::of(endpoint),
         }
     }
 
@@ -262,6 +275,7 @@ impl Stream {
             let (piece, tail) = rest.split_at(length);
             self.check_room(piece.len())?;
             if self.held.is_empty() {
+                self.terminal.piece(piece);
                 pass(&mut self.tap, &mut self.editor, piece, out);
             } else {
                 self.held.extend_from_slice(piece);
@@ -285,6 +299,7 @@ impl Stream {
 
     /// Hands out what is held, as one piece.
     fn release(&mut self, out: &mut Vec<u8>) {
+        self.terminal.piece(&self.held);
         pass(&mut self.tap, &mut self.editor, &self.held, out);
         self.held.clear();
         if self.held.capacity() > EVENT_KEPT_BYTES_MAX {

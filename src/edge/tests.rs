@@ -82,6 +82,7 @@ fn refusals() -> Vec<(String, Refusal)> {
         add(format!("RouteError::{name}"), error.into());
     }
     add("StreamError::EventTooLong".into(), StreamError::EventTooLong.into());
+    add("StreamError::Unfinished".into(), StreamError::Unfinished.into());
     for cause in CAUSES {
         for phase in PHASES {
             add(format!("Failure {phase:?} {cause:?}"), failure(phase, cause));

@@ -325,10 +325,15 @@ impl<D: Downstream, R: Reply> Relay<'_, D, R> {
             self.check_heard()?;
             return self.session.send(&bytes).map(|()| true);
         }
-        let mut ended = ended;
+        let (mut ended, mut unfinished) = (ended, None);
         if !ended && self.reply.is_ready() {
             // The first bytes are here already: they leave with the head.
-            ended = self.gather().map_err(|broken| self.refuse(broken))?;
+            match self.gather() {
+                Ok(all) => ended = all,
+                // What came of the answer is worth its head.
+                Err(broken @ Broken::Stream(StreamError::Unfinished)) => unfinished = Some(broken),
+                Err(broken) => return Err(self.refuse(broken)),
+            }
         }
         let start = self.frame_out(ended);
         bytes.extend_from_slice(&self.out[start..]);
@@ -339,7 +344,8 @@ impl<D: Downstream, R: Reply> Relay<'_, D, R> {
         if bytes.capacity() <= limits::RELAY_BYTES {
             self.session.scratch = bytes;
         }
-        sent.map(|()| ended)
+        sent?;
+        unfinished.map_or(Ok(ended), |broken| Err(self.break_off(broken)))
     }
 
     fn write_head(&mut self, head: &Head, ended: bool, out: &mut Vec<u8>) {
@@ -582,6 +588,9 @@ impl<D: Downstream, R: Reply> Relay<'_, D, R> {
         let from = self.out.len();
         let ended = piece.is_empty();
         if ended {
+            if self.rewriter.lacks_end() {
+                return Err(Broken::Stream(StreamError::Unfinished));
+            }
             self.rewriter.finish(&mut self.out);
             // Behind half an event a comment would be a part of it.
             if self.comments() && self.out.len() == from {
@@ -589,7 +598,7 @@ impl<D: Downstream, R: Reply> Relay<'_, D, R> {
             }
         } else {
             let fed = self.rewriter.feed(piece, &mut self.out);
-            fed.map_err(|StreamError::EventTooLong| Broken::EventTooLong)?;
+            fed.map_err(Broken::Stream)?;
         }
         if let Some(mask) = &mut self.mask {
             mask.piece(&mut self.out, from, ended);
@@ -667,7 +676,7 @@ impl<D: Downstream, R: Reply> Relay<'_, D, R> {
 /// How a reply breaks off.
 enum Broken {
     Upstream(Failure),
-    EventTooLong,
+    Stream(StreamError),
 }
 
 impl Broken {
@@ -676,7 +685,7 @@ impl Broken {
         match self {
             Broken::Upstream(Failure { cause: Cause::DownstreamGone, .. }) => None,
             Broken::Upstream(failure) => Some(Refusal::from(failure)),
-            Broken::EventTooLong => Some(StreamError::EventTooLong.into()),
+            Broken::Stream(error) => Some(error.into()),
         }
     }
 }

@@ -221,12 +221,12 @@ pub fn gemini(model: &str) -> String {
 
 /// A Gemini event stream with CRLF line ends.
 pub fn gemini_stream(model: &str) -> String {
-    ["Hel", "lö"]
+    [("Hel", ""), ("lö", ",\"finishReason\": \"STOP\"")]
         .iter()
-        .map(|text| {
+        .map(|(text, end)| {
             format!(
                 "data: {{\"candidates\": [{{\"content\": {{\"parts\": [{{\"text\": \"{text}\"}}],\
-                 \"role\": \"model\"}}}}],\"usageMetadata\": {{\"promptTokenCount\": 3,\
+                 \"role\": \"model\"}}{end}}}],\"usageMetadata\": {{\"promptTokenCount\": 3,\
                  \"totalTokenCount\": 5}},\"modelVersion\": \"{model}\"}}\r\n\r\n"
             )
         })

@@ -111,6 +111,9 @@ pub(super) struct Wait {
     pub(super) went: usize,
 }
 
+/// The last event of a stream, whatever its dialect.
+pub(super) const LAST: &str =
+    "data: [\"[DONE]\",\"response.completed\",\"message_stop\",\"finishReason\"]\n\n";
 /// What `Expect: 100-continue` waits for.
 pub(super) const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 

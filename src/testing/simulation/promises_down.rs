@@ -6,7 +6,7 @@ use super::connection::{
     ADA, CONFIG, Connection, HELD_BYTES_MAX, Step, answer, chat, chat_stream, config_without_keys,
     connect, in_turn, post, post_with, snapshot,
 };
-use super::ends::{CONTINUE, Fault, Outcome, Script, Wire};
+use super::ends::{CONTINUE, Fault, LAST, Outcome, Script, Wire};
 use super::responses::{self, Response};
 use crate::limits;
 use crate::metrics::{Count, Gauge};
@@ -178,7 +178,7 @@ fn while_draining_every_answer_is_the_last() {
 
 #[test]
 fn an_exchange_keeps_the_tables_with_which_it_began() {
-    let event = format!("data: {{\"model\":\"gpt-x\",\"a\":\"{}\"}}\n\n", "x".repeat(5_000));
+    let event = format!("data: {{\"model\":\"gpt-x\",\"a\":\"{}\"}}\n\n", "x".repeat(5_000)) + LAST;
     let expected = event.replace("gpt-x", "alpha/gpt-x");
     let author: super::ends::Author = Box::new(move |_, core| {
         core.swap(snapshot(&config_without_keys()));

@@ -1,7 +1,7 @@
 //! What the path promises about a pool of credentials, one promise to a test.
 
 use super::connection::{CONFIG, Connection, Step, chat, in_turn};
-use super::ends::{Author, End, Outcome, Script, Wire};
+use super::ends::{Author, End, LAST, Outcome, Script, Wire};
 use crate::failure::{Cause, Failure, Phase, Sent};
 use crate::metrics::Gauge;
 use crate::route::health::Why;
@@ -174,7 +174,7 @@ fn slow_stream(path: &str, body: &str) -> String {
         piece_max: 8,
         waits_one_in: 1,
         wait_ms: 40_000,
-        ..Script::new(200, "text/event-stream", b"data: {}\n\ndata: {}\n\n")
+        ..Script::new(200, "text/event-stream", LAST.repeat(2).as_bytes())
     };
     let mut connection = Connection::new(
         &config,
@@ -200,15 +200,12 @@ fn a_silent_stream_shows_signs_of_life_between_events_in_its_dialect() {
         ("/v1beta/models/alpha/m:streamGenerateContent?alt=sse", "{}", ""),
     ] {
         let text = slow_stream(path, body);
-        assert_eq!(
-            text.replace(": keep-alive\n\n", "").replace(ping, ""),
-            "data: {}\n\n".repeat(2)
-        );
+        assert_eq!(text.replace(": keep-alive\n\n", "").replace(ping, ""), LAST.repeat(2));
         // Two in each wait of 40 seconds.
-        let parts = text.split_inclusive("\n\n").filter(|part| *part != "data: {}\n\n").count();
+        let parts = text.split_inclusive("\n\n").filter(|part| *part != LAST).count();
         assert!(if sign.is_empty() { parts == 0 } else { parts >= 6 && parts % 2 == 0 }, "{text}");
         for part in text.split_inclusive("\n\n") {
-            assert!(part == "data: {}\n\n" || part == sign, "{text}");
+            assert!(part == LAST || part == sign, "{text}");
         }
     }
 }
@@ -251,7 +248,7 @@ fn silent(silent_ms: u64, outcome: Outcome) -> Outcome {
 }
 
 fn stream() -> Outcome {
-    Outcome::Answer(Script::new(200, "text/event-stream", b"data: {}\n\n"))
+    Outcome::Answer(Script::new(200, "text/event-stream", LAST.as_bytes()))
 }
 
 #[test]
@@ -265,11 +262,11 @@ fn a_stream_begins_before_its_upstream_where_that_is_allowed() {
         assert_eq!(response.field("content-type"), Some("text/event-stream"));
         assert_eq!(response.field("x-accel-buffering"), Some("no"));
         let text = String::from_utf8_lossy(&response.body).into_owned();
-        assert_eq!(text, format!("{}data: {{}}\n\n", sign.repeat(3)), "{path}");
+        assert_eq!(text, format!("{}{LAST}", sign.repeat(3)), "{path}");
         assert_eq!(connection.step(), Step::Park, "the connection lives on");
         // A shorter silence changes nothing.
         let connection = early(path, body, vec![silent(9_000, stream())]);
-        assert_eq!(connection.answers()[0].body, b"data: {}\n\n");
+        assert_eq!(connection.answers()[0].body, LAST.as_bytes());
     }
 }
 
@@ -282,7 +279,7 @@ fn the_next_credential_is_asked_behind_a_head_that_went_down_early() {
         assert_eq!((response.status, response.is_whole), (200, true), "{path}");
         let text = String::from_utf8_lossy(&response.body).into_owned();
         // At 10 and 25 seconds: what was tried does not show.
-        assert_eq!(text, format!("{}data: {{}}\n\n", sign.repeat(2)), "{path}");
+        assert_eq!(text, format!("{}{LAST}", sign.repeat(2)), "{path}");
         assert_eq!(connection.seen.borrow().len(), 2);
         assert!(connection.seen.borrow()[1].out_before > 0, "the head was down before");
     }

@@ -3,7 +3,7 @@
 use super::connection::{
     ADA, Step, answer, chat, chat_stream, connect, in_turn, once, post, post_with,
 };
-use super::ends::{End, Fault, Outcome, Script};
+use super::ends::{End, Fault, LAST, Outcome, Script};
 use super::responses::{Framing, Response};
 use crate::exchange::Stop;
 use crate::failure::{Cause, Failure, Phase, Sent};
@@ -238,10 +238,10 @@ fn old(body: &str) -> String {
 #[test]
 fn http_1_0_is_answered_until_the_close() {
     let stream = "{\"model\":\"alpha/gpt-x\",\"stream\":true}";
-    let script = Script::new(200, EVENTS, b"data: {\"model\":\"gpt-x\"}\n\n");
+    let script = Script::new(200, EVENTS, b"data: {\"model\":\"gpt-x\"}\n\ndata: [DONE]\n\n");
     let (response, steps, connection) = answer(&old(stream), once(script));
     assert_eq!(response.framing, Framing::UntilClose);
-    assert_eq!(as_text(&response), "data: {\"model\":\"alpha/gpt-x\"}\n\n");
+    assert_eq!(as_text(&response), "data: {\"model\":\"alpha/gpt-x\"}\n\ndata: [DONE]\n\n");
     assert_eq!(response.field("connection"), Some("close"));
     assert_eq!(steps, [Step::Close]);
     let wire = connection.wire.borrow();
@@ -431,7 +431,7 @@ fn credentials_take_turns() {
 
 #[test]
 fn a_stalled_caller_is_not_waited_for_while_the_answer_goes_out() {
-    let script = Script { waits_one_in: 1, ..Script::new(200, EVENTS, b"data: {}\n\n") };
+    let script = Script { waits_one_in: 1, ..Script::new(200, EVENTS, LAST.as_bytes()) };
     let mut connection = connect(&chat_stream(), once(script));
     connection.wire.borrow_mut().end = Fault::Silence;
     assert_eq!(connection.step(), Step::Again);

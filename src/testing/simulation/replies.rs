@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::rc::Rc;
 
 use super::connection::{CREDENTIAL, EVENT_BYTES_MAX, config_without_keys, snapshot};
-use super::ends::{End, Outcome, Script, Seen};
+use super::ends::{End, LAST, Outcome, Script, Seen};
 use super::pair::{Pair, Style, literal, marker, markers, shuffle, spelled};
 use super::requests::{Called, Shape};
 use crate::exchange::Core;
@@ -555,10 +555,12 @@ fn stream(number: usize, called: &Called, prng: &mut Prng) -> Draft {
         pair.each(if called.hide_usage { "" } else { &usage }, &usage);
         draft.push(pair);
     }
-    if called.row.shape == Shape::Chat && prng.one_in(2) {
+    let last = match called.row.shape {
         // The last event need not have its blank line.
-        draft.push(Pair::from(format!("data: [DONE]{}", line.repeat(prng.below(3))).as_str()));
-    }
+        Shape::Chat if prng.one_in(2) => format!("data: [DONE]{}", line.repeat(prng.below(3))),
+        _ => LAST.replace('\n', line),
+    };
+    draft.push(Pair::from(last.as_str()));
     draft
 }
 
