@@ -216,6 +216,9 @@ fn pass_model(
     let target = first_of(snapshot, user, scope, asked, dialect, decision).unwrap_or(first);
     note_target(snapshot, &target, decision);
     let place = plan::admit(snapshot, user, &target, dialect).map_err(about)?;
+    if route.endpoint.is_batch() {
+        plan::admit_unmetered(snapshot, user)?;
+    }
     let (permitted, name) = (target.permission_name, &snapshot.users[user].name);
     decision.step("permission", format!("{permitted:?} is permitted to {name:?}"));
 
@@ -287,6 +290,9 @@ fn pass_nameless(
         _ => Need::Any,
     };
     choose(snapshot, user, scope, endpoint.dialect, need, decision)?;
+    if resource::is_unmetered(call.resource, question.method) {
+        plan::admit_unmetered(snapshot, user)?;
+    }
     pass_room(snapshot, user, question, "", decision)
 }
 

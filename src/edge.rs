@@ -224,6 +224,11 @@ impl From<RouteError> for Refusal {
                 "forbidden: model not named, and not every model of this provider is permitted \
                  for this user",
             ),
+            RouteError::Unmetered => Refusal::new(
+                Code::Forbidden,
+                "forbidden: no reply to this call tells what it costs, so the quota of this user \
+                 could not count it; `unmetered = \"serve\"` in [ledger] lets it pass uncounted",
+            ),
             RouteError::NoSuchProvider => Refusal::new(
                 Code::ProviderPrefix,
                 "there is no provider of the name in `x-gproxy-provider`",

@@ -248,3 +248,35 @@ fn without_a_maximum_a_ceiling_is_passed_by_the_underestimates_under_way_alone()
     let report = format!("served {served}, spent {spent} of {}, over by {over}", 10 * COST);
     assert!(served >= 10 && over <= served as i64 * 110 * MICRO, "{report}");
 }
+
+#[test]
+fn what_nobody_can_count_is_not_for_users_with_a_quota() {
+    let upstream = Upstream::answering(|conn, _| {
+        conn.whole(200, "{}");
+    });
+    let batch = "{\"requests\":[{\"custom_id\":\"a\",\"params\":{\"model\":\"m\"}}]}";
+    let calls = [
+        ("/router/v1/batches", "{}"),
+        ("/router/v1/threads/runs", "{}"),
+        ("/router/v1beta/interactions", "{}"),
+        ("/router/deployments/x/chat/completions", "{}"),
+        ("/router/v1/messages/batches", batch),
+        ("/router/v1beta/models/m:batchGenerateContent", "{}"),
+    ];
+    let quota = "[[quotas]]\nuser_name = \"admin\"\nquota = 1\n";
+    let serve = "[ledger]\nunmetered = \"serve\"\n";
+    for (tail, status) in
+        [(quota.to_owned(), 403), (quota.to_owned() + serve, 200), ("".into(), 200)]
+    {
+        let config = Config::to(&upstream).setting("passthrough = true").tail(&tail);
+        let gateway = Gateway::start(&config.text());
+        for (path, body) in calls {
+            let reply = gateway.connect().ask(&post(path, body));
+            assert_eq!(reply.status, status, "{path} with {tail:?}: {}", reply.text());
+            assert!(status == 200 || reply.text().contains("unmetered"), "{}", reply.text());
+        }
+        let get = b"GET /router/v1/batches HTTP/1.1\r\nhost: h\r\nauthorization: Bearer sk-admin-1\
+            \r\n\r\n";
+        assert_eq!(gateway.connect().ask(get).status, 200, "asking after them costs nothing");
+    }
+}

@@ -176,6 +176,7 @@ fn in_force(call: &Call<'_>, snapshot: &Snapshot) -> [(&'static str, Value); 4] 
     });
     let ledger = json!({
         "unbilled": if logging.serve_unbilled { "serve" } else { "refuse" },
+        "unmetered": if logging.serve_unmetered { "serve" } else { "refuse" },
         "synchronous": if settings.synchronous_full { "full" } else { "normal" },
         "usage_days": usage_days, "usage_bytes": usage_bytes, "log_days": log_days,
         "log_bytes": log_bytes

@@ -57,6 +57,7 @@ pub(super) fn read(mut table: Table<'_>, report: &mut Report<'_>, sources: &Sour
     let logging = Logging {
         enable_usage: table.flag(report, "enable_usage", true),
         serve_unbilled: false,
+        serve_unmetered: false,
         enable_upstream_log: upstream,
         enable_upstream_log_body: table.flag(report, "enable_upstream_log_body", false),
         enable_downstream_log: downstream,
@@ -287,7 +288,9 @@ pub(super) fn read_ledger(
         Retention { usage_days: 400, usage_bytes: 20 * GIB, log_days: 7, log_bytes: GIB };
     let Some(mut table) = root.table(report, "ledger") else { return retention };
     let unbilled = choice(&mut table, report, "unbilled", &["refuse", "serve"]);
+    let unmetered = choice(&mut table, report, "unmetered", &["refuse", "serve"]);
     let synchronous = choice(&mut table, report, "synchronous", &["normal", "full"]);
+    global.logging.serve_unmetered = unmetered.is_some_and(|word| word.value == "serve");
     global.logging.serve_unbilled = unbilled.is_some_and(|word| word.value == "serve");
     global.settings.synchronous_full = synchronous.is_some_and(|word| word.value == "full");
     let mut read = |key, most, default| table.number_or(report, key, 0..=most, default);

@@ -37,6 +37,13 @@ pub struct Endpoint {
     pub images: &'static [Step],
 }
 
+impl Endpoint {
+    /// Its answers are made later, and what they cost is told where nobody reads it.
+    pub fn is_batch(&self) -> bool {
+        matches!(self.tail, "batchGenerateContent" | "asyncBatchEmbedContent")
+    }
+}
+
 /// Where a request names its model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ModelPlace {

@@ -216,6 +216,12 @@ pub static RESOURCES: &[Resource] = &[
 /// What a provider with `passthrough` is asked for as it stands.
 pub static PASSTHROUGH: Resource = row("passthrough", OPENAI, "", "");
 
+/// Whether a call of this resource may have answers made of which nobody learns here what they
+/// cost.
+pub fn is_unmetered(resource: &Resource, method: &str) -> bool {
+    method == "POST" && (resource.unseen || std::ptr::eq(resource, &PASSTHROUGH))
+}
+
 /// A call that names no model.
 #[derive(Debug)]
 pub struct Call<'t> {

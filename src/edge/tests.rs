@@ -77,6 +77,7 @@ fn refusals() -> Vec<(String, Refusal)> {
         ("ProviderPrefix", RouteError::ProviderPrefix),
         ("NoSuchModel", RouteError::NoSuchModel),
         ("Forbidden", RouteError::Forbidden),
+        ("Unmetered", RouteError::Unmetered),
         ("DialectNotSpoken", RouteError::DialectNotSpoken(spoken)),
     ] {
         add(format!("RouteError::{name}"), error.into());

@@ -24,6 +24,7 @@ pub(super) fn answer<D: Downstream, U: Upstream>(
     note: &mut Note,
     call: &Call<'_>,
 ) -> Result<(), Ended> {
+    plan::admit_unmetered(snapshot, note.user.unwrap_or_default()).map_err(Refusal::from)?;
     let limits = &snapshot.limits;
     let mut batch = Batch::default();
     let load = if nameless::is_small(head) {

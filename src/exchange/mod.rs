@@ -701,6 +701,9 @@ fn admit<'s>(
         return Ok(found);
     }
     let admitted = plan::admit(snapshot, user, target, endpoint.dialect);
+    if admitted.is_ok() && endpoint.is_batch() {
+        plan::admit_unmetered(snapshot, user)?;
+    }
     admitted.map_err(|error| about(error, target.model_asked))
 }
 

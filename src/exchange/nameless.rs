@@ -15,7 +15,7 @@ use crate::dialect::Dialect;
 use crate::dialect::ask::AskError;
 use crate::dialect::path::{self, PathError, Route};
 use crate::dialect::refusal::Refusal;
-use crate::dialect::resource::{self, Call};
+use crate::dialect::resource::{self, Call, Resource};
 use crate::dialect::stored::Places;
 use crate::limits;
 use crate::route::channel::Destination;
@@ -59,11 +59,10 @@ pub(super) fn answer<D: Downstream, U: Upstream>(
         return batch::answer(core, snapshot, session, up, head, note, &call);
     }
     let is_raw = std::ptr::eq(call.resource, &resource::PASSTHROUGH);
-    let need = match call.resource.is_file {
-        true => Need::Files,
-        false if is_raw || call.resource.unseen && head.method() != "GET" => Need::Every,
-        false => Need::Any,
-    };
+    let need = need_of(call.resource, head.method());
+    if resource::is_unmetered(call.resource, head.method()) {
+        plan::admit_unmetered(snapshot, note.user.unwrap_or_default()).map_err(Refusal::from)?;
+    }
     let scope = call.scope.as_deref().and_then(|name| snapshot.provider_named(name));
     let dialect = if is_raw { raw_dialect(snapshot, scope) } else { endpoint.dialect };
     let provider = provider(snapshot, scope, head, note, dialect, need)?;
@@ -104,6 +103,16 @@ pub(super) fn answer<D: Downstream, U: Upstream>(
         Load::Coming { begun: Begun::default(), length: length_of(head), form: None }
     };
     super::carry(core, snapshot, session, up, head, &plan, load, note)
+}
+
+/// What its user must be permitted.
+fn need_of(resource: &Resource, method: &str) -> Need {
+    let is_raw = std::ptr::eq(resource, &resource::PASSTHROUGH);
+    match resource.is_file {
+        true => Need::Files,
+        false if is_raw || resource.unseen && method != "GET" => Need::Every,
+        false => Need::Any,
+    }
 }
 
 /// Answers a form that names its model in a field. Its frame, too, stays out of its caller's.

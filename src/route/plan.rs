@@ -40,6 +40,14 @@ pub enum RouteError {
     ForbiddenProvider,
     /// The header names no provider.
     NoSuchProvider,
+    /// Nobody learns what it costs, and the user has a quota.
+    Unmetered,
+}
+
+/// Whether the user may make a call of which no reply tells what it costs.
+pub fn admit_unmetered(snapshot: &Snapshot, user: usize) -> Result<(), RouteError> {
+    let counts = !snapshot.users[user].quotas.is_empty() && !snapshot.logging.serve_unmetered;
+    if counts { Err(RouteError::Unmetered) } else { Ok(()) }
 }
 
 /// Finds who serves the model. `scope`: the provider that the path named.

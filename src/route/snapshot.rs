@@ -434,6 +434,8 @@ pub struct Logging {
     pub enable_usage: bool,
     /// What cannot be recorded is served all the same, and charged to nobody.
     pub serve_unbilled: bool,
+    /// Users with a quota may make calls of which no reply tells what they cost.
+    pub serve_unmetered: bool,
     /// Attempts are logged.
     pub enable_upstream_log: bool,
     /// With their bodies.
