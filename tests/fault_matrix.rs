@@ -265,10 +265,16 @@ fn upstream(fault: Fault, stream: bool) -> Upstream {
     })
 }
 
-fn config(port: u16, folder: &Path) -> String {
+fn config(port: u16, folder: &Path, fault: Fault) -> String {
+    let is_silent = matches!(
+        fault,
+        Fault::Silent | Fault::SilentWithin | Fault::BrokenStatus { silent: true, .. }
+    );
+    // Where nobody is silent a busy machine must not be taken for somebody who is.
+    let wait_ms = if is_silent { 300 } else { 60_000 };
     format!(
         "[global]\nport = 0\nworkers = 1\ndata_dir = \"{}\"\n\
-         [timeouts]\nfirst_byte_ms = 300\nbetween_bytes_ms = 300\n\
+         [timeouts]\nfirst_byte_ms = {wait_ms}\nbetween_bytes_ms = {wait_ms}\n\
          [[providers]]\nname = \"p\"\nchannel = \"custom\"\n\
          credentials = [{{ api_key = \"{FAULTY}\" }}, {{ api_key = \"cred-sound\" }}]\n\
          settings = {{ base_url = \"http://127.0.0.1:{port}\" }}\n\
@@ -339,7 +345,7 @@ fn check(row: &Row, case: &Case) {
     let name = format!("matrix-{}-{}", row.what, case.name).replace(' ', "-");
     let folder = folder(&name);
     let upstream = upstream(row.fault, case.stream);
-    let text = config(upstream.port, &folder);
+    let text = config(upstream.port, &folder, row.fault);
     let gateway = Gateway::start(&text);
     let what = format!("{}, {}", row.what, case.name);
 
