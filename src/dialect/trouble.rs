@@ -3,10 +3,31 @@
 //! Vendors spell both differently; everything that is not understood is left out, never guessed
 //! long. Times are milliseconds from now.
 
-use crate::wire::json::{self, Step};
+use crate::wire::json::{self, Event, Kind, Scanner, Step, Watch};
 
 /// What is longer is no sentence.
 const SAID_BYTES_MAX: usize = 1_000;
+
+const ERROR: Step = Step::Key("error");
+const DETAILS: Step = Step::Key("details");
+/// Where vendors say why they refuse. What stands elsewhere may be the caller's own words.
+const PLACES: [&[Step]; 12] = [
+    // A text at Ollama and xAI, elsewhere an object.
+    &[ERROR],
+    &[ERROR, Step::Key("message")],
+    &[ERROR, Step::Key("code")],
+    &[ERROR, Step::Key("type")],
+    &[ERROR, Step::Key("status")],
+    &[ERROR, DETAILS, Step::Each, Step::Key("reason")],
+    &[ERROR, DETAILS, Step::Each, Step::Key("violations"), Step::Each, Step::Key("quotaId")],
+    &[ERROR, DETAILS, Step::Each, Step::Key("retryDelay")],
+    &[Step::Key("message")],
+    &[Step::Key("code")],
+    &[Step::Key("type")],
+    &[Step::Key("detail")],
+];
+/// Which of them says when to come again.
+const RETRY_DELAY: usize = 7;
 
 /// How much of a credential a refusal covers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,11 +77,11 @@ pub fn read<'a>(
         is_unified |= name == "anthropic-ratelimit-unified-status" && value.trim() == "rejected";
         waits.header(name, value.trim(), now_ms);
     }
-    let text = String::from_utf8_lossy(body).to_ascii_lowercase();
-    let wait_ms = waits.said.or_else(|| retry_delay(&text)).or_else(|| waits.of_windows());
+    let words = Words::of(body);
+    let wait_ms = waits.said.or(words.retry_ms).or_else(|| waits.of_windows());
+    let (text, is_named) = without(&words.text, &model.to_ascii_lowercase());
     let says = |words: &[&str]| words.iter().any(|word| text.contains(word));
-    let model = model.to_ascii_lowercase();
-    let names_model = text.contains("model") || (!model.is_empty() && text.contains(&model));
+    let names_model = is_named || text.contains("model");
     let scope = match () {
         () if is_unified || says(&MONEY) => Scope::Account,
         // Before the account: who may not read an object is named `NAME@gserviceaccount.com`.
@@ -80,6 +101,68 @@ pub fn said(body: &[u8]) -> Option<String> {
     let mut said = json::unescape(&body[literal])?;
     said.truncate(said.floor_char_boundary(SAID_BYTES_MAX));
     Some(said).filter(|said| !said.is_empty())
+}
+
+/// What an error reply says in the places where vendors do.
+#[derive(Default)]
+struct Words {
+    /// In lower case, a line for each place.
+    text: String,
+    /// Google's `RetryInfo`.
+    retry_ms: Option<i64>,
+}
+
+impl Words {
+    /// What stands in front of a break in the body counts too.
+    fn of(body: &[u8]) -> Words {
+        let mut words = Words::default();
+        // Gemini's other form of a stream is an array, of one error.
+        let body = body.trim_ascii_start();
+        let body = body.strip_prefix(b"[").unwrap_or(body);
+        let mut begun = [None; PLACES.len()];
+        let mut on = |event| match event {
+            Event::Begins { path, kind, at, .. } => {
+                begun[path] = (kind == Kind::String).then_some(at as usize);
+            }
+            Event::Ends { path, end } => {
+                if let Some(at) = begun[path].take() {
+                    words.add(path, &body[at..end as usize]);
+                }
+            }
+            Event::Repeats { .. } | Event::Misspelt { .. } => {}
+        };
+        let _ = Scanner::new(Watch::of(&PLACES)).feed(body, &mut on);
+        words
+    }
+
+    fn add(&mut self, place: usize, literal: &[u8]) {
+        let Some(mut said) = json::unescape(literal) else { return };
+        said.truncate(said.floor_char_boundary(SAID_BYTES_MAX));
+        said.make_ascii_lowercase();
+        if place == RETRY_DELAY {
+            self.retry_ms = self.retry_ms.or_else(|| duration(&said));
+        } else {
+            self.text.push_str(&said);
+            self.text.push('\n');
+        }
+    }
+}
+
+/// The text without a name that the caller chose, and whether that stood in it as a word.
+fn without(text: &str, name: &str) -> (String, bool) {
+    let mut rest = String::with_capacity(text.len());
+    let mut done = 0;
+    for (at, _) in text.match_indices(name).filter(|_| !name.is_empty()) {
+        let end = at + name.len();
+        let before = text[..at].chars().next_back().is_some_and(char::is_alphanumeric);
+        let behind = text[end..].chars().next().is_some_and(char::is_alphanumeric);
+        if !before && !behind {
+            rest.push_str(&text[done..at]);
+            done = end;
+        }
+    }
+    rest.push_str(&text[done..]);
+    (rest, done > 0)
 }
 
 /// Waits, as the headers name them.
@@ -167,7 +250,7 @@ fn number(value: &str) -> Option<i64> {
     value.parse::<f64>().ok().filter(|number| *number >= 0.0).map(|number| number.min(9e15) as i64)
 }
 
-/// `1h2m3.5s`, `20ms`.
+/// `1h2m3.5s`, `20ms`, `34s`.
 fn duration(value: &str) -> Option<i64> {
     let mut total = 0.0;
     let mut rest = value;
@@ -183,13 +266,6 @@ fn duration(value: &str) -> Option<i64> {
         rest = behind;
     }
     (!value.is_empty()).then(|| f64::min(total.ceil(), 9e15) as i64)
-}
-
-/// Google's `RetryInfo`: `"retryDelay": "34s"`, in a text in lower case.
-fn retry_delay(text: &str) -> Option<i64> {
-    let (_, rest) = text.split_once("\"retrydelay\"")?;
-    let rest = rest.trim_start().strip_prefix(':')?.trim_start().strip_prefix('"')?;
-    duration(rest.split('"').next()?)
 }
 
 /// `Wed, 21 Oct 2015 07:28:00 GMT`, in milliseconds since 1970.
@@ -292,7 +368,11 @@ mod tests {
             r#"{"error":{"code":"insufficient_quota","message":"of model gpt-x"}}"#,
             r#"{"error":{"message":"Your account is limited"}}"#,
             r#"{"error":{"message":"This would exceed your organization's rate limit"}}"#,
-            r#"{"quotaId":"GenerateRequestsPerDayPerProject"}"#,
+            r#"{"error":{"details":[{"violations":[{"quotaId":"RequestsPerDayPerProject"}]}]}}"#,
+            r#"[{"error":{"message":"Your account is limited"}}]"#,
+            r#"{"error":"Your account is limited","code":"x"}"#,
+            r#"{"detail":"Your account is limited"}"#,
+            r#"{"error":{"message":"Your account is limited","input":"and then it brea"#,
         ];
         for body in account {
             check(&[], body, (Scope::Account, None));
@@ -301,12 +381,35 @@ mod tests {
         let model = [
             "",
             r#"{"error":{"message":"Rate limit reached for gpt-x in organization org-1"}}"#,
-            r#"{"quotaId":"GenerateRequestsPerDayPerProjectPerModel-FreeTier"}"#,
+            r#"{"error":{"details":[{"violations":[
+                {"quotaId":"GenerateRequestsPerDayPerProjectPerModel-FreeTier"}]}]}}"#,
             "slow down",
         ];
         for body in model {
             check(&[], body, (Scope::Model, None));
         }
+    }
+
+    /// Whoever writes a prompt, or a model's name, has no say in what is held against a credential.
+    #[test]
+    fn what_a_refusal_echoes_says_nothing() {
+        let prompt = r#"insufficient_quota, billing, my account; \"retryDelay\": \"600s\""#;
+        let bodies = [
+            format!(r#"{{"error":{{"message":"no","metadata":{{"input":"{prompt}"}}}}}}"#),
+            format!(r#"{{"error":{{"message":"no"}},"messages":[{{"message":"{prompt}"}}]}}"#),
+            format!(r#"{{"error":{{"message":"no","details":[{{"input":"{prompt}"}}]}}}}"#),
+            format!("{prompt} and no JSON"),
+        ];
+        for body in bodies {
+            check(&[], &body, (Scope::Model, None));
+        }
+        for name in ["insufficient_quota", "my-account", "billing"] {
+            let body = format!(r#"{{"error":{{"message":"`{name}` is not for you"}}}}"#);
+            let trouble = read(std::iter::empty(), body.as_bytes(), name, NOW);
+            assert_eq!(trouble, Trouble::UNSAID, "{body}");
+        }
+        assert_eq!(without("a b ab b", "b"), ("a  ab ".to_owned(), true));
+        assert_eq!(without("a b", ""), ("a b".to_owned(), false));
     }
 
     #[test]
