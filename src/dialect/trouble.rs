@@ -54,13 +54,35 @@ impl Trouble {
     pub const UNSAID: Trouble = Trouble { scope: Scope::Model, wait_ms: None };
 }
 
-/// Words of an account that is out of money; no wait for one model helps.
-const MONEY: [&str; 4] =
-    ["insufficient_quota", "billing", "credit balance", "insufficient balance"];
+/// Words of an account that is out of money; no wait for one model helps. That a sentence speaks of
+/// billing is not enough: Google's and OpenAI's about the limits of one model do too.
+const MONEY: [&str; 12] = [
+    // OpenAI, and Moonshot.
+    "insufficient_quota",
+    "billing_hard_limit",
+    "billing_not_active",
+    "exceeded_current_quota_error",
+    // Anthropic.
+    "credit balance",
+    "billing_error",
+    // DeepSeek and OpenRouter.
+    "insufficient balance",
+    "insufficient credits",
+    // Google.
+    "billing_disabled",
+    "credits are depleted",
+    // xAI.
+    "all available credits",
+    "have any credits",
+];
 /// Words of Google about a file, a cache or an object that this key may not use.
 const THING: [&str; 3] =
     ["permission to access the file", "cachedcontent not found", "google cloud storage object"];
-/// Words of something larger than a model, where no model is named.
+/// Words of a limit of one model, whatever else is spoken of: OpenAI names the model's family, and
+/// Azure's limits are a deployment's.
+const MODEL: [&str; 4] =
+    ["model", "rate limit reached for", "request too large for", "pricing tier"];
+/// Words of something larger than a model, where no model is spoken of.
 const ACCOUNT: [&str; 4] = ["account", "organization", "perproject", "workspace"];
 
 /// Reads an error reply. `model` is the name that the upstream was asked for.
@@ -81,12 +103,11 @@ pub fn read<'a>(
     let wait_ms = waits.said.or(words.retry_ms).or_else(|| waits.of_windows());
     let (text, is_named) = without(&words.text, &model.to_ascii_lowercase());
     let says = |words: &[&str]| words.iter().any(|word| text.contains(word));
-    let names_model = is_named || text.contains("model");
+    let is_of_model = is_named || says(&MODEL);
     let scope = match () {
         () if is_unified || says(&MONEY) => Scope::Account,
-        // Before the account: who may not read an object is named `NAME@gserviceaccount.com`.
         () if says(&THING) => Scope::Thing,
-        () if !names_model && says(&ACCOUNT) => Scope::Account,
+        () if !is_of_model && says(&ACCOUNT) => Scope::Account,
         () => Scope::Model,
     };
     Trouble { scope, wait_ms }
@@ -142,7 +163,12 @@ impl Words {
         if place == RETRY_DELAY {
             self.retry_ms = self.retry_ms.or_else(|| duration(&said));
         } else {
-            self.text.push_str(&said);
+            // An address, of a page or of somebody, says nothing: `NAME@gserviceaccount.com`.
+            let is_said = |word: &&str| !word.contains("://") && !word.contains('@');
+            for word in said.split_whitespace().filter(is_said) {
+                self.text.push_str(word);
+                self.text.push(' ');
+            }
             self.text.push('\n');
         }
     }
@@ -410,6 +436,45 @@ mod tests {
         }
         assert_eq!(without("a b ab b", "b"), ("a  ab ".to_owned(), true));
         assert_eq!(without("a b", ""), ("a b".to_owned(), false));
+    }
+
+    /// As the vendors spell them.
+    #[test]
+    fn a_limit_of_one_model_is_none_of_the_account() {
+        let gemini = r#"{"error":{"code":429,"message":"You exceeded your current quota, please
+            check your plan and billing details. For more information on this error, head over to:
+            https://ai.google.dev/gemini-api/docs/rate-limits. * Quota exceeded for metric:
+            generativelanguage.googleapis.com/generate_content_free_tier_requests, limit: 0,
+            model: gemini-2.5-pro Please retry in 20.04s","status":"RESOURCE_EXHAUSTED"}}"#;
+        let azure = r#"{"error":{"code":"429","message":"Requests to the ChatCompletions_Create
+            Operation under Azure OpenAI API version 2024-02-01 have exceeded token rate limit of
+            your current OpenAI S0 pricing tier. Please retry after 60 seconds. Please go here:
+            https://aka.ms/oai/quotaincrease if you would like to further increase the default
+            rate limit. For Free Account customers, upgrade to Pay as you Go here:
+            https://aka.ms/429TrialUpgrade."}}"#;
+        let openai = r#"{"error":{"message":"Rate limit reached for gpt-4o in organization org-x
+            on requests per min (RPM): Limit 3, Used 3, Requested 1. Please try again in 20s.
+            Visit https://platform.openai.com/account/rate-limits to learn more. You can increase
+            your rate limit by adding a payment method to your account at
+            https://platform.openai.com/account/billing.","type":"requests","param":null,
+            "code":"rate_limit_exceeded"}}"#;
+        for body in [gemini, azure, openai] {
+            check(&[], body, (Scope::Model, None));
+        }
+        let openai = r#"{"error":{"message":"You exceeded your current quota, please check your
+            plan and billing details. For more information on this error, read the docs:
+            https://platform.openai.com/docs/guides/error-codes/api-errors.",
+            "type":"insufficient_quota","param":null,"code":"insufficient_quota"}}"#;
+        let anthropic = r#"{"type":"error","error":{"type":"invalid_request_error","message":"Your
+            credit balance is too low to access the Anthropic API. Please go to Plans & Billing to
+            upgrade or purchase credits."}}"#;
+        let xai = r#"{"code":"The caller does not have permission to execute the specified
+            operation","error":"Your newly created team doesn't have any credits yet."}"#;
+        for body in [openai, anthropic, xai] {
+            check(&[], body, (Scope::Account, None));
+        }
+        let page = r#"{"error":{"message":"Slow down, see https://a.example/account/limits"}}"#;
+        check(&[], page, (Scope::Model, None));
     }
 
     #[test]
