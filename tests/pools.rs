@@ -77,9 +77,11 @@ fn check_thousand(upstream: &Upstream, rest: Option<Duration>, what: &str) {
 
 #[test]
 fn a_thousand_calls_see_nothing_of_a_credential_that_is_not_accepted() {
-    for status in [401, 403] {
-        check_thousand(&half(refuse(status, "")), None, &status.to_string());
-    }
+    check_thousand(&half(refuse(401, "")), None, "401");
+    let denied = half(|conn, _| {
+        conn.whole(403, r#"{"error":{"message":"This organization has been disabled."}}"#);
+    });
+    check_thousand(&denied, None, "403 of the account");
 }
 
 #[test]
@@ -88,7 +90,7 @@ fn a_thousand_calls_see_nothing_of_a_credential_that_is_limited_or_fails() {
     check_thousand(&half(refuse(429, "retry-after: 1\r\n")), second, "429");
     check_thousand(&half(refuse(429, "")), second, "429 without a word");
     check_thousand(&half(refuse(402, "")), Some(Duration::from_secs(600)), "402");
-    for status in [500, 502, 503, 504, 529] {
+    for status in [403, 500, 502, 503, 504, 529] {
         check_thousand(&half(refuse(status, "")), second, &status.to_string());
     }
 }
@@ -364,6 +366,49 @@ fn a_file_of_another_key_is_no_fault_of_the_credential() {
         client.ask(&post("/v1beta/models/p/m:generateContent", ask));
     }
     assert_eq!(calls_with(&upstream, BAD), 4);
+}
+
+/// Three credentials in turn, so that one that is out would show.
+fn three() -> String {
+    let credentials: Vec<String> =
+        (0..3).map(|number| format!("{{ api_key = \"cred-{number}\" }}")).collect();
+    credentials.join(",")
+}
+
+#[track_caller]
+fn check_all_three_serve(gateway: &Gateway, upstream: &Upstream) {
+    upstream.forget();
+    let mut client = gateway.connect();
+    for _ in 0..9 {
+        assert_eq!(client.ask(&chat("p/m", false)).status, 200);
+    }
+    let shares = [0, 1, 2].map(|number| calls_with(upstream, &format!("cred-{number}")));
+    assert_eq!(shares, [3, 3, 3]);
+}
+
+#[test]
+fn a_prompt_that_is_flagged_is_held_against_no_credential() {
+    let upstream = Upstream::answering(|conn, seen| {
+        match seen.text().contains("wicked") {
+            true => conn.whole(
+                403,
+                r#"{"error":{"code":403,"message":"Your chosen model requires moderation and your
+                input was flagged","metadata":{"reasons":["billing"],"flagged_input":
+                "wicked: insufficient_quota, my account","model_slug":"m"}}}"#,
+            ),
+            false => conn.whole(200, OK),
+        };
+    });
+    let gateway = Gateway::start(&config(&upstream, &three(), ""));
+    let wicked = r#"{"model":"p/m","messages":[{"role":"user","content":"wicked"}]}"#;
+    for _ in 0..5 {
+        let reply = gateway.connect().ask(&post("/v1/chat/completions", wicked));
+        assert_eq!(reply.status, 403);
+        assert_eq!(reply.header("x-gproxy-source"), Some("upstream"));
+    }
+    check_all_three_serve(&gateway, &upstream);
+    assert_eq!(gateway.gauge("gproxy_credentials_disabled_total"), 0.0);
+    assert_eq!(gateway.gauge("gproxy_credentials_cooled_total"), 0.0);
 }
 
 #[test]

@@ -11,7 +11,7 @@ const SAID_BYTES_MAX: usize = 1_000;
 const ERROR: Step = Step::Key("error");
 const DETAILS: Step = Step::Key("details");
 /// Where vendors say why they refuse. What stands elsewhere may be the caller's own words.
-const PLACES: [&[Step]; 12] = [
+const PLACES: [&[Step]; 13] = [
     // A text at Ollama and xAI, elsewhere an object.
     &[ERROR],
     &[ERROR, Step::Key("message")],
@@ -25,15 +25,19 @@ const PLACES: [&[Step]; 12] = [
     &[Step::Key("code")],
     &[Step::Key("type")],
     &[Step::Key("detail")],
+    // OpenRouter's, with what was found fault with.
+    &[ERROR, Step::Key("metadata"), Step::Key("flagged_input")],
 ];
 /// Which of them says when to come again.
 const RETRY_DELAY: usize = 7;
+/// Which of them says by being there that the prompt is at fault.
+const FLAGGED_INPUT: usize = 12;
 
 /// How much of a credential a refusal covers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scope {
-    /// Something that the request names, such as a file of another key.
-    Thing,
+    /// Nothing but the request: what it says, or what it names, such as a file of another key.
+    Request,
     /// The model that was asked for.
     Model,
     /// Everything.
@@ -75,15 +79,27 @@ const MONEY: [&str; 12] = [
     "all available credits",
     "have any credits",
 ];
-/// Words of Google about a file, a cache or an object that this key may not use.
-const THING: [&str; 3] =
-    ["permission to access the file", "cachedcontent not found", "google cloud storage object"];
+/// Words of a prompt that the vendor does not want to serve, and of Google about a file, a cache or
+/// an object that this key may not use.
+const REQUEST: [&str; 10] = [
+    "flagged",
+    "moderation",
+    "content policy",
+    "content_policy",
+    "content filter",
+    "content_filter",
+    "usage guidelines",
+    "permission to access the file",
+    "cachedcontent not found",
+    "google cloud storage object",
+];
 /// Words of a limit of one model, whatever else is spoken of: OpenAI names the model's family, and
 /// Azure's limits are a deployment's.
 const MODEL: [&str; 4] =
     ["model", "rate limit reached for", "request too large for", "pricing tier"];
 /// Words of something larger than a model, where no model is spoken of.
-const ACCOUNT: [&str; 4] = ["account", "organization", "perproject", "workspace"];
+const ACCOUNT: [&str; 6] =
+    ["account", "organization", "perproject", "workspace", "api key", "api_key"];
 
 /// Reads an error reply. `model` is the name that the upstream was asked for.
 pub fn read<'a>(
@@ -105,8 +121,10 @@ pub fn read<'a>(
     let says = |words: &[&str]| words.iter().any(|word| text.contains(word));
     let is_of_model = is_named || says(&MODEL);
     let scope = match () {
-        () if is_unified || says(&MONEY) => Scope::Account,
-        () if says(&THING) => Scope::Thing,
+        () if is_unified => Scope::Account,
+        // First of the words: such a sentence may quote the prompt, and xAI's names the key.
+        () if words.is_flagged || says(&REQUEST) => Scope::Request,
+        () if says(&MONEY) => Scope::Account,
         () if !is_of_model && says(&ACCOUNT) => Scope::Account,
         () => Scope::Model,
     };
@@ -131,6 +149,8 @@ struct Words {
     text: String,
     /// Google's `RetryInfo`.
     retry_ms: Option<i64>,
+    /// The prompt is said to be at fault.
+    is_flagged: bool,
 }
 
 impl Words {
@@ -142,6 +162,9 @@ impl Words {
         let body = body.strip_prefix(b"[").unwrap_or(body);
         let mut begun = [None; PLACES.len()];
         let mut on = |event| match event {
+            Event::Begins { path: FLAGGED_INPUT, kind, .. } => {
+                words.is_flagged |= kind != Kind::Null;
+            }
             Event::Begins { path, kind, at, .. } => {
                 begun[path] = (kind == Kind::String).then_some(at as usize);
             }
@@ -478,19 +501,33 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_may_cover_no_more_than_what_the_request_names() {
-        let things = [
+    fn a_refusal_may_cover_no_more_than_the_request() {
+        let requests = [
             r#"{"error":{"code":403,"message":"You do not have permission to access the File f-1
                 or it may not exist.","status":"PERMISSION_DENIED"}}"#,
             r#"{"error":{"message":"CachedContent not found (or permission denied)"}}"#,
             r#"{"error":{"message":"robot@p.iam.gserviceaccount.com does not have
                 storage.objects.get access to the Google Cloud Storage object."}}"#,
+            r#"{"error":{"code":403,"message":"Your chosen model requires moderation and your
+                input was flagged","metadata":{"reasons":["x"],"flagged_input":"my account",
+                "model_slug":"a/b"}}}"#,
+            r#"{"error":{"code":403,"message":"no","metadata":{"flagged_input":"insufficient_q"#,
+            r#"{"code":"The caller does not have permission to execute the specified operation",
+                "error":"Content violates usage guidelines. Team: t, API key ID: k, Model: grok-4,
+                Failed check: SAFETY_CHECK_TYPE_BIO"}"#,
+            r#"{"error":{"code":"content_policy_violation","message":"insufficient_quota"}}"#,
         ];
-        for body in things {
-            check(&[], body, (Scope::Thing, None));
+        for body in requests {
+            check(&[], body, (Scope::Request, None));
         }
         let denied = r#"{"error":{"message":"The caller does not have permission"}}"#;
         check(&[], denied, (Scope::Model, None));
+        let unflagged = r#"{"error":{"message":"no","metadata":{"flagged_input":null}}}"#;
+        check(&[], unflagged, (Scope::Model, None));
+        let model = r#"{"error":{"message":"Your API key may not use this model"}}"#;
+        check(&[], model, (Scope::Model, None));
+        let key = r#"{"error":{"message":"Your API key was reported as leaked."}}"#;
+        check(&[], key, (Scope::Account, None));
     }
 
     #[test]

@@ -285,7 +285,7 @@ fn set_aside<R: Reply>(
     }
     let lesson = match result {
         None => Lesson::Nothing,
-        // It may be about no more than a thing that the request names.
+        // It may be about no more than the request.
         Some(Ok(reply)) if reply.status() == 403 => Lesson::Nothing,
         Some(Ok(reply)) if retry::is_refused(reply.status()) => {
             let now_ms = core.clock.unix_ms();

@@ -21,10 +21,12 @@ pub enum Lesson {
     Limited(Trouble),
     /// The upstream failed, or did not answer.
     Failed,
+    /// The upstream does not serve the model, and does not say that the credential is at fault.
+    Refused,
     /// No connection: what is behind the credential's provider cannot be reached.
     Unreachable,
     /// The credential is not accepted.
-    Denied(Scope),
+    Denied,
 }
 
 /// What an answer shows by its status, before anybody looks further.
@@ -32,11 +34,15 @@ pub fn lesson_of(status: u16, trouble: Trouble) -> Lesson {
     let wait_ms = trouble.wait_ms.unwrap_or(limits::COOLDOWN_MS_MAX);
     match status {
         0..=399 => Lesson::Works,
-        401 => Lesson::Denied(Scope::Account),
+        401 => Lesson::Denied,
         // Money comes back without anybody telling us: it is asked for again now and then.
         402 => Lesson::Limited(Trouble { scope: Scope::Account, wait_ms: Some(wait_ms) }),
-        403 if trouble.scope == Scope::Thing => Lesson::Nothing,
-        403 => Lesson::Denied(trouble.scope),
+        // What anybody's request can bring about takes no credential out of its pool for good.
+        403 => match trouble.scope {
+            Scope::Request => Lesson::Nothing,
+            Scope::Model => Lesson::Refused,
+            Scope::Account => Lesson::Denied,
+        },
         429 => Lesson::Limited(trouble),
         501 | 505 => Lesson::Nothing,
         400..=499 => Lesson::Nothing,
@@ -61,6 +67,8 @@ pub enum Why {
     Limited,
     /// The upstream failed.
     Failed,
+    /// The upstream did not serve the model, for whatever reason.
+    Refused,
     /// No connection.
     Unreachable,
     /// The credential was not accepted: it is disabled.
@@ -71,14 +79,15 @@ pub enum Why {
 
 impl Why {
     /// All of them, as they are kept.
-    pub const ALL: [Why; 5] =
-        [Why::Limited, Why::Failed, Why::Unreachable, Why::Denied, Why::Paused];
+    pub const ALL: [Why; 6] =
+        [Why::Limited, Why::Failed, Why::Refused, Why::Unreachable, Why::Denied, Why::Paused];
 
     /// In a word.
     pub fn name(self) -> &'static str {
         match self {
             Why::Limited => "limited",
             Why::Failed => "failed",
+            Why::Refused => "refused",
             Why::Unreachable => "unreachable",
             Why::Denied => "denied",
             Why::Paused => "paused",
@@ -138,7 +147,7 @@ pub struct Health {
 pub enum Change {
     /// A circuit was opened, or opened for longer.
     Cools(Why),
-    /// The credential, or a model at it, is out of the pool.
+    /// The credential is out of the pool.
     Disabled,
     /// It is back.
     Recovered,
@@ -218,15 +227,16 @@ impl Health {
             Lesson::Nothing => return None,
             Lesson::Limited(Trouble { scope, wait_ms }) => (scope, Why::Limited, wait_ms),
             Lesson::Failed => (Scope::Model, Why::Failed, None),
+            Lesson::Refused => (Scope::Model, Why::Refused, None),
             Lesson::Unreachable => (Scope::Account, Why::Unreachable, None),
-            Lesson::Denied(scope) => (scope, Why::Denied, None),
+            Lesson::Denied => (Scope::Account, Why::Denied, None),
         };
         let name = match scope {
             Scope::Account => "",
             // The circuit of all of the credential has no name either.
-            Scope::Model if model.is_empty() => return None,
-            Scope::Model => model,
-            Scope::Thing => return None,
+            _ if model.is_empty() => return None,
+            // A limit is never of one request.
+            Scope::Model | Scope::Request => model,
         };
         let at = self.open.iter().position(|circuit| *circuit.model == *name);
         if let Some(at) = at

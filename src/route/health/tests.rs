@@ -13,6 +13,7 @@ fn limited(scope: Scope, wait_ms: Option<i64>) -> Lesson {
 fn the_outcome_table() {
     let wait = |wait_ms| Trouble { scope: Scope::Model, wait_ms };
     let of_account = |wait_ms| Trouble { scope: Scope::Account, wait_ms };
+    let of_request = Trouble { scope: Scope::Request, wait_ms: None };
     let (free, off) = (Leave::Free, Leave::Disabled);
     let from = |ms: i64| Leave::From(NOW + ms);
     let rows = [
@@ -26,10 +27,11 @@ fn the_outcome_table() {
         (401, wait(None), off, off),
         (402, wait(None), from(limits::COOLDOWN_MS_MAX), from(limits::COOLDOWN_MS_MAX)),
         (403, of_account(None), off, off),
-        (403, wait(None), off, free),
-        (403, Trouble { scope: Scope::Thing, wait_ms: None }, free, free),
+        (403, wait(None), from(limits::BACKOFF_MS), free),
+        (403, of_request, free, free),
         (429, wait(Some(5_000)), from(5_000), free),
         (429, of_account(Some(5_000)), from(5_000), from(5_000)),
+        (429, of_request, from(limits::BACKOFF_MS), free),
         (429, wait(None), from(limits::BACKOFF_MS), free),
         (429, wait(Some(0)), from(limits::COOLDOWN_MS_MIN), free),
         (429, wait(Some(86_400_000)), from(limits::COOLDOWN_MS_MAX), free),
@@ -154,15 +156,29 @@ fn an_answer_to_an_older_call_closes_nothing() {
 #[test]
 fn a_denied_credential_stays_out_until_a_success_or_until_it_is_let_go() {
     let mut health = Health::default();
-    let denied = Lesson::Denied(Scope::Account);
-    assert_eq!(health.learn("m", denied, NOW, NOW), Some(Change::Disabled));
-    assert_eq!(health.learn("m", denied, NOW + 1, NOW + 1), None, "said once");
+    assert_eq!(health.learn("m", Lesson::Denied, NOW, NOW), Some(Change::Disabled));
+    assert_eq!(health.learn("m", Lesson::Denied, NOW + 1, NOW + 1), None, "said once");
     health.learn("m", limited(Scope::Account, Some(1)), NOW + 2, NOW + 2);
     assert_eq!(health.ask("m", NOW + 86_400_000_000), Leave::Disabled);
     let mut other = health.clone();
     assert!(other.enable() && other.is_sound() && !other.enable());
     assert_eq!(health.learn("n", Lesson::Works, NOW + 5, NOW + 6), Some(Change::Recovered));
     assert!(health.is_sound());
+}
+
+#[test]
+fn a_model_that_is_refused_is_asked_for_again_after_longer_and_longer_rests() {
+    let mut health = Health::default();
+    let refused = lesson_of(403, Trouble::UNSAID);
+    assert_eq!(health.learn("m", refused, NOW, NOW), Some(Change::Cools(Why::Refused)));
+    let at = NOW + limits::BACKOFF_MS;
+    assert_eq!(health.ask("m", at), Leave::Probe);
+    health.learn_from_probe("m", refused, at, at);
+    assert_eq!(health.ask("m", at), Leave::From(at + 2 * limits::BACKOFF_MS));
+    assert_eq!(health.ask("n", at), Leave::Free);
+    let again = at + 2 * limits::BACKOFF_MS;
+    assert_eq!(health.ask("m", again), Leave::Probe);
+    assert_eq!(health.learn_from_probe("m", Lesson::Works, again, again), RECOVERED);
 }
 
 #[test]
@@ -182,7 +198,7 @@ fn the_longer_of_two_circuits_counts_and_the_sooner_is_the_last_resort() {
     assert_eq!(health.ask("m", NOW), Leave::From(NOW + 9_000));
     assert_eq!(health.ask("n", NOW), Leave::From(NOW + 3_000));
     assert_eq!((health.returns_at("m"), health.returns_at("n")), (NOW + 9_000, NOW + 3_000));
-    health.learn("n", Lesson::Denied(Scope::Model), NOW, NOW);
+    health.restore(Circuit::kept("n", Why::Denied, NOW, NOW, 1));
     assert_eq!(health.returns_at("n"), i64::MAX);
     assert_eq!(health.ask("m", NOW + 4_000), Leave::From(NOW + 9_000));
 }
