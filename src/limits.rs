@@ -126,6 +126,9 @@ pub const BACKOFF_MS_MAX: i64 = 60_000;
 pub const COOLDOWN_MS_MIN: i64 = 250;
 /// The longest rest of a credential, whatever an upstream asks for; then one call is tried.
 pub const COOLDOWN_MS_MAX: i64 = 600_000;
+/// Refusals of a credential that are the requests' fault, one after the other; what comes then is
+/// its own until it has served.
+pub const PARDONS_MAX: u32 = 3;
 /// Open circuits of one credential: its own, and those of its models.
 pub const CIRCUITS_MAX: usize = 64;
 /// Beginnings of prompts whose credentials are remembered, for `cache_affinity`.

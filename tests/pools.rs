@@ -411,6 +411,65 @@ fn a_prompt_that_is_flagged_is_held_against_no_credential() {
     assert_eq!(gateway.gauge("gproxy_credentials_cooled_total"), 0.0);
 }
 
+/// Refuses what is odd, in these words of each credential, and serves all else.
+fn odd(words: [&'static str; 3]) -> Upstream {
+    Upstream::answering(move |conn, seen| {
+        let number: usize = key_of(seen)[5..].parse().expect("a number");
+        match seen.text().contains("odd") {
+            true => {
+                let body = format!(r#"{{"error":{{"message":"{}"}}}}"#, words[number]);
+                conn.whole(403, body);
+            }
+            false => {
+                conn.whole(200, OK);
+            }
+        }
+    })
+}
+
+#[test]
+fn a_request_that_two_credentials_refuse_alike_is_held_against_neither() {
+    let odd_one = r#"{"model":"p/m","messages":[{"role":"user","content":"odd"}]}"#;
+    let odd_one = post("/v1/chat/completions", odd_one);
+    let upstream = odd(["no", "no", "no"]);
+    let gateway = Gateway::start(&config(&upstream, &three(), ""));
+    for _ in 0..5 {
+        assert_eq!(gateway.connect().ask(&odd_one).status, 403);
+        assert_eq!(upstream.count(), 2);
+        check_all_three_serve(&gateway, &upstream);
+        upstream.forget();
+    }
+    // In other words it may be each one's own trouble.
+    let upstream = odd(["not here", "nor there", "nowhere"]);
+    let gateway = Gateway::start(&config(&upstream, &three(), ""));
+    let mut client = gateway.connect();
+    let begun = Instant::now();
+    assert_eq!(client.ask(&odd_one).status, 403);
+    upstream.forget();
+    for _ in 0..6 {
+        assert_eq!(client.ask(&chat("p/m", false)).status, 200);
+    }
+    let only = key_of(&upstream.last()).to_owned();
+    let share = calls_with(&upstream, &only);
+    assert!(share == 6 || begun.elapsed() > Duration::from_secs(1), "{share} at {only}");
+}
+
+#[test]
+fn credentials_that_refuse_everything_rest_all_the_same() {
+    let upstream = Upstream::answering(|conn, _| {
+        conn.whole(403, r#"{"error":{"message":"no"}}"#);
+    });
+    let gateway = Gateway::start(&config(&upstream, &both(), ""));
+    let mut client = gateway.connect();
+    let begun = Instant::now();
+    for _ in 0..20 {
+        assert_eq!(client.ask(&chat("p/m", false)).status, 403);
+    }
+    // Both are asked at first and for each time that a rest is over, else one of them.
+    let most = 20 + 4 + 2 * begun.elapsed().as_secs() as usize;
+    assert!(upstream.count() <= most, "{} of {most}", upstream.count());
+}
+
 #[test]
 fn nothing_is_tried_again_after_the_first_byte() {
     let upstream = Upstream::answering(|conn, _| {

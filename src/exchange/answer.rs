@@ -93,6 +93,11 @@ impl<'a, R: Reply> Answer<'a, R> {
         self.plan
     }
 
+    /// The place of its credential, while it has it.
+    pub(super) fn seat(&self) -> Option<&Seat<'a>> {
+        self.seat.as_ref()
+    }
+
     /// With which credential it was got.
     pub(super) fn credential(&self) -> Option<&'a Credential> {
         self.credential

@@ -382,6 +382,7 @@ pub(super) fn attempt<'a, U: Upstream>(
             Ok(answer) => {
                 let status = answer.status();
                 errors += usize::from(matches!(status, 403 | 500..));
+                search.compare(answer.seat(), answer.begun());
                 tries.last = Some(Ok(answer.at_rest()));
                 Outcome::Answered(status)
             }

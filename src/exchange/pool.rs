@@ -12,6 +12,7 @@ use parking_lot::Mutex;
 
 use super::affinity::{Affinity, Beginnings};
 use super::{Books, Core};
+use crate::dialect::trouble;
 use crate::limits;
 use crate::metrics::Count;
 use crate::route::health::{Change, Circuit, Health, Leave, Lesson};
@@ -97,14 +98,7 @@ impl Pool {
     pub fn revive(&self, snapshot: &Snapshot) {
         for provider in &snapshot.providers {
             for credential in &provider.credentials {
-                let Some(status) = self.at(credential.place) else { continue };
-                let mut health = status.health.lock();
-                if health.enable() {
-                    status.is_troubled.store(!health.is_sound(), Ordering::Relaxed);
-                    let circuits = health.circuits().to_vec();
-                    drop(health);
-                    self.keep(provider, Some(credential), circuits);
-                }
+                self.change(provider, Some(credential), Health::enable);
             }
         }
     }
@@ -157,6 +151,27 @@ impl Pool {
         }
     }
 
+    /// Changes what is known of a provider's credential, or of a provider without one, and keeps
+    /// it. Whether anything changed.
+    fn change(
+        &self,
+        provider: &Provider,
+        credential: Option<&Credential>,
+        change: impl FnOnce(&mut Health) -> bool,
+    ) -> bool {
+        let place = credential.map_or(provider.place, |credential| credential.place);
+        let Some(status) = self.at(place) else { return false };
+        let mut health = status.health.lock();
+        if !change(&mut health) {
+            return false;
+        }
+        status.is_troubled.store(!health.is_sound(), Ordering::Relaxed);
+        let circuits = health.circuits().to_vec();
+        drop(health);
+        self.keep(provider, credential, circuits);
+        true
+    }
+
     /// Changes what is held against a provider's credential of this number, from 0; 0 too for a
     /// provider without one. Whether there is such a credential.
     fn hold(
@@ -166,19 +181,14 @@ impl Pool {
         change: impl FnOnce(&mut Health),
     ) -> bool {
         let Some(provider) = snapshot.providers.get(provider) else { return false };
-        let place = match provider.credentials.get(credential) {
-            Some(credential) => credential.place,
-            None if provider.credentials.is_empty() && credential == 0 => provider.place,
-            None => return false,
-        };
-        let Some(status) = self.at(place) else { return false };
-        let mut health = status.health.lock();
-        change(&mut health);
-        status.is_troubled.store(!health.is_sound(), Ordering::Relaxed);
-        let circuits = health.circuits().to_vec();
-        drop(health);
-        self.keep(provider, provider.credentials.get(credential), circuits);
-        true
+        let held = provider.credentials.get(credential);
+        if held.is_none() && !(provider.credentials.is_empty() && credential == 0) {
+            return false;
+        }
+        self.change(provider, held, |health| {
+            change(health);
+            true
+        })
     }
 
     /// Forgets what is held against a credential, that it is paused too.
@@ -235,6 +245,8 @@ pub(super) struct Seat<'a> {
     beginnings: Beginnings,
     // It helps another one out, which stays the one that is stuck to.
     is_beside: bool,
+    // It refused the request, and by that a circuit opened at this time; 0: it was open before.
+    refused_ms: Option<i64>,
     // Tokens that were counted at the ceilings, those that were really used, and since when.
     tokens: Option<(u64, u64, i64)>,
 }
@@ -251,6 +263,14 @@ pub(super) struct Search<'a> {
     pub(super) tried: u64,
     /// Where nothing may be called, what returns first is called all the same.
     pub(super) is_last_resort: bool,
+    refused: Option<Refused>,
+}
+
+/// A credential that refused the request, and did not say that it is at fault itself.
+struct Refused {
+    at: usize,
+    since_ms: i64,
+    said: Option<String>,
 }
 
 impl<'a> Search<'a> {
@@ -266,7 +286,16 @@ impl<'a> Search<'a> {
             _ => Beginnings::default(),
         };
         let body_bytes = body.len() as u64;
-        Search { core, provider, model, body_bytes, beginnings, tried: 0, is_last_resort: false }
+        Search {
+            core,
+            provider,
+            model,
+            body_bytes,
+            beginnings,
+            tried: 0,
+            is_last_resort: false,
+            refused: None,
+        }
     }
 
     /// Takes the credential whose turn it is.
@@ -302,6 +331,30 @@ impl<'a> Search<'a> {
     /// The credential of this number once more, whatever is known of it.
     pub(super) fn seat_at(&self, at: usize) -> Option<Seat<'a>> {
         self.enter(at, true)
+    }
+
+    /// An attempt was answered. Two credentials that refuse in the same words refuse the request:
+    /// nothing is held against either.
+    pub(super) fn compare(&mut self, seat: Option<&Seat<'_>>, body: &[u8]) {
+        let Some(seat) = seat else { return };
+        let Some(since_ms) = seat.refused_ms else { return };
+        let second = Refused { at: seat.index, since_ms, said: trouble::said(body) };
+        let first = match self.refused.take() {
+            Some(first) if first.said == second.said => first,
+            _ => return self.refused = Some(second),
+        };
+        let (provider, model) = (self.provider, self.model);
+        for Refused { at, since_ms, .. } in [first, second] {
+            let pardon = |health: &mut Health| health.pardon(model, since_ms);
+            if self.core.pool.change(provider, provider.credentials.get(at), pardon) {
+                log::info!(
+                    target: "gproxy::credential",
+                    "credential {} of {} is back: another one refuses the request too",
+                    at + 1,
+                    provider.name
+                );
+            }
+        }
     }
 
     fn status(&self, at: usize) -> Option<&'a Status> {
@@ -343,6 +396,7 @@ impl<'a> Search<'a> {
             is_probe: false,
             beginnings: self.beginnings,
             is_beside: false,
+            refused_ms: None,
             tokens: None,
         };
         let Some(status) = status else { return Some(seat) };
@@ -402,6 +456,9 @@ impl Seat<'_> {
             false => health.learn(self.model, lesson, self.begun_ms, now_ms),
         };
         status.is_troubled.store(!health.is_sound(), Ordering::Relaxed);
+        if lesson == Lesson::Refused {
+            self.refused_ms = Some(change.map_or(0, |_| now_ms));
+        }
         if change.is_some() {
             let circuits = health.circuits().to_vec();
             self.core.pool.keep(self.provider, self.credential, circuits);

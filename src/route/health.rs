@@ -140,6 +140,8 @@ pub enum Leave {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Health {
     open: Vec<Circuit>,
+    /// Refusals that were taken back since it served last.
+    pardons: u32,
 }
 
 /// What a lesson changed, for those who want to know.
@@ -154,9 +156,9 @@ pub enum Change {
 }
 
 impl Health {
-    /// Nothing is wrong.
+    /// Nothing is wrong, and nothing has to be learned from a success.
     pub fn is_sound(&self) -> bool {
-        self.open.is_empty()
+        self.open.is_empty() && self.pardons == 0
     }
 
     /// What is open.
@@ -263,6 +265,20 @@ impl Health {
         Some(if is_disabled { Change::Disabled } else { Change::Cools(why) })
     }
 
+    /// Takes back the refusal that opened the model's circuit at that time: it turned out to be the
+    /// request's fault. Not one that came behind another, and not one after the other for ever, for
+    /// what never serves is no request's fault. Whether it did.
+    pub fn pardon(&mut self, model: &str, since_ms: i64) -> bool {
+        let at = self.open.iter().position(|circuit| {
+            let is_it = *circuit.model == *model && circuit.since_ms == since_ms;
+            is_it && circuit.why == Why::Refused && circuit.strikes == 1
+        });
+        let Some(at) = at.filter(|_| self.pardons < limits::PARDONS_MAX) else { return false };
+        self.open.remove(at);
+        self.pardons += 1;
+        true
+    }
+
     /// Lets go of what was disabled. Whether anything was.
     pub fn enable(&mut self) -> bool {
         let before = self.open.len();
@@ -293,6 +309,7 @@ impl Health {
 
     /// A success proves the model, and all that every model needs.
     fn close(&mut self, model: &str, begun_ms: i64) -> Option<Change> {
+        self.pardons = 0;
         let before = self.open.len();
         self.open.retain(|circuit| {
             !concerns(circuit, model) || begun_ms < circuit.since_ms || circuit.why == Why::Paused

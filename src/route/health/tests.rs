@@ -182,6 +182,34 @@ fn a_model_that_is_refused_is_asked_for_again_after_longer_and_longer_rests() {
 }
 
 #[test]
+fn a_refusal_is_taken_back_a_few_times_but_not_from_what_never_serves() {
+    let mut health = Health::default();
+    for _ in 0..2 {
+        for at in 0..i64::from(limits::PARDONS_MAX) {
+            health.learn("m", Lesson::Refused, 0, NOW + at);
+            assert!(!health.pardon("m", NOW + at - 1), "another refusal's");
+            assert!(!health.pardon("n", NOW + at), "another model's");
+            assert!(health.pardon("m", NOW + at) && health.circuits().is_empty());
+            assert!(!health.is_sound(), "a success has to be learned");
+            assert_eq!(health.ask("m", NOW + at), Leave::Free);
+        }
+        health.learn("m", Lesson::Refused, 0, NOW + 9);
+        assert!(!health.pardon("m", NOW + 9));
+        let at = NOW + 9 + limits::BACKOFF_MS;
+        assert_eq!(health.ask("m", at), Leave::Probe);
+        assert_eq!(health.learn_from_probe("m", Lesson::Works, at, at), RECOVERED);
+        assert!(health.is_sound());
+    }
+    // One behind another is no chance.
+    health.learn("m", Lesson::Refused, NOW, NOW);
+    health.learn("m", Lesson::Refused, NOW + 1, NOW + 1);
+    assert!(!health.pardon("m", NOW + 1));
+    // Nor is anything but a refusal.
+    health.learn("n", Lesson::Failed, NOW, NOW);
+    assert!(!health.pardon("n", NOW));
+}
+
+#[test]
 fn a_request_at_fault_changes_nothing() {
     let mut health = Health::default();
     health.learn("m", Lesson::Failed, NOW, NOW);
