@@ -611,6 +611,63 @@ fn a_prompt_goes_where_its_beginning_is_cached() {
 }
 
 #[test]
+fn the_share_of_a_dead_credential_is_shared_by_weight() {
+    for strategy in ["round_robin", "cache_affinity"] {
+        let upstream = half(refuse(401, ""));
+        let credentials = format!(
+            "{{ api_key = \"{BAD}\", weight = 9 }}, {{ api_key = \"{GOOD}\" }}, \
+             {{ api_key = \"cred-heavy-3\", weight = 9 }}"
+        );
+        let more = format!("rotation_strategy = \"{strategy}\"");
+        let gateway = Gateway::start(&config(&upstream, &credentials, &more));
+        let mut client = gateway.connect();
+        for begin in 0..190 {
+            assert_eq!(client.ask(&prompt(begin, 0)).status, 200);
+        }
+        let (bad, light) = (calls_with(&upstream, BAD), calls_with(&upstream, GOOD));
+        assert_eq!(bad, 1);
+        assert!((17..=21).contains(&light), "{strategy}: {light} of 190 for a weight of 1 in 10");
+    }
+}
+
+#[test]
+fn the_neighbour_of_a_resting_credential_is_no_busier_than_the_others() {
+    let upstream = half(refuse(401, ""));
+    let credentials = format!(
+        "{{ api_key = \"{BAD}\" }}, {{ api_key = \"{GOOD}\" }}, {{ api_key = \"cred-last-3\" }}"
+    );
+    let more = "rotation_strategy = \"least_in_flight\"";
+    let gateway = Gateway::start(&config(&upstream, &credentials, more));
+    let mut client = gateway.connect();
+    for _ in 0..61 {
+        assert_eq!(client.ask(&chat("p/m", false)).status, 200);
+    }
+    // One after the other,
+    let shares = [BAD, GOOD, "cred-last-3"].map(|key| calls_with(&upstream, key));
+    assert!(shares[0] == 1 && shares[1].abs_diff(shares[2]) <= 2, "{shares:?}");
+    // and side by side.
+    let busy = Upstream::answering(|conn, seen| match key_of(seen) {
+        BAD => {
+            conn.whole(401, "{}");
+        }
+        _ => drop(conn.wait_closed()),
+    });
+    let gateway = Gateway::start(&config(&busy, &credentials, more));
+    let mut clients = Vec::new();
+    for number in 1..=6 {
+        let mut client = gateway.connect();
+        client.send(&chat("p/m", false));
+        clients.push(client);
+        let reached = || {
+            let keys = [GOOD, "cred-last-3"].map(|key| calls_with(&busy, key));
+            (keys[0] + keys[1] == number).then_some(keys)
+        };
+        let keys = wait_for("the next call", reached);
+        assert!(keys[0].abs_diff(keys[1]) <= 1, "{keys:?}");
+    }
+}
+
+#[test]
 fn a_prompt_whose_credential_fails_moves_and_stays() {
     let upstream = half(refuse(429, "retry-after: 1\r\n"));
     let credentials = format!("{{ api_key = \"{BAD}\" }}, {{ api_key = \"{GOOD}\" }}");

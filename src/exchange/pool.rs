@@ -298,30 +298,30 @@ impl<'a> Search<'a> {
         }
     }
 
-    /// Takes the credential whose turn it is.
+    /// Takes the credential whose turn it is; where that may not be called, one of the others by
+    /// the same rule, so that they share its part as they share everything.
     pub(super) fn seat(&self) -> Option<Seat<'a>> {
         let count = self.provider.credentials.len().max(1);
-        let own = self.core.pool.at(self.provider.place);
-        let first = match self.provider.strategy {
-            _ if count == 1 => 0,
-            Strategy::Sticky => own.map_or(0, |own| own.current.load(Ordering::Relaxed)),
-            Strategy::LeastInFlight => self.least_in_flight(own),
-            Strategy::RoundRobin => self.in_turn(own),
-            Strategy::CacheAffinity => {
-                let now_ms = self.core.clock.unix_ms();
-                let bound = self.core.pool.affinity().find(&self.beginnings, now_ms);
-                bound.filter(|at| *at < count).unwrap_or_else(|| self.in_turn(own))
-            }
-        };
-        let order = || (0..count).map(|step| (first + step) % count);
-        let fresh = || order().filter(|at| self.tried & bit(*at) == 0);
-        if let Some(seat) = fresh().find_map(|at| self.enter(at, false)) {
+        let mut turn = None;
+        let first = self.first(count, &mut turn) % count;
+        let fresh = |at: &usize| self.tried & bit(*at) == 0;
+        if fresh(&first)
+            && let Some(seat) = self.enter(first, false)
+        {
             return Some(seat);
+        }
+        let behind = (1..count).map(|step| (first + step) % count);
+        let mut left: Vec<usize> = behind.clone().filter(fresh).collect();
+        while !left.is_empty() {
+            let at = left.remove(self.next(&left, &mut turn));
+            if let Some(seat) = self.enter(at, false) {
+                return Some(seat);
+            }
         }
         if !self.is_last_resort {
             return None;
         }
-        let mut all: Vec<usize> = fresh().collect();
+        let mut all: Vec<usize> = [first].into_iter().chain(behind).filter(fresh).collect();
         all.sort_by_key(|at| {
             self.status(*at).map_or(i64::MIN, |status| status.health.lock().returns_at(self.model))
         });
@@ -362,22 +362,56 @@ impl<'a> Search<'a> {
         self.core.pool.at(credential.map_or(self.provider.place, |credential| credential.place))
     }
 
-    /// By weight.
-    fn in_turn(&self, own: Option<&Status>) -> usize {
-        let turn = own.map_or(0, |own| own.turns.fetch_add(1, Ordering::Relaxed));
-        pick(&self.provider.credentials, turn)
+    /// Whose turn it is among all of them.
+    fn first(&self, count: usize, turn: &mut Option<u64>) -> usize {
+        match self.provider.strategy {
+            _ if count == 1 => 0,
+            Strategy::Sticky => {
+                let own = self.core.pool.at(self.provider.place);
+                own.map_or(0, |own| own.current.load(Ordering::Relaxed))
+            }
+            Strategy::LeastInFlight => self.least_in_flight(0..count, turn),
+            Strategy::RoundRobin => self.in_turn(0..count, turn),
+            Strategy::CacheAffinity => {
+                let now_ms = self.core.clock.unix_ms();
+                let bound = self.core.pool.affinity().find(&self.beginnings, now_ms);
+                let bound = bound.filter(|at| *at < count);
+                bound.unwrap_or_else(|| self.in_turn(0..count, turn))
+            }
+        }
     }
 
-    fn least_in_flight(&self, own: Option<&Status>) -> usize {
-        let credentials = &self.provider.credentials;
-        let turn = self.in_turn(own);
+    /// Whose turn it is among those that are left: the place in the list.
+    fn next(&self, left: &[usize], turn: &mut Option<u64>) -> usize {
+        let left = left.iter().copied();
+        match self.provider.strategy {
+            Strategy::Sticky => 0,
+            Strategy::LeastInFlight => self.least_in_flight(left, turn),
+            Strategy::RoundRobin | Strategy::CacheAffinity => self.in_turn(left, turn),
+        }
+    }
+
+    /// By weight. The turn is taken when it is first asked for.
+    fn in_turn(&self, list: impl Iterator<Item = usize> + Clone, turn: &mut Option<u64>) -> usize {
+        let turn = turn.get_or_insert_with(|| self.core.pool.turn(self.provider.place));
+        pick(list.map(|at| u64::from(self.provider.credentials[at].weight)), turn)
+    }
+
+    /// By what is under way; in turn where that is the same.
+    fn least_in_flight(
+        &self,
+        list: impl Iterator<Item = usize> + Clone,
+        turn: &mut Option<u64>,
+    ) -> usize {
         let load = |at: usize| {
             let open = self.status(at).map_or(0, |status| status.in_flight.load(Ordering::Relaxed));
             // In parts of a weight, so that the heavier of two idle ones is no better.
-            (open * 1_000_000) / u64::from(credentials[at].weight.max(1))
+            (open * 1_000_000) / u64::from(self.provider.credentials[at].weight.max(1))
         };
-        let order = (0..credentials.len()).map(|step| (turn + step) % credentials.len());
-        order.min_by_key(|at| load(*at)).unwrap_or_default()
+        let begin = self.in_turn(list.clone(), turn);
+        let list = list.enumerate();
+        let ring = list.clone().skip(begin).chain(list.take(begin));
+        ring.min_by_key(|(_, at)| load(*at)).map_or(0, |(place, _)| place)
     }
 
     /// Takes one credential, if it may be called.
@@ -428,17 +462,20 @@ pub(super) fn bit(at: usize) -> u64 {
     1 << at.min(63)
 }
 
-/// The credential whose turn it is.
-fn pick(credentials: &[Credential], turn: u64) -> usize {
-    let total: u64 = credentials.iter().map(|credential| u64::from(credential.weight)).sum();
+/// Whose turn it is, by weight. Of the turn remains how many it has had before, so that those who
+/// take them over for it do so in turn.
+fn pick(weights: impl Iterator<Item = u64> + Clone, turn: &mut u64) -> usize {
+    let total: u64 = weights.clone().sum();
     let Some(mut at) = turn.checked_rem(total) else { return 0 };
-    let found = credentials.iter().position(|credential| {
-        let weight = u64::from(credential.weight);
-        let found = at < weight;
-        at = at.saturating_sub(weight);
-        found
-    });
-    found.unwrap_or_default()
+    let rounds = *turn / total;
+    for (place, weight) in weights.enumerate() {
+        if at < weight {
+            *turn = rounds * weight + at;
+            return place;
+        }
+        at -= weight;
+    }
+    0
 }
 
 impl Seat<'_> {
@@ -563,20 +600,37 @@ impl Drop for Seat<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::secret::Secret;
 
     #[test]
     fn credentials_take_turns_by_weight() {
-        let credential = |weight| Credential {
-            api_key: Secret::new("k"),
-            account: None,
-            weight,
-            ceilings: None,
-            place: NO_PLACE,
-        };
-        let list = [credential(1), credential(0), credential(2)];
-        let picked: Vec<usize> = (0..6).map(|turn| pick(&list, turn)).collect();
-        assert_eq!(picked, [0, 2, 2, 0, 2, 2]);
-        assert_eq!(pick(&[], 3), 0);
+        let picked = (0..6).map(|turn| pick([1, 0, 2].into_iter(), &mut { turn }));
+        assert_eq!(picked.collect::<Vec<_>>(), [0, 2, 2, 0, 2, 2]);
+        assert_eq!(pick([].into_iter(), &mut 3), 0);
+    }
+
+    /// As often as the weights of those that are left say, and one as well mixed as the other.
+    #[test]
+    fn the_turns_of_those_that_may_not_be_called_are_shared_by_weight() {
+        let weights = [9_u64, 1, 9, 2, 3];
+        for dead in [vec![], vec![0], vec![2], vec![0, 2], vec![4, 0, 1]] {
+            let alive: u64 = (0..5).filter(|at| !dead.contains(at)).map(|at| weights[at]).sum();
+            let rounds = 24 * 24 * 24;
+            let mut shares = [0_u64; 5];
+            for turn in 0..rounds {
+                let (mut left, mut turn): (Vec<usize>, u64) = ((0..5).collect(), turn);
+                let at = loop {
+                    let place = pick(left.iter().map(|at| weights[*at]), &mut turn);
+                    let at = left.remove(place);
+                    if !dead.contains(&at) {
+                        break at;
+                    }
+                };
+                shares[at] += 1;
+            }
+            for at in (0..5).filter(|at| !dead.contains(at)) {
+                let expected = rounds * weights[at] / alive;
+                assert!(shares[at].abs_diff(expected) <= 30, "{dead:?}: {shares:?}");
+            }
+        }
     }
 }
