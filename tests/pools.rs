@@ -544,6 +544,34 @@ fn tokens_count_at_the_ceiling_as_the_upstream_tells_them() {
 }
 
 #[test]
+fn a_picture_passes_the_ceiling_of_an_empty_minute() {
+    let usage = r#"{"model":"m","usage":{"prompt_tokens":1200,"completion_tokens":50}}"#;
+    let upstream = Upstream::answering(move |conn, _| {
+        conn.whole(200, usage);
+    });
+    let picture = "A".repeat(200_000);
+    let ask = post(
+        "/v1/chat/completions",
+        format!(
+            "{{\"model\":\"p/m\",\"messages\":[{{\"role\":\"user\",\"content\":[{{\"type\":\
+             \"image_url\",\"image_url\":{{\"url\":\"data:image/png;base64,{picture}\"}}}}]}}]}}"
+        ),
+    );
+    let credentials = format!("{{ api_key = \"{GOOD}\", tpm = 30000 }}");
+    let text = config(&upstream, &credentials, "");
+    let gateway = Gateway::start(&text);
+    let mut client = gateway.connect();
+    // The second one finds what the first one really used.
+    let statuses = [(); 2].map(|()| client.ask(&ask).status);
+    assert_eq!(statuses, [200, 503]);
+    let model = "[[models]]\nprovider_name = \"p\"\nmodel_id = \"m\"\nmax_input_tokens = 8000\n";
+    let gateway = Gateway::start(&format!("{text}{model}"));
+    let mut client = gateway.connect();
+    let statuses = [(); 3].map(|()| client.ask(&ask).status);
+    assert_eq!(statuses, [200; 3], "no more than the model reads");
+}
+
+#[test]
 fn a_sticky_pool_stays_where_it_is_until_that_fails() {
     let upstream = half(refuse(429, "retry-after: 300\r\n"));
     let credentials = format!("{{ api_key = \"{BAD}\" }}, {{ api_key = \"{GOOD}\" }}");

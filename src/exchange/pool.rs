@@ -11,7 +11,7 @@ use std::sync::{Arc, OnceLock};
 use parking_lot::Mutex;
 
 use super::affinity::{Affinity, Beginnings};
-use super::{Books, Core};
+use super::{Books, Core, settlement};
 use crate::dialect::trouble;
 use crate::limits;
 use crate::metrics::Count;
@@ -414,6 +414,14 @@ impl<'a> Search<'a> {
         ring.min_by_key(|(_, at)| load(*at)).map_or(0, |(place, _)| place)
     }
 
+    /// What the request is taken for at a ceiling until its usage is known. A picture has many more
+    /// bytes than tokens: no more than the model reads, nor so much that it would never pass.
+    fn tokens(&self, rule: &RateLimit) -> u64 {
+        let read_max = settlement::input_max(self.provider.models.get(self.model));
+        let tokens = (self.body_bytes / BYTES_PER_TOKEN).min(read_max);
+        tokens.min(rule.total_tokens.unwrap_or(u64::MAX))
+    }
+
     /// Takes one credential, if it may be called.
     fn enter(&self, at: usize, forced: bool) -> Option<Seat<'a>> {
         let Search { core, provider, model, .. } = *self;
@@ -446,7 +454,7 @@ impl<'a> Search<'a> {
             }
         }
         if let Some(rule) = credential.and_then(|credential| credential.ceilings.as_ref()) {
-            let tokens = self.body_bytes / BYTES_PER_TOKEN;
+            let tokens = self.tokens(rule);
             let now_ms = core.clock.unix_ms();
             let mut counters = status.counters.lock();
             counters.check(rule, tokens, now_ms).ok()?;

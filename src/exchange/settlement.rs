@@ -217,7 +217,8 @@ fn background(plan: &Plan<'_>, model: Option<&Model>) -> Option<u64> {
     plan.background.then(|| expected(plan, model, 0).output_tokens)
 }
 
-fn input_max(model: Option<&Model>) -> u64 {
+/// The longest prompt that a model reads.
+pub(super) fn input_max(model: Option<&Model>) -> u64 {
     model.and_then(|model| model.max_input_tokens).unwrap_or(INPUT_TOKENS)
 }
 
