@@ -135,11 +135,11 @@ impl Pool {
     }
 
     /// Takes up what was kept.
-    pub fn restore(&self, statuses: Vec<(String, Circuit)>) {
+    pub fn restore(&self, statuses: Vec<(String, Circuit)>, now_ms: i64) {
         for (identity, circuit) in statuses {
             let place = self.places.lock().get(&identity).copied();
             if let Some(status) = place.and_then(|place| self.at(place)) {
-                status.health.lock().restore(circuit);
+                status.health.lock().restore(circuit, now_ms);
                 status.is_troubled.store(true, Ordering::Relaxed);
             }
         }

@@ -57,7 +57,7 @@ impl Core {
 
     /// What was known of credentials, and when keys were last used, before this process began.
     pub fn restore(&self, statuses: Vec<(String, Circuit)>, uses: Vec<(KeyId, i64)>) {
-        self.pool.restore(statuses);
+        self.pool.restore(statuses, self.clock.unix_ms());
         let snapshot = self.snapshot();
         let uses: HashMap<KeyId, i64> = uses.into_iter().collect();
         for key in snapshot.users.iter().flat_map(|user| &user.keys) {

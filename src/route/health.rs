@@ -10,6 +10,10 @@ use crate::dialect::trouble::{Scope, Trouble};
 use crate::failure::{Cause, Failure, Phase};
 use crate::limits;
 
+/// By so much may the time of one caller be behind another's, who took the lock first. A circuit
+/// that opened later than that was opened by a clock that was set back.
+const LATE_MS_MAX: i64 = 1_000;
+
 /// What an attempt showed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Lesson {
@@ -167,14 +171,27 @@ impl Health {
     }
 
     /// Takes up what was kept.
-    pub fn restore(&mut self, circuit: Circuit) {
+    pub fn restore(&mut self, circuit: Circuit, now_ms: i64) {
         if self.open.len() < limits::CIRCUITS_MAX {
             self.open.push(circuit);
+        }
+        self.set_back(now_ms);
+    }
+
+    /// What opened later than now rests as if it had just opened, and not until the clock is there.
+    fn set_back(&mut self, now_ms: i64) {
+        for circuit in &mut self.open {
+            if circuit.since_ms > now_ms.saturating_add(LATE_MS_MAX) {
+                let rest_ms = circuit.until_ms.saturating_sub(circuit.since_ms);
+                circuit.since_ms = now_ms;
+                circuit.until_ms = now_ms.saturating_add(rest_ms.min(limits::COOLDOWN_MS_MAX));
+            }
         }
     }
 
     /// Whether the model may be called; a probe counts as under way from here on.
     pub fn ask(&mut self, model: &str, now_ms: i64) -> Leave {
+        self.set_back(now_ms);
         let mut leave = Leave::Free;
         for circuit in self.open.iter().filter(|circuit| concerns(circuit, model)) {
             match leave {
@@ -224,6 +241,7 @@ impl Health {
         begun_ms: i64,
         now_ms: i64,
     ) -> Option<Change> {
+        self.set_back(now_ms);
         let (scope, why, wait_ms) = match lesson {
             Lesson::Works => return self.close(model, begun_ms),
             Lesson::Nothing => return None,

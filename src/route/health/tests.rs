@@ -226,7 +226,7 @@ fn the_longer_of_two_circuits_counts_and_the_sooner_is_the_last_resort() {
     assert_eq!(health.ask("m", NOW), Leave::From(NOW + 9_000));
     assert_eq!(health.ask("n", NOW), Leave::From(NOW + 3_000));
     assert_eq!((health.returns_at("m"), health.returns_at("n")), (NOW + 9_000, NOW + 3_000));
-    health.restore(Circuit::kept("n", Why::Denied, NOW, NOW, 1));
+    health.restore(Circuit::kept("n", Why::Denied, NOW, NOW, 1), NOW);
     assert_eq!(health.returns_at("n"), i64::MAX);
     assert_eq!(health.ask("m", NOW + 4_000), Leave::From(NOW + 9_000));
 }
@@ -245,9 +245,36 @@ fn models_by_chance_take_bounded_room_and_never_the_accounts_place() {
 #[test]
 fn what_was_kept_ends_at_its_own_time_and_never_beyond_the_ceiling() {
     let mut health = Health::default();
-    health.restore(Circuit::kept("m", Why::Limited, NOW, NOW + 5_000, 3));
-    health.restore(Circuit::kept("n", Why::Limited, NOW, i64::MAX, 3));
+    health.restore(Circuit::kept("m", Why::Limited, NOW, NOW + 5_000, 3), NOW);
+    health.restore(Circuit::kept("n", Why::Limited, NOW, i64::MAX, 3), NOW);
     assert_eq!(health.ask("m", NOW + 4_000), Leave::From(NOW + 5_000));
     assert_eq!(health.ask("m", NOW + 6_000), Leave::Probe);
     assert_eq!(health.ask("n", NOW), Leave::From(NOW + limits::COOLDOWN_MS_MAX));
+}
+
+/// What the clock jumped back by is no rest, and no reason to learn nothing.
+#[test]
+fn a_clock_that_is_set_back_takes_nobody_out_for_as_long() {
+    const HOUR: i64 = 3_600_000;
+    let rested = |health: &mut Health, now_ms| {
+        let Leave::From(until) = health.ask("m", now_ms) else { panic!("it rests") };
+        until - now_ms
+    };
+    let mut failed = Health::default();
+    failed.learn("m", Lesson::Failed, NOW, NOW);
+    let then = NOW - HOUR;
+    let mut asked = failed.clone();
+    assert_eq!(rested(&mut asked, then), limits::BACKOFF_MS);
+    assert_eq!(asked.ask("m", then + limits::BACKOFF_MS), Leave::Probe);
+    // A call that begins after the jump counts, for well and ill.
+    assert_eq!(asked.clone().learn("m", Lesson::Works, then, then + 5), RECOVERED);
+    let again = asked.learn("m", Lesson::Failed, then, then + 5);
+    assert_eq!((again, asked.circuits()[0].strikes), (Some(Change::Cools(Why::Failed)), 2));
+    // What was kept may come from there too, and a wait in it that nobody would have written.
+    let mut kept = Health::default();
+    kept.restore(Circuit::kept("m", Why::Limited, NOW, i64::MAX, 1), then);
+    assert_eq!(kept.circuits()[0].since_ms, then);
+    assert_eq!(rested(&mut kept, then), limits::COOLDOWN_MS_MAX);
+    // Two workers' clocks are never quite the same.
+    assert_eq!(rested(&mut failed, NOW - LATE_MS_MAX), limits::BACKOFF_MS + LATE_MS_MAX);
 }
