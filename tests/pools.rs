@@ -270,6 +270,39 @@ fn a_disabled_credential_is_named_in_the_log_and_comes_back_when_it_is_changed_o
 }
 
 #[test]
+fn a_provider_without_a_credential_comes_back_when_it_is_asked_for_too() {
+    let turns = AtomicUsize::new(0);
+    let open = Upstream::answering(move |conn, _| {
+        let status = if turns.fetch_add(1, Ordering::SeqCst) == 0 { 401 } else { 200 };
+        conn.whole(status, OK);
+    });
+    let other = Upstream::answering(|conn, _| {
+        conn.whole(200, OK);
+    });
+    let text = format!(
+        "{}[[providers]]\nname = \"q\"\nchannel = \"custom\"\n\
+         settings = {{ base_url = \"http://127.0.0.1:{}\" }}\n\
+         [[model_aliases]]\nalias = \"either\"\ntargets = [\
+         {{ provider_name = \"p\", model_id = \"m\" }}, \
+         {{ provider_name = \"q\", model_id = \"m\", tier = 2 }}]\n",
+        config(&open, "", ""),
+        other.port
+    );
+    let gateway = Gateway::start(&text);
+    let mut client = gateway.connect();
+    for _ in 0..3 {
+        assert_eq!(client.ask(&chat("either", false)).status, 200);
+    }
+    assert_eq!((open.count(), other.count()), (1, 3));
+    gateway.signal(Signal::HUP);
+    gateway.wait_for_line("reloaded");
+    for _ in 0..3 {
+        assert_eq!(client.ask(&chat("either", false)).status, 200);
+    }
+    assert_eq!((open.count(), other.count()), (4, 3));
+}
+
+#[test]
 fn one_probe_tells_whether_a_credential_is_back() {
     let turns = AtomicUsize::new(0);
     let upstream = half(move |conn, _| {

@@ -97,8 +97,8 @@ impl Pool {
     /// What was disabled gets another try: somebody asks for it who may have mended it elsewhere.
     pub fn revive(&self, snapshot: &Snapshot) {
         for provider in &snapshot.providers {
-            for credential in &provider.credentials {
-                self.change(provider, Some(credential), Health::enable);
+            for credential in provider.credentials.iter().map(Some).chain([None]) {
+                self.change(provider, credential, Health::enable);
             }
         }
     }
