@@ -90,6 +90,8 @@ fn a_thousand_calls_see_nothing_of_a_credential_that_is_limited_or_fails() {
     check_thousand(&half(refuse(429, "retry-after: 1\r\n")), second, "429");
     check_thousand(&half(refuse(429, "")), second, "429 without a word");
     check_thousand(&half(refuse(402, "")), Some(Duration::from_secs(600)), "402");
+    let minute = Some(Duration::from_secs(60));
+    check_thousand(&half(refuse(503, "retry-after: 60\r\n")), minute, "503 that asks for a minute");
     for status in [403, 500, 502, 503, 504, 529] {
         check_thousand(&half(refuse(status, "")), second, &status.to_string());
     }

@@ -49,13 +49,20 @@ pub enum Scope {
 pub struct Trouble {
     /// How much it covers.
     pub scope: Scope,
-    /// When to come again.
-    pub wait_ms: Option<i64>,
+    /// For how long the upstream asks to be left alone.
+    pub asked_ms: Option<i64>,
+    /// When a window of its limits begins anew. What is no limit has nothing to do with it.
+    pub window_ms: Option<i64>,
 }
 
 impl Trouble {
     /// Nothing was said.
-    pub const UNSAID: Trouble = Trouble { scope: Scope::Model, wait_ms: None };
+    pub const UNSAID: Trouble = Trouble { scope: Scope::Model, asked_ms: None, window_ms: None };
+
+    /// When to come again.
+    pub fn wait_ms(&self) -> Option<i64> {
+        self.asked_ms.or(self.window_ms)
+    }
 }
 
 /// Words of an account that is out of money; no wait for one model helps. That a sentence speaks of
@@ -116,7 +123,6 @@ pub fn read<'a>(
         waits.header(name, value.trim(), now_ms);
     }
     let words = Words::of(body);
-    let wait_ms = waits.said.or(words.retry_ms).or_else(|| waits.of_windows());
     let (text, is_named) = without(&words.text, &model.to_ascii_lowercase());
     let says = |words: &[&str]| words.iter().any(|word| text.contains(word));
     let is_of_model = is_named || says(&MODEL);
@@ -128,7 +134,7 @@ pub fn read<'a>(
         () if !is_of_model && says(&ACCOUNT) => Scope::Account,
         () => Scope::Model,
     };
-    Trouble { scope, wait_ms }
+    Trouble { scope, asked_ms: waits.said.or(words.retry_ms), window_ms: waits.of_windows() }
 }
 
 /// The sentence in an error reply, in whichever shape of the vendors it is.
@@ -366,7 +372,7 @@ mod tests {
     fn check(headers: Fields<'_>, body: &str, expected: (Scope, Option<i64>)) {
         let headers = headers.iter().map(|(name, value)| (*name, value.as_bytes()));
         let trouble = read(headers, body.as_bytes(), "gpt-x", NOW);
-        assert_eq!((trouble.scope, trouble.wait_ms), expected, "{body}");
+        assert_eq!((trouble.scope, trouble.wait_ms()), expected, "{body}");
     }
 
     #[test]
@@ -409,6 +415,10 @@ mod tests {
         let google = r#"{"error":{"details":[{"@type":"RetryInfo","retryDelay": "34.5s"}]}}"#;
         check(&[], google, (Scope::Model, Some(34_500)));
         check(&[("retry-after", "2")], google, (Scope::Model, Some(2_000)));
+        let both = [("x-ratelimit-reset-tokens", "6m"), ("retry-after", "2")];
+        let both = both.map(|(name, value)| (name, value.as_bytes()));
+        let trouble = read(both.into_iter(), b"", "gpt-x", NOW);
+        assert_eq!((trouble.asked_ms, trouble.window_ms), (Some(2_000), Some(360_000)));
     }
 
     #[test]

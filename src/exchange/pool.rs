@@ -501,7 +501,7 @@ impl Seat<'_> {
             false => health.learn(self.model, lesson, self.begun_ms, now_ms),
         };
         status.is_troubled.store(!health.is_sound(), Ordering::Relaxed);
-        if lesson == Lesson::Refused {
+        if let Lesson::Refused(_) = lesson {
             self.refused_ms = Some(change.map_or(0, |_| now_ms));
         }
         if change.is_some() {

@@ -23,10 +23,10 @@ pub enum Lesson {
     Nothing,
     /// The upstream asks for patience.
     Limited(Trouble),
-    /// The upstream failed, or did not answer.
-    Failed,
-    /// The upstream does not serve the model, and does not say that the credential is at fault.
-    Refused,
+    /// The upstream failed, or did not answer; it may have said for how long.
+    Failed(Option<i64>),
+    /// Likewise it does not serve the model, and does not say that the credential is at fault.
+    Refused(Option<i64>),
     /// No connection: what is behind the credential's provider cannot be reached.
     Unreachable,
     /// The credential is not accepted.
@@ -35,22 +35,22 @@ pub enum Lesson {
 
 /// What an answer shows by its status, before anybody looks further.
 pub fn lesson_of(status: u16, trouble: Trouble) -> Lesson {
-    let wait_ms = trouble.wait_ms.unwrap_or(limits::COOLDOWN_MS_MAX);
+    let wait_ms = trouble.wait_ms().or(Some(limits::COOLDOWN_MS_MAX));
     match status {
         0..=399 => Lesson::Works,
         401 => Lesson::Denied,
         // Money comes back without anybody telling us: it is asked for again now and then.
-        402 => Lesson::Limited(Trouble { scope: Scope::Account, wait_ms: Some(wait_ms) }),
+        402 => Lesson::Limited(Trouble { scope: Scope::Account, asked_ms: wait_ms, ..trouble }),
         // What anybody's request can bring about takes no credential out of its pool for good.
         403 => match trouble.scope {
             Scope::Request => Lesson::Nothing,
-            Scope::Model => Lesson::Refused,
+            Scope::Model => Lesson::Refused(trouble.asked_ms),
             Scope::Account => Lesson::Denied,
         },
         429 => Lesson::Limited(trouble),
         501 | 505 => Lesson::Nothing,
         400..=499 => Lesson::Nothing,
-        500.. => Lesson::Failed,
+        500.. => Lesson::Failed(trouble.asked_ms),
     }
 }
 
@@ -60,7 +60,7 @@ pub fn shown_by(failure: &Failure) -> Lesson {
         (Cause::DownstreamGone | Cause::ShuttingDown, _) => Lesson::Nothing,
         (Cause::Fenced | Cause::Overtaken | Cause::Exhausted, _) => Lesson::Nothing,
         (_, Phase::Resolve | Phase::Connect | Phase::Tls) => Lesson::Unreachable,
-        _ => Lesson::Failed,
+        _ => Lesson::Failed(None),
     }
 }
 
@@ -242,12 +242,12 @@ impl Health {
         now_ms: i64,
     ) -> Option<Change> {
         self.set_back(now_ms);
-        let (scope, why, wait_ms) = match lesson {
+        let (scope, why, asked_ms) = match lesson {
             Lesson::Works => return self.close(model, begun_ms),
             Lesson::Nothing => return None,
-            Lesson::Limited(Trouble { scope, wait_ms }) => (scope, Why::Limited, wait_ms),
-            Lesson::Failed => (Scope::Model, Why::Failed, None),
-            Lesson::Refused => (Scope::Model, Why::Refused, None),
+            Lesson::Limited(trouble) => (trouble.scope, Why::Limited, trouble.wait_ms()),
+            Lesson::Failed(asked_ms) => (Scope::Model, Why::Failed, asked_ms),
+            Lesson::Refused(asked_ms) => (Scope::Model, Why::Refused, asked_ms),
             Lesson::Unreachable => (Scope::Account, Why::Unreachable, None),
             Lesson::Denied => (Scope::Account, Why::Denied, None),
         };
@@ -266,7 +266,11 @@ impl Health {
             return None;
         }
         let strikes = at.map_or(0, |at| self.open[at].strikes).saturating_add(1);
-        let wait_ms = wait_ms.unwrap_or_else(|| backoff_ms(strikes));
+        let wait_ms = match (why, asked_ms) {
+            // A limit is over when it is said to be; who fails may say so each time.
+            (Why::Limited, Some(asked_ms)) => asked_ms,
+            (_, asked_ms) => backoff_ms(strikes).max(asked_ms.unwrap_or_default()),
+        };
         let wait_ms = wait_ms.clamp(limits::COOLDOWN_MS_MIN, limits::COOLDOWN_MS_MAX);
         let until_ms = now_ms.saturating_add(wait_ms);
         let mut circuit = Circuit::kept(name, why, now_ms, until_ms, strikes);

@@ -4,16 +4,21 @@ const NOW: i64 = 1_700_000_000_000;
 
 const RECOVERED: Option<Change> = Some(Change::Recovered);
 
+fn asking(scope: Scope, asked_ms: Option<i64>) -> Trouble {
+    Trouble { scope, asked_ms, window_ms: None }
+}
+
 fn limited(scope: Scope, wait_ms: Option<i64>) -> Lesson {
-    Lesson::Limited(Trouble { scope, wait_ms })
+    Lesson::Limited(asking(scope, wait_ms))
 }
 
 /// The outcome table: status, what the account and another model may do afterwards, for how long.
 #[test]
 fn the_outcome_table() {
-    let wait = |wait_ms| Trouble { scope: Scope::Model, wait_ms };
-    let of_account = |wait_ms| Trouble { scope: Scope::Account, wait_ms };
-    let of_request = Trouble { scope: Scope::Request, wait_ms: None };
+    let wait = |asked_ms| asking(Scope::Model, asked_ms);
+    let of_account = |asked_ms| asking(Scope::Account, asked_ms);
+    let of_request = asking(Scope::Request, None);
+    let window = Trouble { window_ms: Some(5_000), ..Trouble::UNSAID };
     let (free, off) = (Leave::Free, Leave::Disabled);
     let from = |ms: i64| Leave::From(NOW + ms);
     let rows = [
@@ -28,6 +33,7 @@ fn the_outcome_table() {
         (402, wait(None), from(limits::COOLDOWN_MS_MAX), from(limits::COOLDOWN_MS_MAX)),
         (403, of_account(None), off, off),
         (403, wait(None), from(limits::BACKOFF_MS), free),
+        (403, wait(Some(5_000)), from(5_000), free),
         (403, of_request, free, free),
         (429, wait(Some(5_000)), from(5_000), free),
         (429, of_account(Some(5_000)), from(5_000), from(5_000)),
@@ -39,6 +45,12 @@ fn the_outcome_table() {
         (500, wait(None), from(limits::BACKOFF_MS), free),
         (503, wait(None), from(limits::BACKOFF_MS), free),
         (529, wait(None), from(limits::BACKOFF_MS), free),
+        (429, window, from(5_000), free),
+        (503, window, from(limits::BACKOFF_MS), free),
+        (503, wait(Some(5_000)), from(5_000), free),
+        (503, wait(Some(10)), from(limits::BACKOFF_MS), free),
+        (529, of_account(Some(5_000)), from(5_000), free),
+        (529, wait(Some(i64::MAX)), from(limits::COOLDOWN_MS_MAX), free),
         (501, wait(None), free, free),
         (505, wait(None), free, free),
     ];
@@ -81,7 +93,7 @@ fn one_probe_at_a_time_opens_the_circuit_again() {
 fn a_probe_that_fails_in_another_way_leaves_its_place_to_the_next_one() {
     let at = NOW + 60_000;
     for (first, second) in
-        [(Lesson::Unreachable, Lesson::Failed), (Lesson::Failed, Lesson::Unreachable)]
+        [(Lesson::Unreachable, Lesson::Failed(None)), (Lesson::Failed(None), Lesson::Unreachable)]
     {
         let mut health = Health::default();
         health.learn("m", first, NOW, NOW);
@@ -99,13 +111,13 @@ fn a_probe_that_fails_in_another_way_leaves_its_place_to_the_next_one() {
     health.learn("m", Lesson::Unreachable, NOW, NOW);
     assert_eq!(health.ask("m", at), Leave::Probe);
     assert_eq!(health.ask("n", at), Leave::From(at));
-    health.learn_from_probe("m", Lesson::Failed, at, at);
+    health.learn_from_probe("m", Lesson::Failed(None), at, at);
     assert_eq!(health.ask("n", at), Leave::Probe);
 }
 
 #[test]
 fn a_call_without_a_model_teaches_only_what_is_true_of_all_of_the_credential() {
-    let of_account = Trouble { scope: Scope::Account, wait_ms: None };
+    let of_account = asking(Scope::Account, None);
     let mut health = Health::default();
     for status in [403, 429, 500, 503] {
         assert_eq!(health.learn("", lesson_of(status, Trouble::UNSAID), NOW, NOW), None);
@@ -126,7 +138,7 @@ fn a_failed_probe_doubles_the_pause_up_to_its_ceiling() {
     let mut now = NOW;
     let mut pauses = Vec::new();
     for _ in 0..9 {
-        health.learn("m", Lesson::Failed, now, now);
+        health.learn("m", Lesson::Failed(None), now, now);
         let Leave::From(until) = health.ask("m", now) else { panic!("it cools") };
         pauses.push((until - now) / 1_000);
         now = until;
@@ -136,10 +148,24 @@ fn a_failed_probe_doubles_the_pause_up_to_its_ceiling() {
 }
 
 #[test]
+fn who_fails_and_asks_for_less_than_the_doubled_pause_rests_as_long_as_that() {
+    let mut health = Health::default();
+    let mut now = NOW;
+    let mut pauses = Vec::new();
+    for _ in 0..4 {
+        health.learn("m", Lesson::Failed(Some(3_000)), now, now);
+        let Leave::From(until) = health.ask("m", now) else { panic!("it cools") };
+        pauses.push((until - now) / 1_000);
+        now = until;
+    }
+    assert_eq!(pauses, [3, 3, 4, 8]);
+}
+
+#[test]
 fn a_crowd_that_fails_together_counts_once() {
     let mut health = Health::default();
     for _ in 0..100 {
-        health.learn("m", Lesson::Failed, NOW - 50, NOW);
+        health.learn("m", Lesson::Failed(None), NOW - 50, NOW);
     }
     assert_eq!(health.circuits()[0].strikes, 1);
     assert_eq!(health.ask("m", NOW), Leave::From(NOW + limits::BACKOFF_MS));
@@ -186,14 +212,14 @@ fn a_refusal_is_taken_back_a_few_times_but_not_from_what_never_serves() {
     let mut health = Health::default();
     for _ in 0..2 {
         for at in 0..i64::from(limits::PARDONS_MAX) {
-            health.learn("m", Lesson::Refused, 0, NOW + at);
+            health.learn("m", Lesson::Refused(None), 0, NOW + at);
             assert!(!health.pardon("m", NOW + at - 1), "another refusal's");
             assert!(!health.pardon("n", NOW + at), "another model's");
             assert!(health.pardon("m", NOW + at) && health.circuits().is_empty());
             assert!(!health.is_sound(), "a success has to be learned");
             assert_eq!(health.ask("m", NOW + at), Leave::Free);
         }
-        health.learn("m", Lesson::Refused, 0, NOW + 9);
+        health.learn("m", Lesson::Refused(None), 0, NOW + 9);
         assert!(!health.pardon("m", NOW + 9));
         let at = NOW + 9 + limits::BACKOFF_MS;
         assert_eq!(health.ask("m", at), Leave::Probe);
@@ -201,18 +227,18 @@ fn a_refusal_is_taken_back_a_few_times_but_not_from_what_never_serves() {
         assert!(health.is_sound());
     }
     // One behind another is no chance.
-    health.learn("m", Lesson::Refused, NOW, NOW);
-    health.learn("m", Lesson::Refused, NOW + 1, NOW + 1);
+    health.learn("m", Lesson::Refused(None), NOW, NOW);
+    health.learn("m", Lesson::Refused(None), NOW + 1, NOW + 1);
     assert!(!health.pardon("m", NOW + 1));
     // Nor is anything but a refusal.
-    health.learn("n", Lesson::Failed, NOW, NOW);
+    health.learn("n", Lesson::Failed(None), NOW, NOW);
     assert!(!health.pardon("n", NOW));
 }
 
 #[test]
 fn a_request_at_fault_changes_nothing() {
     let mut health = Health::default();
-    health.learn("m", Lesson::Failed, NOW, NOW);
+    health.learn("m", Lesson::Failed(None), NOW, NOW);
     let before = health.clone();
     assert_eq!(health.learn("m", Lesson::Nothing, NOW + 5, NOW + 5), None);
     assert_eq!(health, before);
@@ -236,7 +262,7 @@ fn models_by_chance_take_bounded_room_and_never_the_accounts_place() {
     let mut health = Health::default();
     health.learn("m", limited(Scope::Account, Some(1_000)), NOW, NOW);
     for number in 0..1_000 {
-        health.learn(&format!("m{number}"), Lesson::Failed, NOW + number, NOW + number);
+        health.learn(&format!("m{number}"), Lesson::Failed(None), NOW + number, NOW + number);
     }
     assert_eq!(health.circuits().len(), limits::CIRCUITS_MAX);
     assert!(health.circuits().iter().any(|circuit| circuit.model.is_empty()));
@@ -261,14 +287,14 @@ fn a_clock_that_is_set_back_takes_nobody_out_for_as_long() {
         until - now_ms
     };
     let mut failed = Health::default();
-    failed.learn("m", Lesson::Failed, NOW, NOW);
+    failed.learn("m", Lesson::Failed(None), NOW, NOW);
     let then = NOW - HOUR;
     let mut asked = failed.clone();
     assert_eq!(rested(&mut asked, then), limits::BACKOFF_MS);
     assert_eq!(asked.ask("m", then + limits::BACKOFF_MS), Leave::Probe);
     // A call that begins after the jump counts, for well and ill.
     assert_eq!(asked.clone().learn("m", Lesson::Works, then, then + 5), RECOVERED);
-    let again = asked.learn("m", Lesson::Failed, then, then + 5);
+    let again = asked.learn("m", Lesson::Failed(None), then, then + 5);
     assert_eq!((again, asked.circuits()[0].strikes), (Some(Change::Cools(Why::Failed)), 2));
     // What was kept may come from there too, and a wait in it that nobody would have written.
     let mut kept = Health::default();
