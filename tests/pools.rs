@@ -178,6 +178,19 @@ fn a_request_that_every_credential_fails_on_is_given_up_after_two() {
 }
 
 #[test]
+fn a_host_that_refuses_connections_is_given_up_after_two() {
+    let upstream = half(|conn, _| conn.cut());
+    let credentials: Vec<String> =
+        (0..4).map(|number| format!("{{ api_key = \"cred-{number}\" }}")).collect();
+    let text = config(&upstream, &credentials.join(","), "");
+    let nobody = support::gateway::free_port();
+    let text = text.replace(&format!(":{}\"", upstream.port), &format!(":{nobody}\""));
+    let gateway = Gateway::start(&text);
+    assert_eq!(gateway.connect().ask(&chat("p/m", false)).status, 502);
+    assert_eq!(gateway.gauge("gproxy_attempts_total") as usize, 2);
+}
+
+#[test]
 fn attempts_have_a_ceiling() {
     for most in [1, 3] {
         let upstream = Upstream::answering(|conn, _| {

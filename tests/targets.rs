@@ -68,6 +68,41 @@ fn the_next_target_serves_when_the_first_fails_in_any_way() {
     }
 }
 
+/// Four credentials in the place of the first target's one.
+fn with_four(text: &str) -> String {
+    let four: Vec<String> =
+        (1..=4).map(|number| format!("{{ api_key = \"cred-one-{number}\" }}")).collect();
+    text.replace("{ api_key = \"cred-one\" }", &four.join(", "))
+}
+
+#[test]
+fn a_target_with_many_credentials_leaves_attempts_to_those_behind_it() {
+    // How often each kind of failure is met before the next target is asked.
+    for (failure, tries) in [("refused", 2), ("401", 3), ("429", 3), ("403", 2), ("500", 2)] {
+        let two = answers(200);
+        let one = answers(failure.parse().unwrap_or(200));
+        let port = if failure == "refused" { gateway::free_port() } else { one.port };
+        let gateway = Gateway::start(&with_four(&config([port, two.port], IN_ORDER, "")));
+        let reply = gateway.connect().ask(&chat("either", false));
+        assert_eq!((reply.status, reply.text().as_str()), (200, r#"{"model":"either"}"#));
+        assert_eq!(two.count(), 1, "{failure}");
+        assert_eq!(gateway.gauge("gproxy_attempts_total") as usize, tries + 1, "{failure}");
+    }
+}
+
+#[test]
+fn what_targets_leave_to_each_other_is_within_the_ceiling() {
+    for most in [1, 2] {
+        let (one, two) = (answers(429), answers(200));
+        let limits = format!("[limits]\nattempts_max = {most}\n");
+        let text = with_four(&config([one.port, two.port], IN_ORDER, &limits));
+        let gateway = Gateway::start(&text);
+        let status = gateway.connect().ask(&chat("either", false)).status;
+        assert_eq!((status, one.count()), (if most == 1 { 429 } else { 200 }, 1));
+        assert_eq!(two.count(), most - 1);
+    }
+}
+
 /// "Refused" and the resets of a thousand calls, where the two credentials are two providers'.
 #[test]
 fn a_thousand_calls_see_nothing_of_a_target_that_refuses_connections() {

@@ -220,8 +220,8 @@ impl<'a> Plan<'a> {
     }
 }
 
-/// So many refusals of one provider are the request's fault, or all of the provider's.
-const ERRORS_MAX: usize = 2;
+/// So often a provider fails in a way that all its credentials share; then it is left alone.
+const SHARED_MAX: usize = 2;
 
 /// The header fields that go up, written straight into whatever carries them.
 pub struct UpHeaders<'a>(Fields<'a>);
@@ -364,7 +364,7 @@ pub(super) fn attempt<'a, U: Upstream>(
 ) -> Result<Option<Answer<'a, U::Reply>>, Ended> {
     let mut search = Search::new(core, plan.provider, plan.target.model_served, sending.body);
     search.is_last_resort = sending.is_last_resort && note.attempts == 0;
-    let (mut errors, mut again) = (0, None);
+    let (mut shared, mut again) = (0, None);
     while again.is_some() || may_go_on(core, plan, sending, note) {
         let stale = again.take();
         let Some(seat) = search.seat().or_else(|| search.seat_at(stale?)) else { break };
@@ -381,7 +381,6 @@ pub(super) fn attempt<'a, U: Upstream>(
             }
             Ok(answer) => {
                 let status = answer.status();
-                errors += usize::from(matches!(status, 403 | 500..));
                 search.compare(answer.seat(), answer.begun());
                 tries.last = Some(Ok(answer.at_rest()));
                 Outcome::Answered(status)
@@ -392,6 +391,7 @@ pub(super) fn attempt<'a, U: Upstream>(
                 Outcome::Failed(failure)
             }
         };
+        shared += usize::from(retry::is_shared(outcome));
         let next = retry::after(outcome, tries.is_repeated);
         if next == Next::Final || sending.source.is_some() {
             return std::mem::replace(tries, Tries::new()).finish().map(Some);
@@ -400,7 +400,7 @@ pub(super) fn attempt<'a, U: Upstream>(
             tries.is_repeated = true;
             again = Some(index);
         }
-        if errors == ERRORS_MAX || next == Next::Elsewhere {
+        if shared == SHARED_MAX || next == Next::Elsewhere {
             break;
         }
     }

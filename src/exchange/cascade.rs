@@ -87,14 +87,17 @@ fn first_served<'a, U: Upstream>(
 ) -> Result<Option<super::answer::Answer<'a, U::Reply>>, Ended> {
     let _copy = core.metrics.clone().hold(Gauge::HeldBytes, sending.body.len() as i64);
     for is_last_resort in [false, true] {
-        for plan in plans {
+        for (at, plan) in plans.iter().enumerate() {
             if is_last_resort && note.attempts > 0 {
                 return Ok(None);
             }
             let mut rewritten = sending.body.to_vec();
             plan.rewrite(ask, &mut rewritten)?;
             name(note, plan);
-            let sending = Sending { body: &rewritten, is_last_resort, ..sending };
+            let made = note.attempts as usize;
+            let left = sending.attempts_max.saturating_sub(made);
+            let attempts_max = made + share(left, plans.len() - 1 - at);
+            let sending = Sending { body: &rewritten, attempts_max, is_last_resort, ..sending };
             let answer = attempt::attempt(core, up, plan, sending, tries, note)?;
             if answer.is_some() {
                 return Ok(answer);
@@ -104,9 +107,28 @@ fn first_served<'a, U: Upstream>(
     Ok(None)
 }
 
+/// How many of the attempts that are left a target may use up: each one behind it is left one, but
+/// none goes without for that.
+fn share(left: usize, behind: usize) -> usize {
+    left.saturating_sub(behind).max(1).min(left)
+}
+
 /// Who is asked, for the log, the row and the bill.
 fn name(note: &mut Note, plan: &Plan<'_>) {
     settlement::served_by(note, plan);
     note.provider = Some(plan.target.provider);
     plan.target.model_served.clone_into(&mut note.model_served);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::share;
+
+    #[test]
+    fn each_target_leaves_one_attempt_to_each_behind_it() {
+        let rows = [(4, 0, 4), (4, 1, 3), (4, 3, 1), (4, 15, 1), (1, 1, 1), (1, 0, 1), (0, 2, 0)];
+        for (left, behind, expected) in rows {
+            assert_eq!(share(left, behind), expected, "{left} left, {behind} behind");
+        }
+    }
 }

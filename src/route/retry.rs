@@ -68,6 +68,17 @@ pub fn after(outcome: Outcome, is_repeated: bool) -> Next {
     }
 }
 
+/// Another credential of the same provider hardly helps: the request is at fault, or the host that
+/// all of them lead to.
+pub fn is_shared(outcome: Outcome) -> bool {
+    match outcome {
+        Outcome::Answered(status) => matches!(status, 403 | 500..),
+        Outcome::Failed(failure) => {
+            matches!(failure.phase, Phase::Resolve | Phase::Connect | Phase::Tls)
+        }
+    }
+}
+
 /// The upstream says that it did not serve: the credential's fault, or its own.
 pub fn is_refused(status: u16) -> bool {
     match status {
@@ -186,6 +197,17 @@ mod tests {
             [401, 402, 403, 429, 500, 502, 503, 504].into_iter().chain(506..600).collect();
         assert_eq!(moves, expected);
         assert!((200..600).all(|status| after(Outcome::Answered(status), true) != Next::Again));
+    }
+
+    #[test]
+    fn a_credential_is_to_blame_for_what_its_host_does_not_share() {
+        let shared: Vec<u16> =
+            (200..505).filter(|status| is_shared(Outcome::Answered(*status))).collect();
+        assert_eq!(shared, [403, 500, 501, 502, 503, 504]);
+        for failure in failures() {
+            let early = [Phase::Resolve, Phase::Connect, Phase::Tls].contains(&failure.phase);
+            assert_eq!(is_shared(Outcome::Failed(failure)), early, "{failure:?}");
+        }
     }
 
     #[test]
