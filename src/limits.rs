@@ -118,6 +118,8 @@ pub const RETRY_MS_MAX: u64 = 120_000;
 /// An upstream's error up to this size is read whole, so that it can be kept while another
 /// credential is asked; a longer one is passed on at once.
 pub const ERROR_HELD_BYTES_MAX: usize = 64 * 1024;
+/// An upstream's error is read for so long; then only what came of it counts.
+pub const REFUSAL_MS_MAX: u64 = 3_000;
 /// A credential that an upstream failed on rests so long at first, and twice as long each time.
 pub const BACKOFF_MS: i64 = 1_000;
 /// The ceiling of that.

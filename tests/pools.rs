@@ -6,6 +6,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
+use serde_json::Value;
+use support::admin::admin;
 use support::client::{chat, chat_body, post, request};
 use support::upstream::{Conn, Seen};
 use support::{Gateway, Reply, Upstream, wait_for};
@@ -28,6 +30,10 @@ fn config(upstream: &Upstream, credentials: &str, more: &str) -> String {
 
 fn both() -> String {
     format!("{{ api_key = \"{GOOD}\" }}, {{ api_key = \"{BAD}\" }}")
+}
+
+fn bad_first() -> String {
+    format!("{{ api_key = \"{BAD}\" }}, {{ api_key = \"{GOOD}\" }}")
 }
 
 fn key_of(seen: &Seen) -> &str {
@@ -545,6 +551,67 @@ fn a_long_error_is_passed_on_at_once() {
     let reply = gateway.connect().ask(&chat("p/m", false));
     assert!(reply.complete && reply.text() == body, "{} bytes", reply.body.len());
     assert_eq!(upstream.count(), 1);
+}
+
+/// Refuses with this head, whose body breaks off or stalls.
+fn half_refuse(head: &'static str, stalls: bool) -> impl Fn(&mut Conn, &Seen) + Send + Sync {
+    move |conn, _| {
+        conn.raw(format!("HTTP/1.1 {head}\r\ncontent-length: 100\r\n\r\n{{\"error\":"));
+        match stalls {
+            true => drop(conn.wait_closed()),
+            false => conn.cut(),
+        }
+    }
+}
+
+#[test]
+fn a_refusal_counts_by_its_head_whatever_becomes_of_its_body() {
+    for (head, stalls, why, rest_ms) in [
+        ("429 No\r\nretry-after: 300", false, "limited", Some(300_000)),
+        ("429 No\r\nretry-after: 300", true, "limited", Some(300_000)),
+        ("401 No", false, "denied", None),
+        ("503 No", false, "failed", Some(1_000)),
+    ] {
+        let upstream = half(half_refuse(head, stalls));
+        let gateway = Gateway::start(&config(&upstream, &bad_first(), ""));
+        let reply = gateway.connect().ask(&chat("p/m", false));
+        assert_eq!((reply.status, reply.text().as_str()), (200, OK), "{head}");
+        assert_eq!((calls_with(&upstream, BAD), calls_with(&upstream, GOOD)), (1, 1), "{head}");
+        let health = admin(&gateway, "GET", "health", Value::Null, 200);
+        let circuit = &health["items"][0]["circuits"][0];
+        assert_eq!(circuit["why"], why, "{head}: {health}");
+        let [since, until] = ["since", "until"].map(|name| circuit[name].as_i64());
+        let rest = since.zip(until).map(|(since, until)| until - since);
+        assert_eq!(rest, rest_ms, "{head}: {health}");
+    }
+}
+
+#[test]
+fn a_403_that_was_not_read_is_held_against_nobody() {
+    let upstream = half(half_refuse("403 No", false));
+    let gateway = Gateway::start(&config(&upstream, &bad_first(), ""));
+    let mut client = gateway.connect();
+    for _ in 0..4 {
+        assert_eq!(client.ask(&chat("p/m", false)).status, 200);
+    }
+    assert_eq!(calls_with(&upstream, BAD), 2, "it has its turns");
+}
+
+#[test]
+fn a_refusal_that_breaks_off_is_no_answer_to_tell() {
+    let upstream = Upstream::answering(|conn, seen| match key_of(seen) {
+        GOOD => {
+            conn.whole(429, "{\"a\":1}");
+        }
+        _ => half_refuse("503 No", false)(conn, seen),
+    });
+    let gateway = Gateway::start(&config(&upstream, &both(), ""));
+    // What an upstream said whole is told, though it is not the last.
+    check_upstreams(&gateway.connect().ask(&chat("p/m", false)), 429, "{\"a\":1}");
+    let only = format!("{{ api_key = \"{BAD}\" }}");
+    let gateway = Gateway::start(&config(&upstream, &only, ""));
+    let reply = gateway.connect().ask(&chat("p/m", false));
+    assert_eq!((reply.status, reply.header("x-gproxy-source")), (502, Some("gateway")));
 }
 
 #[test]

@@ -2,24 +2,26 @@
 //!
 //! An upstream's refusal is read whole before it is known whether another credential is asked, so
 //! that its connection is free again and nothing of it hangs on the coroutine while the next
-//! attempt is made. Everything else passes as it comes.
+//! attempt is made. One that breaks off or stalls is a refusal all the same: its head has said so.
+//! Everything else passes as it comes.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use super::attempt::Plan;
 use super::pool::Seat;
-use super::{Pipe, Reply};
-use crate::failure::Failure;
+use super::{Core, Pipe, Reply};
+use crate::failure::{Cause, Failure};
 use crate::limits;
-use crate::metrics::{Gauge, Held, Metrics};
+use crate::metrics::{Gauge, Held};
 use crate::route::snapshot::Credential;
 
 /// A reply, and the credential with which it was got.
 pub(super) struct Answer<'a, R> {
-    // `None`: all of it is in `held`.
+    // `None`: what came of it is in `held`.
     live: Option<R>,
     held: Option<Box<Kept>>,
+    // Why no more of it came.
+    broken: Option<Failure>,
     seat: Option<Seat<'a>>,
     credential: Option<&'a Credential>,
     plan: &'a Plan<'a>,
@@ -38,28 +40,39 @@ impl<'a, R: Reply> Answer<'a, R> {
     /// A reply that passes as it comes.
     pub(super) fn live(reply: R, seat: Seat<'a>, plan: &'a Plan<'a>) -> Answer<'a, R> {
         let credential = seat.credential;
-        Answer { live: Some(reply), held: None, seat: Some(seat), credential, plan }
+        Answer { live: Some(reply), held: None, broken: None, seat: Some(seat), credential, plan }
     }
 
-    /// Reads a reply to its end, or as far as may be held.
-    pub(super) fn hold(
-        mut reply: R,
-        plan: &'a Plan<'a>,
-        metrics: Arc<Metrics>,
-    ) -> Result<Answer<'a, R>, Failure> {
+    /// Reads a refusal to its end, or as far as may be held. Of one that breaks off or takes too
+    /// long, what came counts.
+    pub(super) fn hold(mut reply: R, plan: &'a Plan<'a>, core: &Core) -> Answer<'a, R> {
         let headers = reply.headers().map(|(name, value)| (name.into(), value.into())).collect();
-        let room = metrics.hold(Gauge::HeldBytes, 0);
+        let room = core.metrics.clone().hold(Gauge::HeldBytes, 0);
         let (status, body) = (reply.status(), Vec::new());
         let mut held = Kept { status, headers, body, taken: 0, room };
-        let mut ended = false;
-        while !ended && held.body.len() < limits::ERROR_HELD_BYTES_MAX {
-            let piece = reply.piece()?;
-            ended = piece.is_empty();
-            held.body.extend_from_slice(piece);
-            held.room.grow(held.body.capacity() as i64 - held.room.by());
+        let until = core.now() + Duration::from_millis(limits::REFUSAL_MS_MAX);
+        let (mut ended, mut broken) = (false, None);
+        while !ended && broken.is_none() && held.body.len() < limits::ERROR_HELD_BYTES_MAX {
+            // Once the time is over, what is there already is taken all the same.
+            let left = until.saturating_duration_since(core.now());
+            reply.keep_alive(left.max(Duration::from_millis(1)));
+            match reply.piece() {
+                Ok(piece) => {
+                    ended = piece.is_empty();
+                    held.body.extend_from_slice(piece);
+                    held.room.grow(held.body.capacity() as i64 - held.room.by());
+                }
+                Err(Failure { cause: Cause::Quiet, .. }) if core.now() < until => {}
+                Err(failure) => broken = Some(failure),
+            }
         }
-        let live = (!ended).then_some(reply);
-        Ok(Answer { live, held: Some(Box::new(held)), seat: None, credential: None, plan })
+        let broken = broken.map(|failure| match failure.cause {
+            Cause::Quiet => Failure { cause: Cause::TimedOut, ..failure },
+            _ => failure,
+        });
+        reply.keep_alive(Duration::ZERO);
+        let live = (!ended && broken.is_none()).then_some(reply);
+        Answer { live, held: Some(Box::new(held)), broken, seat: None, credential: None, plan }
     }
 
     /// The same, with the credential with which it was got.
@@ -78,9 +91,14 @@ impl<'a, R: Reply> Answer<'a, R> {
         self.live
     }
 
-    /// All of it was read.
-    pub(super) fn is_whole(&self) -> bool {
+    /// Nothing more of it comes.
+    pub(super) fn has_ended(&self) -> bool {
         self.live.is_none()
+    }
+
+    /// Why it is not whole, although nothing more of it comes.
+    pub(super) fn broken(&self) -> Option<Failure> {
+        self.broken
     }
 
     /// What was read of it.

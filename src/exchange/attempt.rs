@@ -22,7 +22,7 @@ use crate::limits;
 use crate::metrics::Count;
 use crate::route::account::Account;
 use crate::route::channel::Destination;
-use crate::route::health;
+use crate::route::health::{self, Lesson};
 use crate::route::plan::Target;
 use crate::route::retry::{self, Next, Outcome};
 use crate::route::snapshot::{Provider, Snapshot, Timeouts};
@@ -376,13 +376,16 @@ pub(super) fn attempt<'a, U: Upstream>(
             Some(pace) => hedge::one(core, up, plan, seat, &mut search, pace, sending, note),
         };
         let outcome = match result {
-            Ok(answer) if !retry::is_refused(answer.status()) || !answer.is_whole() => {
+            Ok(answer) if !retry::is_refused(answer.status()) || !answer.has_ended() => {
                 return Ok(Some(answer));
             }
             Ok(answer) => {
                 let status = answer.status();
                 search.compare(answer.seat(), answer.begun());
-                tries.last = Some(Ok(answer.at_rest()));
+                match answer.broken() {
+                    None => tries.last = Some(Ok(answer.at_rest())),
+                    Some(failure) => tries.keep(failure),
+                }
                 Outcome::Answered(status)
             }
             Err(Failure { cause: Cause::DownstreamGone, .. }) => return Err(Ended::Gone),
@@ -448,38 +451,76 @@ pub(super) fn judge<'a, R: Reply>(
 ) -> Result<Answer<'a, R>, Failure> {
     let before = note.answered_at;
     note.reached = result.as_ref().map_or_else(|failure| failure.sent != Sent::Nothing, |_| true);
-    let result = match result {
-        Ok(reply) if !retry::is_refused(reply.status()) => {
+    let failure = match result {
+        Ok(reply) if retry::is_refused(reply.status()) => {
+            return refused(core, plan, seat, reply, note);
+        }
+        Ok(reply) => {
             note.answered_at = Some(core.now());
             seat.learn(health::lesson_of(reply.status(), Trouble::UNSAID));
             return Ok(Answer::live(reply, seat, plan));
         }
-        Ok(reply) => Answer::hold(reply, plan, core.metrics.clone()),
-        Err(failure) => Err(failure),
+        Err(failure) => failure,
     };
     note.answered_at = Some(core.now());
-    match result {
-        Ok(answer) => {
-            let now_ms = core.clock.unix_ms();
-            core.stumbles.keep(core, plan, note, before, Fall::Refused(answer.status()));
-            let served = plan.target.model_served;
-            let trouble = trouble::read(answer.headers(), answer.begun(), served, now_ms);
-            seat.learn(health::lesson_of(answer.status(), trouble));
-            Ok(answer.with(seat))
+    count_failed(core, plan);
+    core.stumbles.keep(core, plan, note, before, Fall::Failed(failure));
+    log::debug!(target: "gproxy::attempt", "id={} {failure:?}", note.id);
+    // A connection that was closed while it was idle says nothing of an only credential.
+    let is_stale = retry::after(Outcome::Failed(failure), false) == Next::Again;
+    if !is_stale || plan.provider.credentials.len() > 1 {
+        seat.learn(health::shown_by(&failure));
+    }
+    Err(failure)
+}
+
+/// The upstream said that it did not serve: its head alone says that, whatever comes behind it.
+fn refused<'a, R: Reply>(
+    core: &'a Core,
+    plan: &'a Plan<'a>,
+    mut seat: Seat<'a>,
+    reply: R,
+    note: &mut Note,
+) -> Result<Answer<'a, R>, Failure> {
+    let before = note.answered_at;
+    let answer = Answer::hold(reply, plan, core);
+    note.answered_at = Some(core.now());
+    core.stumbles.keep(core, plan, note, before, Fall::Refused(answer.status()));
+    seat.learn(shown(core, plan, &answer, answer.begun(), answer.broken().is_none()));
+    if let Some(failure) = answer.broken() {
+        count_failed(core, plan);
+        log::debug!(target: "gproxy::attempt", "id={} {failure:?}", note.id);
+        if let Some(trace) = &mut note.trace {
+            trace.ended(core, &failure);
         }
-        Err(failure) => {
-            core.metrics.count(Count::AttemptsFailed);
-            core.stumbles.keep(core, plan, note, before, Fall::Failed(failure));
-            plan.provider.tally.failed();
-            log::debug!(target: "gproxy::attempt", "id={} {failure:?}", note.id);
-            // A connection that was closed while it was idle says nothing of an only credential.
-            let is_stale = retry::after(Outcome::Failed(failure), false) == Next::Again;
-            if !is_stale || plan.provider.credentials.len() > 1 {
-                seat.learn(health::shown_by(&failure));
-            }
-            Err(failure)
+        if matches!(failure.cause, Cause::DownstreamGone | Cause::ShuttingDown) {
+            return Err(failure);
         }
     }
+    Ok(answer.with(seat))
+}
+
+/// What a refusal shows of its credential. Of a 403 that was not read nobody knows: it may be about
+/// no more than a thing that the request names.
+pub(super) fn shown<R: Reply>(
+    core: &Core,
+    plan: &Plan<'_>,
+    reply: &R,
+    body: &[u8],
+    is_read: bool,
+) -> Lesson {
+    if reply.status() == 403 && !is_read {
+        return Lesson::Nothing;
+    }
+    let now_ms = core.clock.unix_ms();
+    let trouble = trouble::read(reply.headers(), body, plan.target.model_served, now_ms);
+    health::lesson_of(reply.status(), trouble)
+}
+
+/// An attempt came to no usable reply.
+pub(super) fn count_failed(core: &Core, plan: &Plan<'_>) {
+    core.metrics.count(Count::AttemptsFailed);
+    plan.provider.tally.failed();
 }
 
 /// Makes the call with an account's token; with the next one when the upstream takes this one no

@@ -19,7 +19,7 @@ use super::pace::Pace;
 use super::pool::{self, Search, Seat};
 use super::{Call, Core, Reply, Upstream};
 use crate::dialect::endpoint::Endpoint;
-use crate::dialect::trouble::{self, Trouble};
+use crate::dialect::trouble::Trouble;
 use crate::failure::{Cause, Failure};
 use crate::limits;
 use crate::metrics::{Count, Gauge, Held};
@@ -288,14 +288,11 @@ fn set_aside<R: Reply>(
         // It may be about no more than the request.
         Some(Ok(reply)) if reply.status() == 403 => Lesson::Nothing,
         Some(Ok(reply)) if retry::is_refused(reply.status()) => {
-            let now_ms = core.clock.unix_ms();
-            let trouble = trouble::read(reply.headers(), b"", plan.target.model_served, now_ms);
-            health::lesson_of(reply.status(), trouble)
+            attempt::shown(core, plan, &reply, b"", false)
         }
         Some(Ok(reply)) => health::lesson_of(reply.status(), Trouble::UNSAID),
         Some(Err(failure)) => {
-            core.metrics.count(Count::AttemptsFailed);
-            plan.provider.tally.failed();
+            attempt::count_failed(core, plan);
             health::shown_by(&failure)
         }
     };

@@ -3,6 +3,7 @@
 use super::connection::{CONFIG, Connection, Step, chat, in_turn};
 use super::ends::{Author, End, LAST, Outcome, Script, Wire};
 use crate::failure::{Cause, Failure, Phase, Sent};
+use crate::limits;
 use crate::metrics::Gauge;
 use crate::route::health::Why;
 
@@ -139,21 +140,55 @@ fn a_probe_that_ends_in_a_panic_or_a_bad_request_leaves_its_place() {
     }
 }
 
-#[test]
-fn an_answer_that_breaks_off_while_it_is_read_is_none() {
-    let mut script = Script::new(500, JSON, b"{\"error\":1}");
-    let failure = crate::failure::Failure {
-        phase: crate::failure::Phase::Relay,
-        sent: crate::failure::Sent::Part,
-        cause: crate::failure::Cause::Disconnected,
-        reused: false,
-        after_ms: 1,
-    };
+/// A refusal whose body breaks off.
+fn broken(status: u16, cause: Cause) -> Outcome {
+    let mut script = Script::new(status, JSON, b"{\"error\":1}");
+    let (phase, sent) = (Phase::Relay, Sent::Part);
+    let failure = Failure { phase, sent, cause, reused: false, after_ms: 1 };
     script.end = End::Fails(4, failure);
-    let mut connection = pool(1, in_turn(vec![Outcome::Answer(script)]));
-    connection.run();
-    connection.check_balance();
-    assert_eq!(connection.answers()[0].status, 502);
+    script.headers.push(("retry-after".into(), "5".into()));
+    Outcome::Answer(script)
+}
+
+#[test]
+fn a_refusal_that_breaks_off_is_one_and_is_told_as_broken_when_nothing_better_follows() {
+    let whole = || refused(503, "5");
+    for (outcomes, status) in [
+        (vec![broken(500, Cause::Disconnected), ok()], 200),
+        (vec![broken(500, Cause::Disconnected), broken(429, Cause::TimedOut)], 504),
+        (vec![broken(401, Cause::TimedOut), broken(429, Cause::Disconnected)], 502),
+        (vec![whole(), broken(429, Cause::Disconnected)], 503),
+        (vec![broken(429, Cause::Disconnected), whole()], 503),
+    ] {
+        let mut connection = pool(1, in_turn(outcomes));
+        connection.run();
+        connection.check_balance();
+        assert_eq!(connection.answers()[0].status, status);
+        assert_eq!(connection.core.metrics.level(Gauge::HeldBytes), 0);
+    }
+}
+
+#[test]
+fn a_refusal_that_does_not_come_on_is_waited_for_within_its_time() {
+    // It comes in pieces, each so long after the one before that none of them is late.
+    let mut script = Script::new(429, JSON, &[b'x'; 1_000]).sized();
+    script.headers.push(("retry-after".into(), "5".into()));
+    (script.waits_first, script.waits_one_in) = (true, 1);
+    for (piece_max, wait_ms) in [(usize::MAX, 100_000), (1, 100)] {
+        let slow = Outcome::Answer(Script { piece_max, wait_ms, ..script.clone() });
+        let mut connection = pool(1, in_turn(vec![slow, ok()]));
+        let begun = connection.clock.now_ms();
+        connection.step();
+        connection.check_balance();
+        assert_eq!(connection.answers()[0].status, 200);
+        let took_ms = connection.clock.now_ms() - begun;
+        assert!(took_ms.abs_diff(limits::REFUSAL_MS_MAX) < 500, "{took_ms}");
+    }
+    // One that takes a part of that time is whole, and is told.
+    let slow = Outcome::Answer(Script { wait_ms: 1_000, ..script });
+    let mut connection = pool(1, in_turn(vec![slow, broken(503, Cause::Disconnected)]));
+    connection.step();
+    assert_eq!(connection.answers()[0].status, 429);
 }
 
 #[test]
