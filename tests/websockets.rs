@@ -317,6 +317,36 @@ fn an_upstreams_refusal_of_the_handshake_passes() {
     is_quiet(&gateway);
 }
 
+/// The same with these credentials for each provider.
+fn with_credentials(config: &Config, credentials: &str) -> String {
+    config.text().replace(&format!("{{ api_key = \"{UPSTREAM_KEY}\" }}"), credentials)
+}
+
+const TWO: &str = "{ api_key = \"cred-1\" }, { api_key = \"cred-2\" }";
+
+#[test]
+fn the_next_credential_is_asked_when_a_refusal_of_the_handshake_breaks_off() {
+    for stalls in [false, true] {
+        let upstream = Upstream::answering(move |conn, seen| {
+            if seen.header("authorization") == Some("Bearer cred-1") {
+                conn.raw("HTTP/1.1 401 No\r\ncontent-length: 100\r\n\r\n{\"error\"");
+                match stalls {
+                    true => drop(conn.wait_closed()),
+                    false => conn.cut(),
+                }
+            } else if conn.switch(seen, "") {
+                conn.tell(&json!({"type": "x"}));
+                conn.frame();
+            }
+        });
+        let gateway = Gateway::start(&with_credentials(&Config::to(&upstream), TWO));
+        for _ in 0..2 {
+            assert_eq!(dial(&gateway, REALTIME).event()["type"], "x");
+        }
+        assert_eq!(upstream.count(), 3, "the first one is disabled");
+    }
+}
+
 #[test]
 fn an_upstream_that_does_not_switch_rightly_is_a_502() {
     let rows = [

@@ -296,10 +296,11 @@ enum Fields {
 enum Body {
     Http(Incoming, #[allow(dead_code)] Attached),
     Echo(Echoed),
-    /// The refusal of a handshake, held.
-    Whole {
+    /// The refusal of a handshake, as far as it came.
+    Held {
         bytes: Vec<u8>,
         is_read: bool,
+        broken: Option<Failure>,
     },
     Pipe(Box<dyn Pipe>),
 }
@@ -326,7 +327,7 @@ impl Answer {
     fn watch(&self) -> Option<&Watch> {
         match &self.body {
             Body::Http(incoming, _) => Some(incoming.watch()),
-            Body::Echo(_) | Body::Whole { .. } | Body::Pipe(_) => None,
+            Body::Echo(_) | Body::Held { .. } | Body::Pipe(_) => None,
         }
     }
 }
@@ -353,7 +354,7 @@ impl Reply for Answer {
         match &mut self.body {
             Body::Http(incoming, _) => incoming.is_ready(),
             Body::Echo(echo) => echo.is_ready(),
-            Body::Whole { .. } | Body::Pipe(_) => true,
+            Body::Held { .. } | Body::Pipe(_) => true,
         }
     }
 
@@ -369,9 +370,13 @@ impl Reply for Answer {
         match &mut self.body {
             Body::Http(incoming, _) => incoming.piece(),
             Body::Echo(echo) => echo.piece(),
-            Body::Whole { bytes, is_read } => {
-                let is_read = std::mem::replace(is_read, true);
-                Ok(if is_read { &[] } else { bytes })
+            Body::Held { bytes, is_read, broken } => {
+                let is_read = std::mem::replace(is_read, true) || bytes.is_empty();
+                match broken {
+                    _ if !is_read => Ok(bytes),
+                    Some(failure) => Err(*failure),
+                    None => Ok(&[]),
+                }
             }
             Body::Pipe(_) => Ok(&[]),
         }
@@ -380,14 +385,14 @@ impl Reply for Answer {
     fn keep_alive(&mut self, every: Duration) {
         match &self.body {
             Body::Http(body, _) => body.keep_alive(every),
-            Body::Echo(_) | Body::Whole { .. } | Body::Pipe(_) => {}
+            Body::Echo(_) | Body::Held { .. } | Body::Pipe(_) => {}
         }
     }
 
     fn pipe(&mut self) -> Option<&mut dyn Pipe> {
         match &mut self.body {
             Body::Pipe(pipe) => Some(&mut **pipe),
-            Body::Http(..) | Body::Echo(_) | Body::Whole { .. } => None,
+            Body::Http(..) | Body::Echo(_) | Body::Held { .. } => None,
         }
     }
 }

@@ -38,7 +38,7 @@ pub(super) fn dial(
     worker::attach(None);
     let (ReplyHead { status, headers, .. }, body) = result.map_err(|cause| watch.failure(cause))?;
     let length = match &body {
-        Body::Whole { bytes, .. } => Some(bytes.len() as u64),
+        Body::Held { bytes, broken: None, .. } => Some(bytes.len() as u64),
         _ => None,
     };
     Ok(Answer { status, fields: Fields::Spans(headers), length, body, _guard: guard })
@@ -65,8 +65,10 @@ fn shake(
     let (head, rest) = wire.head(watch)?;
     watch.enter(Phase::Relay);
     if head.status != 101 {
-        let bytes = wire.body(head.framing, rest, watch)?;
-        return Ok((head, Body::Whole { bytes, is_read: false }));
+        let mut bytes = Vec::new();
+        let read = wire.body(head.framing, rest, &mut bytes, watch);
+        let broken = read.err().map(|cause| watch.failure(cause));
+        return Ok((head, Body::Held { bytes, is_read: false, broken }));
     }
     let is_switch = head.headers.get("upgrade").is_some_and(|to| header::is_named(to, "websocket"));
     let accepted = head.headers.get("sec-websocket-accept");
@@ -100,7 +102,7 @@ fn connect(address: &Address<'_>, proxy: Option<&str>, watch: &Watch) -> Result<
     let mut tls = None;
     if address.secure {
         watch.enter(Phase::Tls);
-        tls = Some(Sealed::open(host, &mut Patient { sock: &mut sock, watch })?);
+        tls = Some(Sealed::open(host, &mut Patient::new(&mut sock, watch))?);
     }
     Ok(Wire { sock, tls })
 }
@@ -116,7 +118,7 @@ fn open(host: &str, port: u16, watch: &Watch) -> Result<Sock, Cause> {
 /// Asks a proxy to let us through.
 fn tunnel(sock: &mut Sock, target: &str, watch: &Watch) -> Result<(), Cause> {
     let ask = format!("CONNECT {target} HTTP/1.1\r\nhost: {target}\r\n\r\n");
-    let mut patient = Patient { sock, watch };
+    let mut patient = Patient::new(sock, watch);
     patient.write_all(ask.as_bytes()).map_err(|_| Cause::ProxyRefused)?;
     match read_head(&mut patient) {
         Ok((ReplyHead { status: 200..=299, .. }, rest)) if rest.is_empty() => Ok(()),
@@ -155,7 +157,7 @@ struct Wire {
 
 impl Wire {
     fn send(&mut self, bytes: &[u8], watch: &Watch) -> Result<(), Cause> {
-        let mut patient = Patient { sock: &mut self.sock, watch };
+        let mut patient = Patient::new(&mut self.sock, watch);
         let sent = match &mut self.tls {
             None => patient.write_all(bytes),
             Some(tls) => tls.write(bytes, &mut patient).and_then(|count| match count {
@@ -168,7 +170,7 @@ impl Wire {
     }
 
     fn head(&mut self, watch: &Watch) -> Result<(ReplyHead, Vec<u8>), Cause> {
-        let mut patient = Patient { sock: &mut self.sock, watch };
+        let mut patient = Patient::new(&mut self.sock, watch);
         match &mut self.tls {
             None => read_head(&mut patient),
             Some(tls) => read_head(&mut tls.through(&mut patient)),
@@ -176,12 +178,19 @@ impl Wire {
         .map_err(cause_of)
     }
 
-    /// The body of a refusal, within what a reply may be held.
-    fn body(&mut self, framing: Framing, begun: Vec<u8>, watch: &Watch) -> Result<Vec<u8>, Cause> {
-        let mut patient = Patient { sock: &mut self.sock, watch };
+    /// The body of a refusal, within what a reply may be held and the time that it has.
+    fn body(
+        &mut self,
+        framing: Framing,
+        begun: Vec<u8>,
+        body: &mut Vec<u8>,
+        watch: &Watch,
+    ) -> Result<(), Cause> {
+        let until = Some(Instant::now() + Duration::from_millis(limits::REFUSAL_MS_MAX));
+        let mut patient = Patient { until, ..Patient::new(&mut self.sock, watch) };
         match &mut self.tls {
-            None => read_body(framing, begun, &mut patient),
-            Some(tls) => read_body(framing, begun, &mut tls.through(&mut patient)),
+            None => read_body(framing, begun, body, &mut patient),
+            Some(tls) => read_body(framing, begun, body, &mut tls.through(&mut patient)),
         }
         .map_err(cause_of)
     }
@@ -219,7 +228,12 @@ fn read_head(from: &mut dyn Read) -> io::Result<(ReplyHead, Vec<u8>)> {
     }
 }
 
-fn read_body(framing: Framing, begun: Vec<u8>, from: &mut dyn Read) -> io::Result<Vec<u8>> {
+fn read_body(
+    framing: Framing,
+    begun: Vec<u8>,
+    body: &mut Vec<u8>,
+    from: &mut dyn Read,
+) -> io::Result<()> {
     let framing = match framing {
         Framing::Length(length) => Some(head::Framing::Length(length)),
         Framing::Chunked => Some(head::Framing::Chunked),
@@ -228,13 +242,13 @@ fn read_body(framing: Framing, begun: Vec<u8>, from: &mut dyn Read) -> io::Resul
     let bytes_max = limits::REPLY_HELD_BYTES_MAX as u64;
     let decoder = framing.map(|framing| Decoder::new(framing, bytes_max));
     let mut decoder = decoder.transpose().map_err(|_| malformed())?;
-    let (mut body, mut piece) = (Vec::new(), begun);
+    let mut piece = begun;
     loop {
         match &mut decoder {
             Some(decoder) => {
-                decoder.feed(&piece, &mut body).map_err(|_| malformed())?;
+                decoder.feed(&piece, body).map_err(|_| malformed())?;
                 if decoder.is_done() {
-                    return Ok(body);
+                    return Ok(());
                 }
             }
             None => body.extend_from_slice(&piece),
@@ -244,7 +258,7 @@ fn read_body(framing: Framing, begun: Vec<u8>, from: &mut dyn Read) -> io::Resul
         }
         piece.resize(1_024, 0);
         match from.read(&mut piece)? {
-            0 if decoder.is_none() => return Ok(body),
+            0 if decoder.is_none() => return Ok(()),
             0 => return Err(io::ErrorKind::UnexpectedEof.into()),
             count => piece.truncate(count),
         }
@@ -255,12 +269,25 @@ fn read_body(framing: Framing, begun: Vec<u8>, from: &mut dyn Read) -> io::Resul
 struct Patient<'a> {
     sock: &'a mut Sock,
     watch: &'a Watch,
+    // At the latest; `None`: as long as the watch allows.
+    until: Option<Instant>,
 }
 
-impl Patient<'_> {
+impl<'a> Patient<'a> {
+    fn new(sock: &'a mut Sock, watch: &'a Watch) -> Patient<'a> {
+        Patient { sock, watch, until: None }
+    }
+
     fn wait(&self) -> io::Result<Duration> {
+        let wait = match self.until {
+            None => self.watch.next_wait(),
+            Some(until) => {
+                let until = until.min(self.watch.deadline());
+                self.watch.wait_until(until).inspect_err(|cause| self.watch.died(*cause))
+            }
+        };
         // Not `Interrupted`, which the standard library would try again.
-        self.watch.next_wait().map_err(|_| io::ErrorKind::ConnectionAborted.into())
+        wait.map_err(|_| io::ErrorKind::ConnectionAborted.into())
     }
 }
 
