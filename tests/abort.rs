@@ -7,7 +7,7 @@ use std::sync::mpsc::{Sender, channel};
 
 use support::books::Row;
 use support::client::post;
-use support::{Client, Config, Gateway, Upstream, wait_for};
+use support::{Client, Config, Gateway, UPSTREAM_KEY, Upstream, wait_for};
 
 const CHUNK: &str = "data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"12345678\"}}]}\n\n";
 const END: &str = "data: {\"choices\":[],\"usage\":{\"prompt_tokens\":70,\
@@ -169,6 +169,32 @@ fn cancel_gives_the_call_up_and_bills_an_estimate() {
         assert!(row.number("input_tokens") > 0 && row.number("cost") > 0);
         let metrics = gateway.metrics();
         assert_eq!((metrics["gproxy_drains"], metrics["gproxy_upstream_in_flight"]), (0.0, 0.0));
+    }
+}
+
+#[test]
+fn a_refusal_that_comes_when_the_caller_has_left_is_the_end() {
+    let one = format!("{{ api_key = \"{UPSTREAM_KEY}\" }}");
+    for (status, credentials) in [(503, "two"), (429, "two"), (401, "two"), (503, "one")] {
+        let (go, wait) = channel::<()>();
+        let wait = Mutex::new(wait);
+        let upstream = Upstream::answering(move |conn, _| {
+            let _ = wait.lock().expect("never poisoned").recv();
+            conn.whole(status, "{}");
+        });
+        let config = Config::to(&upstream).setting("on_abort = \"drain\"").tail(PRICES);
+        let mut text = config.text();
+        if credentials == "two" {
+            text = text.replace(&one, &format!("{one}, {{ api_key = \"another\" }}"));
+        }
+        let gateway = Gateway::start(&text);
+        drop(caller(&gateway, &upstream, "m", false));
+        wait_for_drains(&gateway, 1.0);
+        drop(go);
+        let row = row(&gateway);
+        assert_eq!((row.text("outcome"), row.text("usage_source")), ("gone", "none"), "{status}");
+        assert_eq!((row.number("cost"), row.number("attempts")), (0, 1), "{status}");
+        assert_eq!(upstream.count(), 1, "{status}: nothing more is bought for nobody");
     }
 }
 

@@ -22,6 +22,8 @@ pub(super) struct Answer<'a, R> {
     held: Option<Box<Kept>>,
     // Why no more of it came.
     broken: Option<Failure>,
+    // The downstream had left when it was read.
+    orphaned: bool,
     seat: Option<Seat<'a>>,
     credential: Option<&'a Credential>,
     plan: &'a Plan<'a>,
@@ -40,7 +42,8 @@ impl<'a, R: Reply> Answer<'a, R> {
     /// A reply that passes as it comes.
     pub(super) fn live(reply: R, seat: Seat<'a>, plan: &'a Plan<'a>) -> Answer<'a, R> {
         let credential = seat.credential;
-        Answer { live: Some(reply), held: None, broken: None, seat: Some(seat), credential, plan }
+        let (live, orphaned) = (Some(reply), false);
+        Answer { live, held: None, broken: None, orphaned, seat: Some(seat), credential, plan }
     }
 
     /// Reads a refusal to its end, or as far as may be held. Of one that breaks off or takes too
@@ -71,8 +74,10 @@ impl<'a, R: Reply> Answer<'a, R> {
             _ => failure,
         });
         reply.keep_alive(Duration::ZERO);
+        let orphaned = reply.is_orphaned();
         let live = (!ended && broken.is_none()).then_some(reply);
-        Answer { live, held: Some(Box::new(held)), broken, seat: None, credential: None, plan }
+        let held = Some(Box::new(held));
+        Answer { live, held, broken, orphaned, seat: None, credential: None, plan }
     }
 
     /// The same, with the credential with which it was got.
@@ -169,7 +174,7 @@ impl<R: Reply> Reply for Answer<'_, R> {
     }
 
     fn is_orphaned(&self) -> bool {
-        self.live.as_ref().is_some_and(R::is_orphaned)
+        self.orphaned || self.live.as_ref().is_some_and(R::is_orphaned)
     }
 
     fn keep_alive(&mut self, every: Duration) {

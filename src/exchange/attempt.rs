@@ -366,6 +366,11 @@ pub(super) fn attempt<'a, U: Upstream>(
     search.is_last_resort = sending.is_last_resort && note.attempts == 0;
     let (mut shared, mut again) = (0, None);
     while again.is_some() || may_go_on(core, plan, sending, note) {
+        // What was tried so far was not served, and nothing is bought for who has left.
+        if note.called_at.is_some() && up.has_left() {
+            note.reached = false;
+            return Err(Ended::Gone);
+        }
         let stale = again.take();
         let Some(seat) = search.seat().or_else(|| search.seat_at(stale?)) else { break };
         let index = seat.index;
@@ -450,7 +455,10 @@ pub(super) fn judge<'a, R: Reply>(
     note: &mut Note,
 ) -> Result<Answer<'a, R>, Failure> {
     let before = note.answered_at;
-    note.reached = result.as_ref().map_or_else(|failure| failure.sent != Sent::Nothing, |_| true);
+    note.reached = match &result {
+        Ok(reply) => !retry::is_refused(reply.status()),
+        Err(failure) => failure.sent != Sent::Nothing,
+    };
     let failure = match result {
         Ok(reply) if retry::is_refused(reply.status()) => {
             return refused(core, plan, seat, reply, note);
@@ -540,7 +548,7 @@ fn call_as<U: Upstream>(
         let reply = call(core, up, plan, Some(token.expose()), sending, note)?;
         let is_old = reply.status() == 401 && core.tokens.refused(account, &token, core.now());
         note.token = Some(token);
-        if !is_old || !may_repeat {
+        if !is_old || !may_repeat || up.has_left() {
             return Ok(reply);
         }
         may_repeat = false;

@@ -133,6 +133,8 @@ pub enum Stop {
 pub trait Upstream {
     /// What a call yields.
     type Reply: Reply;
+    /// Whether the downstream is known to have left.
+    fn has_left(&mut self) -> bool;
     /// Waits a little, for what others will bring. Whether the downstream is still there.
     fn pause(&mut self, pause: Duration) -> bool;
     /// Has work done that would block a worker, and waits until it is. See [`office::ask`].

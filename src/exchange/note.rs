@@ -85,7 +85,8 @@ pub struct Note {
     pub(super) read_on: bool,
     /// It was ended since its user's quota was spent.
     pub(super) quota_ended: bool,
-    /// The last attempt got so far that something of the request may have been sent.
+    /// The last attempt got so far that something of the request may have been sent, and was not
+    /// refused.
     pub(super) reached: bool,
     /// It was refused: there is no answer, though a head may have gone down.
     pub(super) refused: bool,

@@ -160,12 +160,16 @@ impl Caller {
 impl Upstream for Caller {
     type Reply = Answer;
 
+    fn has_left(&mut self) -> bool {
+        self.downstream.as_deref().is_some_and(worker::has_left)
+    }
+
     fn pause(&mut self, pause: Duration) -> bool {
         // Without a timer the caller's patience ends sooner.
         if let Ok(mut timer) = Timer::new(self.worker) {
             let _ = timer.sleep(pause);
         }
-        self.downstream.as_deref().is_none_or(|downstream| !worker::has_left(downstream))
+        !self.has_left()
     }
 
     fn consult(&mut self, desk: Desk, work: Work) -> Result<(), Unanswered> {

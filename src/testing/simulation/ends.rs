@@ -409,9 +409,13 @@ pub(super) struct SimUpstream {
 impl Upstream for SimUpstream {
     type Reply = SimReply;
 
+    fn has_left(&mut self) -> bool {
+        self.wire.borrow().gone
+    }
+
     fn pause(&mut self, pause: Duration) -> bool {
         self.clock.advance_ms(pause.as_millis() as u64);
-        !self.wire.borrow().gone
+        !self.has_left()
     }
 
     fn consult(&mut self, _desk: Desk, work: Work) -> Result<(), Unanswered> {

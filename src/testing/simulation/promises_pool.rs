@@ -1,5 +1,8 @@
 //! What the path promises about a pool of credentials, one promise to a test.
 
+use std::cell::RefCell;
+use std::rc::Rc;
+
 use super::connection::{CONFIG, Connection, Step, chat, in_turn};
 use super::ends::{Author, End, LAST, Outcome, Script, Wire};
 use crate::failure::{Cause, Failure, Phase, Sent};
@@ -200,6 +203,27 @@ fn what_is_held_of_a_refusal_is_accounted_for() {
     assert_eq!(connection.core.metrics.level(Gauge::HeldBytes), 0);
     let answer = connection.answers().remove(0);
     assert_eq!((answer.status, answer.body.len()), (503, 200_000));
+}
+
+#[test]
+fn no_further_answer_is_asked_for_once_the_caller_has_left() {
+    for first in [refused(429, "5"), broken(503, Cause::Disconnected)] {
+        let wire: Rc<RefCell<Option<Rc<RefCell<Wire>>>>> = Rc::default();
+        let (left, mut first) = (wire.clone(), Some(first));
+        // He leaves while the first upstream thinks.
+        let author: Author = Box::new(move |_, _| {
+            if let Some(wire) = &*left.borrow() {
+                wire.borrow_mut().gone = true;
+            }
+            first.take().expect("one call")
+        });
+        let mut connection = pool(1, author);
+        *wire.borrow_mut() = Some(connection.wire.clone());
+        assert_eq!(connection.step(), Step::Close);
+        connection.check_balance();
+        assert_eq!(used(&connection), "1");
+        assert_eq!(connection.core.metrics.counted(crate::metrics::Count::DownstreamsGone), 1);
+    }
 }
 
 /// The stream's two events come 40 seconds apart.
