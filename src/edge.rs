@@ -311,6 +311,8 @@ impl From<StreamError> for Refusal {
     }
 }
 
+const NO_TOKEN: &str = "upstream unreachable: the provider's account gets no access token";
+
 /// Clients repeat a 5xx by themselves. They are told not to where the next attempt would end the
 /// same way, or where the upstream may have served, and billed, the one before.
 impl From<Failure> for Refusal {
@@ -337,11 +339,9 @@ impl From<Failure> for Refusal {
                 "upstream unreachable: the outbound proxy refused",
             ),
             Cause::Exhausted => return Refusal::exhausted(),
-            Cause::NoToken => (
-                Code::UpstreamUnreachable,
-                None,
-                "upstream unreachable: the provider's account gets no access token",
-            ),
+            Cause::NoToken => (Code::UpstreamUnreachable, None, NO_TOKEN),
+            // Until somebody mends it.
+            Cause::AccountRefused => (Code::UpstreamUnreachable, never, NO_TOKEN),
             // The last two are unreachable: whoever wishes to be told goes on reading, and what was
             // overtaken is told by what overtook it.
             Cause::TimedOut | Cause::Quiet | Cause::Overtaken => return timed_out(failure.phase),

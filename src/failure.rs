@@ -68,6 +68,8 @@ pub enum Cause {
     Exhausted,
     /// The account of the credential gets no access token.
     NoToken,
+    /// It gets none since it is not accepted where tokens are given.
+    AccountRefused,
     /// The proxy did not let us through.
     ProxyRefused,
     /// The connection ended before the answer did.

@@ -358,6 +358,67 @@ fn the_next_account_is_asked_when_a_token_endpoint_fails() {
     assert_eq!((broken.count(), fixture.asked(), fixture.vertex.count()), (1, 1, 3));
 }
 
+/// A gateway with accounts that ask for their tokens at these endpoints.
+fn with_accounts(fixture: &Fixture, endpoints: &[&Upstream], settings: &str) -> Gateway {
+    let accounts: Vec<String> = endpoints
+        .iter()
+        .enumerate()
+        .map(|(number, endpoint)| {
+            let mut account = account(&format!("http://127.0.0.1:{}/token", endpoint.port));
+            account["client_email"] = format!("robot-{number}@x.iam.gserviceaccount.com").into();
+            format!("'''{account}'''")
+        })
+        .collect();
+    let text = config(&fixture.vertex, &accounts.join(" }, { service_account = "));
+    Gateway::start(&text.replace("location =", &format!("{settings}\nlocation =")))
+}
+
+fn ask_gemini(gateway: &Gateway) -> Reply {
+    let target = "/v1beta/models/vertex-main/gemini-1.5-flash:generateContent";
+    let fields = [("content-type", "application/json"), ("x-goog-api-key", ADMIN_KEY)];
+    gateway.connect().ask(&request("POST", target, &fields, GEMINI.as_bytes()))
+}
+
+#[test]
+fn tokens_that_do_not_come_are_attempts_and_take_of_their_time() {
+    let fixture = start(3_600, answer);
+    let silent = Upstream::answering(|conn, _| {
+        conn.wait_closed();
+    });
+    let settings = "timeouts = { total_ms = 600 }";
+    let gateway = with_accounts(&fixture, &[&silent; 8], settings);
+    let reply = ask_gemini(&gateway);
+    assert_eq!(reply.status, 504, "{}", reply.text());
+    assert_eq!((silent.count(), fixture.vertex.count()), (1, 0), "all the time went into one");
+
+    let broken = Upstream::answering(|conn, _| conn.cut());
+    let gateway = with_accounts(&fixture, &[&broken; 8], "");
+    assert_eq!(ask_gemini(&gateway).status, 502);
+    assert_eq!((broken.count(), fixture.vertex.count()), (2, 0), "one endpoint for all");
+    let metrics = gateway.metrics();
+    assert_eq!(metrics["gproxy_attempts_total"], 2.0);
+    assert_eq!(metrics["gproxy_attempts_failed_total"], 2.0);
+}
+
+#[test]
+fn an_account_that_is_not_accepted_is_disabled_and_the_next_one_serves() {
+    let fixture = start(3_600, answer);
+    let [first, second] = [400, 401].map(|status| {
+        Upstream::answering(move |conn, _| {
+            conn.whole(status, r#"{"error":"invalid_grant"}"#);
+        })
+    });
+    let gateway = with_accounts(&fixture, &[&first, &second, &fixture.endpoint], "");
+    let reply = ask_gemini(&gateway);
+    assert_eq!(reply.status, 200, "{}", reply.text());
+    assert_eq!(gateway.gauge("gproxy_attempts_total"), 3.0);
+    let health = administer(&gateway, "GET", "health", &Value::Null).json();
+    let states = [0, 1, 2].map(|at| health["items"][at]["state"].clone());
+    assert_eq!(states, ["disabled", "disabled", "ok"], "{health}");
+    let line = gateway.wait_for_line("credential 2 of vertex-main is disabled");
+    assert!(line.contains("WARN"), "{line}");
+}
+
 #[test]
 fn a_claim_is_good_for_a_clock_that_is_behind() {
     let fixture = start(3_600, answer);

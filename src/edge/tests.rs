@@ -31,13 +31,14 @@ const ASK_ERRORS: [AskError; 17] = [
 const PHASES: [Phase; 6] =
     [Phase::Resolve, Phase::Connect, Phase::Tls, Phase::Send, Phase::AwaitHead, Phase::Relay];
 
-const CAUSES: [Cause; 12] = [
+const CAUSES: [Cause; 13] = [
     Cause::NoSuchHost,
     Cause::Unreachable,
     Cause::TimedOut,
     Cause::TlsRefused,
     Cause::Fenced,
     Cause::NoToken,
+    Cause::AccountRefused,
     Cause::ProxyRefused,
     Cause::Exhausted,
     Cause::Disconnected,

@@ -374,6 +374,7 @@ pub(super) fn attempt<'a, U: Upstream>(
         let stale = again.take();
         let Some(seat) = search.seat().or_else(|| search.seat_at(stale?)) else { break };
         let index = seat.index;
+        note.called_at.get_or_insert_with(|| core.now());
         search.tried |= pool::bit(index);
         search.is_last_resort = false;
         let result = match hedge::pace_of(core, plan, &seat, sending) {
@@ -417,13 +418,19 @@ pub(super) fn attempt<'a, U: Upstream>(
 
 /// Attempts and time are left.
 fn may_go_on(core: &Core, plan: &Plan<'_>, sending: Sending<'_>, note: &Note) -> bool {
-    let Some(called_at) = note.called_at else { return true };
+    let is_first = note.called_at.is_none();
+    let made = note.attempts as usize;
+    is_first || (made < sending.attempts_max && !left(core, plan, note).is_zero())
+}
+
+/// What is left of the time in which attempts may begin.
+fn left(core: &Core, plan: &Plan<'_>, note: &Note) -> Duration {
     let budget_ms = match timeouts_of(plan).total_ms {
         0 => limits::RETRY_MS_MAX,
         total_ms => total_ms,
     };
-    let spent = core.now().saturating_duration_since(called_at);
-    (note.attempts as usize) < sending.attempts_max && spent < Duration::from_millis(budget_ms)
+    let spent = note.called_at.map(|called_at| core.now().saturating_duration_since(called_at));
+    Duration::from_millis(budget_ms).saturating_sub(spent.unwrap_or_default())
 }
 
 /// One attempt, and what it teaches.
@@ -544,7 +551,10 @@ fn call_as<U: Upstream>(
 ) -> Result<U::Reply, Failure> {
     let mut may_repeat = sending.source.is_none();
     loop {
-        let token = tokens::get(core, up, plan.provider, account)?;
+        let left = left(core, plan, note);
+        // One that gets no token is an attempt as well.
+        let token = tokens::get(core, up, plan.provider, account, left)
+            .inspect_err(|_| count(core, plan, note))?;
         let reply = call(core, up, plan, Some(token.expose()), sending, note)?;
         let is_old = reply.status() == 401 && core.tokens.refused(account, &token, core.now());
         note.token = Some(token);
@@ -606,16 +616,11 @@ fn timeouts_of(plan: &Plan<'_>) -> Timeouts {
 }
 
 /// The limits of an attempt that begins now.
-pub(super) fn timeouts(core: &Core, plan: &Plan<'_>, note: &mut Note) -> Timeouts {
+pub(super) fn timeouts(core: &Core, plan: &Plan<'_>, note: &Note) -> Timeouts {
     let mut timeouts = timeouts_of(plan);
-    match note.called_at {
-        None => note.called_at = Some(core.now()),
-        // What was spent on the attempts before is gone.
-        Some(called_at) if timeouts.total_ms > 0 => {
-            let spent = core.now().saturating_duration_since(called_at).as_millis() as u64;
-            timeouts.total_ms = timeouts.total_ms.saturating_sub(spent).max(1);
-        }
-        Some(_) => {}
+    // What was spent on a token, and on the attempts before, is gone.
+    if timeouts.total_ms > 0 {
+        timeouts.total_ms = (left(core, plan, note).as_millis() as u64).max(1);
     }
     timeouts
 }

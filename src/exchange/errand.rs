@@ -8,6 +8,7 @@ use super::lists;
 use super::tokens::{self, Claim};
 use super::{Core, Fetch, Fetched, Question, Upstream};
 use crate::failure::Failure;
+use crate::limits;
 use crate::route::retry::{self, Next, Outcome};
 use crate::route::snapshot::Snapshot;
 
@@ -64,7 +65,7 @@ impl Errand {
             What::Token(place, claim) => {
                 if let Some(account) = &provider.credentials[place].account {
                     // What failed is noted, and the old token still counts.
-                    let _ = tokens::renew(core, up, provider, account, claim);
+                    let _ = tokens::renew(core, up, provider, account, claim, limits::FETCH_MS_MAX);
                 }
             }
             What::List => lists::refresh(core, up, provider),

@@ -187,6 +187,7 @@ fn pages<U: Upstream>(
             headers: &fields,
             body: b"",
             bytes_max: limits::LIST_BYTES_MAX,
+            ms_max: limits::FETCH_MS_MAX,
         };
         let reply = errand::fetch(up, &fetch)?;
         if reply.status != 200 {

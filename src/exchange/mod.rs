@@ -163,6 +163,8 @@ pub struct Fetch<'a> {
     pub body: &'a [u8],
     /// A longer reply is none.
     pub bytes_max: usize,
+    /// From its beginning to its reply's end; a slower one is none.
+    pub ms_max: u64,
 }
 
 /// The reply to a [`Fetch`].

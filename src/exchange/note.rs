@@ -105,7 +105,7 @@ pub struct Note {
     pub allow_origin: Option<Vec<u8>>,
     /// When the head was complete.
     pub begun: Instant,
-    /// When the first attempt began.
+    /// When the first attempt began, getting a token included.
     pub called_at: Option<Instant>,
     /// When the upstream's head was there.
     pub answered_at: Option<Instant>,

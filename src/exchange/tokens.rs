@@ -45,8 +45,8 @@ struct State {
     token: Option<Arc<Token>>,
     // Somebody is asking for one.
     claimed: bool,
-    // The last asking failed; nobody asks again before this.
-    retry_at: Option<Instant>,
+    // Why the last asking failed, and before when nobody asks again.
+    failed: Option<(Cause, Instant)>,
     // The token was used: an idle account's is not renewed.
     used: bool,
     // When an upstream last refused a token that should have counted.
@@ -57,7 +57,7 @@ enum Look {
     Token(Arc<Token>),
     Yours(Claim),
     Wait,
-    Failed,
+    Failed(Cause),
 }
 
 /// The right to ask for a token, given back when it is dropped.
@@ -94,8 +94,8 @@ impl Cell {
         if state.claimed {
             return Look::Wait;
         }
-        if state.retry_at.is_some_and(|at| now < at) {
-            return Look::Failed;
+        if let Some((cause, _)) = state.failed.filter(|(_, until)| now < *until) {
+            return Look::Failed(cause);
         }
         state.claimed = true;
         Look::Yours(Claim(self.clone()))
@@ -105,7 +105,7 @@ impl Cell {
     fn renewal(self: &Arc<Cell>, now: Instant) -> Option<Claim> {
         let mut state = self.0.lock();
         let is_due = state.token.as_ref().is_some_and(|token| now >= token.renew_at);
-        let waits = state.claimed || state.retry_at.is_some_and(|at| now < at);
+        let waits = state.claimed || state.failed.is_some_and(|(_, until)| now < until);
         if !is_due || !state.used || waits {
             return None;
         }
@@ -117,7 +117,7 @@ impl Cell {
         let token = Arc::new(token);
         let mut state = self.0.lock();
         state.token = Some(token.clone());
-        state.retry_at = None;
+        state.failed = None;
         state.used = false;
         token
     }
@@ -165,21 +165,28 @@ impl Tokens {
     }
 }
 
-/// A token that counts. Waits for it within a limit when there is none.
+/// A token that counts. Waits for it when there is none, for as long as the caller has left and a
+/// call of our own may take.
 pub(super) fn get<U: Upstream>(
     core: &Core,
     up: &mut U,
     provider: &Provider,
     account: &Account,
+    left: Duration,
 ) -> Result<Arc<Token>, Failure> {
     let cell = core.tokens.cell(account);
-    let until = core.now() + Duration::from_millis(limits::FETCH_MS_MAX);
+    let begun = core.now();
+    let until = begun + left.min(Duration::from_millis(limits::FETCH_MS_MAX));
     loop {
         let now = core.now();
         match cell.look(now) {
             Look::Token(token) => return Ok(token),
-            Look::Yours(claim) => return renew(core, up, provider, account, claim),
-            Look::Failed => return Err(missing(Cause::NoToken)),
+            Look::Yours(claim) => {
+                let left = (begun + left).saturating_duration_since(now).as_millis() as u64;
+                let ms_max = left.min(limits::FETCH_MS_MAX);
+                return renew(core, up, provider, account, claim, ms_max);
+            }
+            Look::Failed(cause) => return Err(missing(cause)),
             Look::Wait if core.cut.load(Ordering::Relaxed) => {
                 return Err(missing(Cause::ShuttingDown));
             }
@@ -197,15 +204,17 @@ pub(super) fn renew<U: Upstream>(
     provider: &Provider,
     account: &Account,
     claim: Claim,
+    ms_max: u64,
 ) -> Result<Arc<Token>, Failure> {
-    let failure = match ask(core, up, provider, account) {
+    let failure = match ask(core, up, provider, account, ms_max) {
         Ok((text, life_s)) => return Ok(claim.0.put(Token::new(text, life_s, core.now()))),
         Err(failure) => failure,
     };
-    // A caller who leaves says nothing about the account.
-    if failure.cause != Cause::DownstreamGone {
-        let retry_at = core.now() + Duration::from_millis(limits::TOKEN_RETRY_MS);
-        claim.0.0.lock().retry_at = Some(retry_at);
+    // A caller who leaves, or has less time than others, says nothing about the account.
+    let is_hasty = failure.cause == Cause::TimedOut && ms_max < limits::FETCH_MS_MAX;
+    if failure.cause != Cause::DownstreamGone && !is_hasty {
+        let until = core.now() + Duration::from_millis(limits::TOKEN_RETRY_MS);
+        claim.0.0.lock().failed = Some((failure.cause, until));
     }
     Err(failure)
 }
@@ -215,6 +224,7 @@ fn ask<U: Upstream>(
     up: &mut U,
     provider: &Provider,
     account: &Account,
+    ms_max: u64,
 ) -> Result<(Secret, u64), Failure> {
     let claim = account.claim(core.clock.unix_ms() / 1_000).ok_or(missing(Cause::NoToken))?;
     let fetch = Fetch {
@@ -227,6 +237,7 @@ fn ask<U: Upstream>(
         ],
         body: claim.expose().as_bytes(),
         bytes_max: limits::TOKEN_REPLY_BYTES_MAX,
+        ms_max,
     };
     let (name, email) = (&provider.name, &account.client_email);
     let reply = super::errand::fetch(up, &fetch).map_err(|failure| {
@@ -241,7 +252,8 @@ fn ask<U: Upstream>(
         let word = account::refusal_word(&reply.body);
         let status = reply.status;
         log::warn!(target: "gproxy::token", "{name}: no token for {email}: {status} {word}");
-        missing(Cause::NoToken)
+        // What is refused otherwise may be had soon.
+        missing(if matches!(status, 400 | 401) { Cause::AccountRefused } else { Cause::NoToken })
     })
 }
 

@@ -3,6 +3,8 @@
 //! They are errands like our own: a worker makes them, and whoever asked waits elsewhere. A trial
 //! is no request: nobody is charged, and nothing is learned of the credential.
 
+use std::time::Duration;
+
 use serde_json::json;
 
 use super::relay::mask;
@@ -32,6 +34,9 @@ pub struct Trial {
     /// The beginning of what an error says, without the credential.
     pub text: String,
 }
+
+/// How long a token is waited for.
+const PATIENCE: Duration = Duration::from_millis(limits::FETCH_MS_MAX);
 
 /// Where the answer to a question goes.
 pub(super) type Tell<T> = Box<dyn FnOnce(T) + Send>;
@@ -81,7 +86,8 @@ pub(super) fn presented<U: Upstream>(
     credential: Option<&Credential>,
 ) -> Result<Option<(&'static str, String, String)>, Failure> {
     let account = credential.and_then(|credential| credential.account.as_deref());
-    let token = account.map(|account| tokens::get(core, up, provider, account)).transpose()?;
+    let token =
+        account.map(|account| tokens::get(core, up, provider, account, PATIENCE)).transpose()?;
     let key = credential.map(|credential| credential.api_key.expose());
     let key = token.as_ref().map(|token| token.expose()).or(key);
     Ok(match (place.auth.header(), key) {
@@ -119,7 +125,8 @@ fn trial<U: Upstream>(
     }
     let (url, body) = (trial.url.as_str(), body.as_bytes());
     let bytes_max = limits::LIST_BYTES_MAX;
-    let fetch = Fetch { provider, method, url, headers: &fields, body, bytes_max };
+    let ms_max = limits::FETCH_MS_MAX;
+    let fetch = Fetch { provider, method, url, headers: &fields, body, bytes_max, ms_max };
     match errand::fetch(up, &fetch) {
         Ok(reply) => {
             trial.status = reply.status;

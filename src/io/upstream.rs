@@ -183,9 +183,9 @@ impl Upstream for Caller {
     #[inline(never)]
     fn fetch(&mut self, fetch: &Fetch<'_>) -> Result<Fetched, Failure> {
         let _guard = self.metrics.clone().hold(Gauge::UpstreamInFlight, 1);
-        let Fetch { provider, method, url, headers, body, bytes_max } = *fetch;
+        let Fetch { provider, method, url, headers, body, bytes_max, ms_max } = *fetch;
         let way = self.ways.of(provider)?;
-        let timeouts = Timeouts { total_ms: limits::FETCH_MS_MAX, ..provider.timeouts };
+        let timeouts = Timeouts { total_ms: ms_max.max(1), ..provider.timeouts };
         let fence = provider.dial_fence();
         let watch = Watch::begin(self.worker, fence, self.downstream.clone(), timeouts, None);
         let _attached = Attached(watch.clone());

@@ -58,6 +58,7 @@ pub fn lesson_of(status: u16, trouble: Trouble) -> Lesson {
 pub fn shown_by(failure: &Failure) -> Lesson {
     match (failure.cause, failure.phase) {
         (Cause::DownstreamGone | Cause::ShuttingDown, _) => Lesson::Nothing,
+        (Cause::AccountRefused, _) => Lesson::Denied,
         (Cause::Fenced | Cause::Overtaken | Cause::Exhausted, _) => Lesson::Nothing,
         (_, Phase::Resolve | Phase::Connect | Phase::Tls) => Lesson::Unreachable,
         _ => Lesson::Failed(None),

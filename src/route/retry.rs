@@ -47,6 +47,7 @@ pub fn after(outcome: Outcome, is_repeated: bool) -> Next {
         | Cause::ProxyRefused
         | Cause::Exhausted
         | Cause::NoToken
+        | Cause::AccountRefused
         | Cause::Malformed => false,
         Cause::DownstreamGone | Cause::ShuttingDown | Cause::Quiet | Cause::Overtaken => {
             return Next::Final;
@@ -73,6 +74,8 @@ pub fn after(outcome: Outcome, is_repeated: bool) -> Next {
 pub fn is_shared(outcome: Outcome) -> bool {
     match outcome {
         Outcome::Answered(status) => matches!(status, 403 | 500..),
+        // Like a 401: this one account is not accepted.
+        Outcome::Failed(Failure { cause: Cause::AccountRefused, .. }) => false,
         Outcome::Failed(failure) => {
             matches!(failure.phase, Phase::Resolve | Phase::Connect | Phase::Tls)
         }
@@ -94,7 +97,7 @@ mod tests {
 
     const PHASES: [Phase; 6] =
         [Phase::Resolve, Phase::Connect, Phase::Tls, Phase::Send, Phase::AwaitHead, Phase::Relay];
-    const CAUSES: [Cause; 11] = [
+    const CAUSES: [Cause; 12] = [
         Cause::NoSuchHost,
         Cause::Unreachable,
         Cause::TimedOut,
@@ -102,6 +105,7 @@ mod tests {
         Cause::ProxyRefused,
         Cause::Exhausted,
         Cause::NoToken,
+        Cause::AccountRefused,
         Cause::Disconnected,
         Cause::Malformed,
         Cause::DownstreamGone,
@@ -206,7 +210,8 @@ mod tests {
         assert_eq!(shared, [403, 500, 501, 502, 503, 504]);
         for failure in failures() {
             let early = [Phase::Resolve, Phase::Connect, Phase::Tls].contains(&failure.phase);
-            assert_eq!(is_shared(Outcome::Failed(failure)), early, "{failure:?}");
+            let expected = early && failure.cause != Cause::AccountRefused;
+            assert_eq!(is_shared(Outcome::Failed(failure)), expected, "{failure:?}");
         }
     }
 

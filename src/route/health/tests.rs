@@ -63,6 +63,19 @@ fn the_outcome_table() {
 }
 
 #[test]
+fn an_account_that_gets_no_tokens_is_disabled_where_it_is_not_accepted() {
+    for (cause, expected) in
+        [(Cause::AccountRefused, Leave::Disabled), (Cause::NoToken, Leave::From(NOW + 1_000))]
+    {
+        let (phase, sent) = (Phase::Connect, crate::failure::Sent::Nothing);
+        let failure = Failure { phase, sent, cause, reused: false, after_ms: 0 };
+        let mut health = Health::default();
+        health.learn("m", shown_by(&failure), NOW, NOW);
+        assert_eq!(health.ask("n", NOW), expected, "{cause:?}");
+    }
+}
+
+#[test]
 fn no_connection_cools_all_of_the_credential() {
     let mut health = Health::default();
     assert_eq!(
