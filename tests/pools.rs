@@ -155,6 +155,8 @@ fn a_failure_behind_an_answer_does_not_hide_it() {
     let gateway = Gateway::start(&config(&upstream, &both(), ""));
     check_upstreams(&gateway.connect().ask(&chat("p/m", false)), 429, "{\"a\":1}");
     assert_eq!(upstream.count(), 2);
+    let row = wait_for("the row", || support::books::rows(gateway.folder())?.pop());
+    assert_eq!((row.number("credential_id"), row.number("attempts")), (0, 2), "who said it");
 }
 
 #[test]

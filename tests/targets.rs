@@ -9,7 +9,7 @@ use serde_json::json;
 use support::admin::admin;
 use support::client::{chat, post, request};
 use support::upstream::{Conn, Seen};
-use support::{ADMIN_KEY, ALICE_KEY, Gateway, Upstream, gateway};
+use support::{ADMIN_KEY, ALICE_KEY, Gateway, Upstream, gateway, wait_for};
 
 /// Providers `one` and `two` with one credential each, and the alias `either` on both.
 fn config(ports: [u16; 2], targets: &str, more: &str) -> String {
@@ -162,6 +162,19 @@ fn when_all_targets_fail_the_last_answer_is_told() {
     let gateway = Gateway::start(&config([one.port, gateway::free_port()], IN_ORDER, ""));
     assert_eq!(gateway.connect().ask(&chat("either", false)).status, 503);
     gateway.wait_for_line("provider=\"one\"");
+}
+
+#[test]
+fn the_row_names_the_credential_that_got_the_answer_that_is_told() {
+    let one = answers(429);
+    let text = config([one.port, gateway::free_port()], IN_ORDER, "");
+    let two = "{ api_key = \"cred-one-1\" }, { api_key = \"cred-one-2\" }";
+    let gateway = Gateway::start(&text.replace("{ api_key = \"cred-one\" }", two));
+    assert_eq!(gateway.connect().ask(&chat("either", false)).status, 429);
+    let row = wait_for("the row", || support::books::rows(gateway.folder())?.pop());
+    let told = one.last().header("authorization").map(str::to_owned);
+    assert_eq!((told.as_deref(), row.text("provider")), (Some("Bearer cred-one-2"), "one"));
+    assert_eq!((row.number("credential_id"), row.number("attempts")), (1, 3));
 }
 
 #[test]

@@ -456,6 +456,23 @@ fn a_token_that_vertex_refuses_is_dropped_once() {
 }
 
 #[test]
+fn an_answer_that_is_told_after_all_names_its_own_account_and_not_its_token() {
+    let fixture = start(3_600, |conn, seen| {
+        if seen.header("authorization") == Some("Bearer token-1") {
+            let fields = "connection: close\r\ncontent-type: application/json\r\n";
+            conn.whole_with(429, fields, r#"{"error":{"message":"token-1, not token-2"}}"#);
+        }
+        conn.cut();
+    });
+    let gateway = with_accounts(&fixture, &[&fixture.endpoint; 2], "");
+    let reply = ask_gemini(&gateway);
+    assert_eq!((reply.status, fixture.vertex.count()), (429, 2));
+    assert_eq!(reply.text(), r#"{"error":{"message":"***, not token-2"}}"#);
+    let row = wait_for("the row", || support::books::rows(gateway.folder())?.pop());
+    assert_eq!((row.number("credential_id"), row.number("attempts")), (0, 2));
+}
+
+#[test]
 fn an_account_may_stand_in_a_file_in_a_table_or_in_a_variable() {
     let tokens = Arc::new(Tokens {
         life_s: AtomicUsize::new(3_600),

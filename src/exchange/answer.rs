@@ -5,10 +5,12 @@
 //! attempt is made. One that breaks off or stalls is a refusal all the same: its head has said so.
 //! Everything else passes as it comes.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::attempt::Plan;
 use super::pool::Seat;
+use super::tokens::Token;
 use super::{Core, Pipe, Reply};
 use crate::failure::{Cause, Failure};
 use crate::limits;
@@ -25,7 +27,9 @@ pub(super) struct Answer<'a, R> {
     // The downstream had left when it was read.
     orphaned: bool,
     seat: Option<Seat<'a>>,
-    credential: Option<&'a Credential>,
+    // With what it was got: the place among the provider's, and what an account presented.
+    credential: Option<(usize, &'a Credential)>,
+    token: Option<Arc<Token>>,
     plan: &'a Plan<'a>,
 }
 
@@ -40,10 +44,17 @@ struct Kept {
 
 impl<'a, R: Reply> Answer<'a, R> {
     /// A reply that passes as it comes.
-    pub(super) fn live(reply: R, seat: Seat<'a>, plan: &'a Plan<'a>) -> Answer<'a, R> {
-        let credential = seat.credential;
-        let (live, orphaned) = (Some(reply), false);
-        Answer { live, held: None, broken: None, orphaned, seat: Some(seat), credential, plan }
+    pub(super) fn live(reply: R, plan: &'a Plan<'a>) -> Answer<'a, R> {
+        Answer {
+            live: Some(reply),
+            held: None,
+            broken: None,
+            orphaned: false,
+            seat: None,
+            credential: None,
+            token: None,
+            plan,
+        }
     }
 
     /// Reads a refusal to its end, or as far as may be held. Of one that breaks off or takes too
@@ -77,13 +88,14 @@ impl<'a, R: Reply> Answer<'a, R> {
         let orphaned = reply.is_orphaned();
         let live = (!ended && broken.is_none()).then_some(reply);
         let held = Some(Box::new(held));
-        Answer { live, held, broken, orphaned, seat: None, credential: None, plan }
+        Answer { live, held, broken, orphaned, seat: None, credential: None, token: None, plan }
     }
 
-    /// The same, with the credential with which it was got.
-    pub(super) fn with(self, seat: Seat<'a>) -> Answer<'a, R> {
-        let credential = seat.credential;
-        Answer { seat: Some(seat), credential, ..self }
+    /// The same, with the credential with which it was got, and the token that an account
+    /// presented.
+    pub(super) fn with(self, seat: Seat<'a>, token: Option<Arc<Token>>) -> Answer<'a, R> {
+        let credential = seat.credential.map(|credential| (seat.index, credential));
+        Answer { seat: Some(seat), credential, token, ..self }
     }
 
     /// The same, with the credential's place given back.
@@ -121,9 +133,18 @@ impl<'a, R: Reply> Answer<'a, R> {
         self.seat.as_ref()
     }
 
-    /// With which credential it was got.
-    pub(super) fn credential(&self) -> Option<&'a Credential> {
-        self.credential
+    /// The place of the credential with which it was got among the provider's.
+    pub(super) fn credential(&self) -> Option<usize> {
+        self.credential.map(|(at, _)| at)
+    }
+
+    /// The secret that the upstream was shown; empty: none.
+    pub(super) fn presented(&self) -> &str {
+        match (&self.token, self.credential) {
+            (Some(token), _) => token.expose(),
+            (None, Some((_, credential))) => credential.api_key.expose(),
+            (None, None) => "",
+        }
     }
 
     /// Tokens are counted at a ceiling of its credential.

@@ -298,10 +298,14 @@ impl<'a, R: Reply> Tries<'a, R> {
         Tries { last: None, is_repeated: false }
     }
 
-    /// What the downstream gets when nothing more can be tried.
-    pub(super) fn finish(self) -> Result<Answer<'a, R>, Ended> {
+    /// What the downstream gets when nothing more can be tried. An answer need not be the last
+    /// attempt's: it was got with the credential that is noted here.
+    pub(super) fn finish(self, note: &mut Note) -> Result<Answer<'a, R>, Ended> {
         match self.last {
-            Some(Ok(answer)) => Ok(answer),
+            Some(Ok(answer)) => {
+                note.credential = answer.credential();
+                Ok(answer)
+            }
             Some(Err(failure)) => Err(Ended::Refused(Refusal::from(failure))),
             // Every credential is at its ceilings.
             None => Err(Ended::Refused(Refusal::overloaded())),
@@ -348,7 +352,7 @@ pub(super) fn ask<'a, U: Upstream>(
     let mut tries = Tries::new();
     match attempt(core, up, plan, sending, &mut tries, note)? {
         Some(answer) => Ok(answer),
-        None => tries.finish(),
+        None => tries.finish(note),
     }
 }
 
@@ -403,7 +407,7 @@ pub(super) fn attempt<'a, U: Upstream>(
         shared += usize::from(retry::is_shared(outcome));
         let next = retry::after(outcome, tries.is_repeated);
         if next == Next::Final || sending.source.is_some() {
-            return std::mem::replace(tries, Tries::new()).finish().map(Some);
+            return std::mem::replace(tries, Tries::new()).finish(note).map(Some);
         }
         if next == Next::Again {
             tries.is_repeated = true;
@@ -461,19 +465,20 @@ pub(super) fn judge<'a, R: Reply>(
     result: Result<R, Failure>,
     note: &mut Note,
 ) -> Result<Answer<'a, R>, Failure> {
-    let before = note.answered_at;
+    let (before, token) = (note.answered_at, note.token.take());
     note.reached = match &result {
         Ok(reply) => !retry::is_refused(reply.status()),
         Err(failure) => failure.sent != Sent::Nothing,
     };
     let failure = match result {
         Ok(reply) if retry::is_refused(reply.status()) => {
-            return refused(core, plan, seat, reply, note);
+            let answer = refused(core, plan, &mut seat, reply, note)?;
+            return Ok(answer.with(seat, token));
         }
         Ok(reply) => {
             note.answered_at = Some(core.now());
             seat.learn(health::lesson_of(reply.status(), Trouble::UNSAID));
-            return Ok(Answer::live(reply, seat, plan));
+            return Ok(Answer::live(reply, plan).with(seat, token));
         }
         Err(failure) => failure,
     };
@@ -491,9 +496,9 @@ pub(super) fn judge<'a, R: Reply>(
 
 /// The upstream said that it did not serve: its head alone says that, whatever comes behind it.
 fn refused<'a, R: Reply>(
-    core: &'a Core,
+    core: &Core,
     plan: &'a Plan<'a>,
-    mut seat: Seat<'a>,
+    seat: &mut Seat<'_>,
     reply: R,
     note: &mut Note,
 ) -> Result<Answer<'a, R>, Failure> {
@@ -512,7 +517,7 @@ fn refused<'a, R: Reply>(
             return Err(failure);
         }
     }
-    Ok(answer.with(seat))
+    Ok(answer)
 }
 
 /// What a refusal shows of its credential. Of a 403 that was not read nobody knows: it may be about

@@ -68,7 +68,7 @@ pub(super) fn answer<D: Downstream, U: Upstream>(
     drop(body);
     let answer = match answer? {
         Some(answer) => answer,
-        None => tries.finish()?,
+        None => tries.finish(note)?,
     };
     let plan = answer.plan();
     name(note, plan);

@@ -90,14 +90,15 @@ pub struct Note {
     pub(super) reached: bool,
     /// It was refused: there is no answer, though a head may have gone down.
     pub(super) refused: bool,
-    /// The provider's credential that the last attempt presented, by its place among them.
+    /// The provider's credential that the last attempt presented, or with which the answer was got
+    /// that is told, by its place among them.
     pub(super) credential: Option<usize>,
     /// Its place in the crowd, where there is one.
     pub(super) place: Option<Place>,
     /// How the user stands under the rules that count it.
     pub(super) standing: Option<Standing>,
     pub(super) settlement: Option<Settlement>,
-    /// The account's token that the last attempt presented.
+    /// The account's token that an attempt presented, until its answer has it.
     pub(super) token: Option<Arc<Token>>,
     /// What is logged of it; `None`: nothing.
     pub(super) trace: Option<Box<Trace>>,

@@ -129,7 +129,7 @@ pub(super) fn relay<D: Downstream, R: Reply>(
     if meter.is_some() {
         rewriter.remember();
     }
-    let mask = Some(presented(&reply, note)).filter(|secret| status >= 400 && !secret.is_empty());
+    let mask = Some(reply.presented()).filter(|secret| status >= 400 && !secret.is_empty());
     let mask = mask.map(Mask::new);
     let recorder_bytes = snapshot.limits.recorder_bytes;
     let mut relay = Relay {
@@ -159,15 +159,6 @@ pub(super) fn relay<D: Downstream, R: Reply>(
     }
     relay.ends_well = matches!(result, Ok(()) | Err(Ended::Refused(_)));
     result
-}
-
-/// The secret that the upstream was shown; empty: none.
-fn presented<'r, R: Reply>(reply: &'r Answer<'_, R>, note: &'r Note) -> &'r str {
-    let Some(credential) = reply.credential() else { return "" };
-    match (&credential.account, &note.token) {
-        (Some(_), Some(token)) => token.expose(),
-        _ => credential.api_key.expose(),
-    }
 }
 
 /// How the bytes of this reply pass, by its status and type, whether some may change, whether they
@@ -651,7 +642,7 @@ impl<D: Downstream, R: Reply> Relay<'_, D, R> {
     fn record(&mut self, why: &str) {
         let Some(ring) = self.ring.take() else { return };
         let ended = (why, self.core.now(), self.core.clock.unix_ms());
-        let secret = presented(&self.reply, self.note);
+        let secret = self.reply.presented();
         ring.keep(&self.core.recordings, self.note, self.snapshot, secret, ended);
     }
 
