@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use support::books::{self, Row};
 use support::config::ALICE_KEY;
 use support::websocket::{CLOSE, PONG, frame};
-use support::{ADMIN_KEY, Client, Config, Gateway, Upstream, wait_for};
+use support::{ADMIN_KEY, Client, Config, Gateway, UPSTREAM_KEY, Upstream, wait_for};
 
 const GEMINI: &str =
     "/ws/google.ai.generativelanguage.v1beta.GenerativeService.BidiGenerateContent";
@@ -181,6 +181,70 @@ fn each_answer_is_priced_by_its_own_size_and_tier() {
     // Two of a hundred tokens each are not one of two hundred.
     let expected = [("default", 2_800), ("default", 2_800), ("default", 280), ("flex", 110)];
     assert_eq!(told, expected);
+}
+
+/// A gateway that sticks to the first of two credentials, with these ceilings.
+fn with_ceilings(upstream: &Upstream, first: &str, second: &str) -> Gateway {
+    let config = Config::to(upstream).setting("rotation_strategy = \"sticky\"").tail(&models());
+    let credentials =
+        format!("{{ api_key = \"cred-1\"{first} }}, {{ api_key = \"cred-2\"{second} }}");
+    let one = format!("{{ api_key = \"{UPSTREAM_KEY}\" }}");
+    Gateway::start(&config.text().replace(&one, &credentials))
+}
+
+/// What the last session was opened with.
+fn opened_with(upstream: &Upstream) -> String {
+    upstream.last().header("authorization").unwrap_or_default().to_owned()
+}
+
+#[test]
+fn a_session_is_under_way_at_its_credential_until_it_ends() {
+    let upstream = vendor();
+    let gateway = with_ceilings(&upstream, ", in_flight = 1", ", in_flight = 1");
+    let begin = || {
+        let mut client = dial(&gateway, "/v1/responses", ADMIN_KEY);
+        let done = ask(&mut client, &create("router/cheap"));
+        (client, done)
+    };
+    let (first, done) = begin();
+    assert_eq!((done["type"].as_str(), &*opened_with(&upstream)), DONE_BY_FIRST);
+    let (second, _) = begin();
+    assert_eq!(opened_with(&upstream), "Bearer cred-2");
+    let (_, error) = begin();
+    assert_eq!((&error["type"], &error["status"]), (&json!("error"), &json!(503)), "{error}");
+    assert_eq!(upstream.count(), 2);
+    part(first);
+    wait_for("the place to be free", || {
+        let (client, event) = begin();
+        let is_done = event["type"] == "response.completed";
+        is_done.then(|| part(client))
+    });
+    assert_eq!(opened_with(&upstream), "Bearer cred-1");
+    part(second);
+}
+
+const DONE_BY_FIRST: (Option<&str>, &str) = (Some("response.completed"), "Bearer cred-1");
+
+#[test]
+fn the_answers_of_a_session_count_at_the_ceilings_of_its_credential() {
+    // Each of its answers uses 110 tokens.
+    for (ceiling, answers) in [("rpm = 2", 2), ("tpm = 150", 2)] {
+        let upstream = vendor();
+        let gateway = with_ceilings(&upstream, &format!(", {ceiling}"), "");
+        let mut client = dial(&gateway, "/v1/responses", ADMIN_KEY);
+        for _ in 0..answers {
+            let done = ask(&mut client, &create("router/cheap"));
+            assert_eq!((done["type"].as_str(), &*opened_with(&upstream)), DONE_BY_FIRST);
+        }
+        let mut other = dial(&gateway, "/v1/responses", ADMIN_KEY);
+        assert_eq!(ask(&mut other, &create("router/cheap"))["type"], "response.completed");
+        assert_eq!(opened_with(&upstream), "Bearer cred-2", "{ceiling}");
+        // The session that is open goes on.
+        assert_eq!(ask(&mut client, &create("router/cheap"))["type"], "response.completed");
+        part(client);
+        part(other);
+        rows(&gateway, answers + 2);
+    }
 }
 
 #[test]

@@ -103,11 +103,6 @@ impl<'a, R: Reply> Answer<'a, R> {
         Answer { seat: None, ..self }
     }
 
-    /// The reply itself, unless it was read.
-    pub(super) fn into_live(self) -> Option<R> {
-        self.live
-    }
-
     /// Nothing more of it comes.
     pub(super) fn has_ended(&self) -> bool {
         self.live.is_none()

@@ -591,6 +591,28 @@ impl Seat<'_> {
     }
 }
 
+/// The ceilings of a credential that a session has a seat at. What it uses counts when it comes: at
+/// the session's end its beginning may be long past.
+pub(super) struct Meter<'a> {
+    core: &'a Core,
+    status: &'a Status,
+    rule: &'a RateLimit,
+}
+
+impl<'a> Meter<'a> {
+    /// `None`: it has no ceilings.
+    pub(super) fn of(core: &'a Core, credential: &'a Credential) -> Option<Meter<'a>> {
+        let rule = credential.ceilings.as_ref()?;
+        Some(Meter { core, status: core.pool.at(credential.place)?, rule })
+    }
+
+    /// Counts further requests and tokens.
+    pub(super) fn add(&self, requests: u64, tokens: u64) {
+        let now_ms = self.core.clock.unix_ms();
+        self.status.counters.lock().add(self.rule, requests, tokens, now_ms);
+    }
+}
+
 /// However a call ends, by a panic too, its place is free again.
 impl Drop for Seat<'_> {
     fn drop(&mut self) {

@@ -105,10 +105,9 @@ impl Hands<'_> {
     ) -> Result<(), Ended> {
         let mut tunnel = Tunnel::new(self.core, self.snapshot, session, self.call.live, note);
         let result = match tunnel.first_event() {
-            Ok(Some(first)) => match self.dial(&mut tunnel, up, &first) {
-                Ok(mut reply) => tunnel.run_from(first, &mut reply),
+            Ok(Some(first)) => match self.open(&mut tunnel, up, first) {
                 Err(Ended::Refused(refusal)) => Err(tunnel.refuse(&refusal)),
-                Err(ended) => Err(ended),
+                result => result,
             },
             Ok(None) => Ok(()),
             Err(ended) => Err(ended),
@@ -116,27 +115,26 @@ impl Hands<'_> {
         tunnel.end(result)
     }
 
-    fn dial<'h, D: Downstream, U: Upstream>(
+    /// Opens the session that this event asks for, and passes events on until it ends. The answer
+    /// of the handshake lives as long, and its credential's seat with it.
+    fn open<'h, D: Downstream, U: Upstream>(
         &'h self,
         tunnel: &mut Tunnel<'h, D>,
         up: &mut U,
-        first: &Unit,
-    ) -> Result<U::Reply, Ended> {
+        first: Unit,
+    ) -> Result<(), Ended> {
         let asked = live::first(self.call.live, &first.payload)?;
         let target = self.target(&asked, tunnel.note)?;
         let protocols = self.offered.join(", ");
         let plan = self.plan(&target, &protocols, tunnel.note)?;
         settlement::admit(self.core, self.snapshot, up, std::slice::from_ref(&plan), tunnel.note)?;
         let sending = Sending::held(self.snapshot, &[]);
-        let answer = attempt::ask(self.core, up, &plan, sending, tunnel.note)?;
-        let status = answer.status();
-        match answer.into_live().filter(|_| status == 101) {
-            Some(reply) => {
-                tunnel.turns = Some(Turns::of(self, &plan, tunnel.note));
-                Ok(reply)
-            }
-            None => Err(Refusal::not_opened(status).into()),
+        let mut answer = attempt::ask(self.core, up, &plan, sending, tunnel.note)?;
+        if answer.status() != 101 {
+            return Err(Refusal::not_opened(answer.status()).into());
         }
+        tunnel.turns = Some(Turns::of(self, &plan, tunnel.note));
+        tunnel.run_from(first, &mut answer)
     }
 
     /// The provider that the path names.

@@ -9,6 +9,7 @@ use std::time::Instant;
 
 use super::attempt::Plan;
 use super::note::Note;
+use super::pool::Meter;
 use super::settlement::{self, Part, Seen, Settlement};
 use super::tunnel::Hands;
 use crate::dialect::ask::AskError;
@@ -32,6 +33,9 @@ pub(super) struct Turns<'a> {
     // Who writes down what the caller says; empty: nobody, as far as is known.
     transcriber: String,
     rows: u64,
+    // The ceilings of the session's credential, and how many answers were counted there.
+    meter: Option<Meter<'a>>,
+    metered: u64,
     // Bytes of the session that stand in a row.
     counted: (u64, u64),
 }
@@ -83,14 +87,19 @@ struct Turn {
 impl<'a> Turns<'a> {
     /// The answers of the session that this plan has opened.
     pub(super) fn of(hands: &'a Hands<'a>, plan: &Plan<'_>, note: &Note) -> Turns<'a> {
+        let provider = note.provider.unwrap_or_default();
+        let credentials = &hands.snapshot.providers[provider].credentials;
+        let credential = note.credential.and_then(|at| credentials.get(at));
         Turns {
             hands,
-            provider: note.provider.unwrap_or_default(),
+            provider,
             names: Named::of(hands, plan),
             listener: Listener::new(hands.call.live),
             open: VecDeque::new(),
             transcriber: String::new(),
             rows: 0,
+            meter: credential.and_then(|credential| Meter::of(hands.core, credential)),
+            metered: 0,
             counted: (0, 0),
         }
     }
@@ -164,6 +173,7 @@ impl<'a> Turns<'a> {
         let has_one = self.open.len() == 1 && note.settlement.is_none();
         if self.rows == 0 && has_one {
             let Some(turn) = self.open.pop_front() else { return };
+            self.meter_tokens(turn.told);
             note.settlement = turn.settlement;
             (note.told, note.text_bytes) = (turn.told, turn.text_bytes);
             note.model_asked = turn.names.names.asked;
@@ -211,7 +221,7 @@ impl<'a> Turns<'a> {
         // Where each has a model of its own, they come in the order in which they were asked for.
         if self.hands.call.live.many_models {
             let turn = self.turn(note, names.clone(), false);
-            self.open.push_back(turn);
+            self.push(turn);
         }
         Ok(())
     }
@@ -242,8 +252,23 @@ impl<'a> Turns<'a> {
             note.settlement = self.ungated(note, &self.names);
         }
         let turn = self.turn(note, self.names.clone(), true);
-        self.open.push_back(turn);
+        self.push(turn);
         result
+    }
+
+    /// One more answer is under way. The session's handshake was counted as the first.
+    fn push(&mut self, turn: Turn) {
+        if let Some(meter) = self.meter.as_ref().filter(|_| self.metered > 0) {
+            meter.add(1, 0);
+        }
+        self.metered += 1;
+        self.open.push_back(turn);
+    }
+
+    fn meter_tokens(&self, told: Told) {
+        if let Some(meter) = self.meter.as_ref().filter(|_| told.any) {
+            meter.add(0, told.usage.tokens());
+        }
     }
 
     /// Something is admitted that no answer has taken over.
@@ -307,6 +332,7 @@ impl<'a> Turns<'a> {
     /// Settles an answer and writes its row. The first has the session's id.
     fn record(&mut self, note: &Note, turn: Turn, status: u16, end: &'static str) {
         let Turn { names, settlement, told, text_bytes, at, .. } = turn;
+        self.meter_tokens(told);
         let Hands { core, snapshot, .. } = *self.hands;
         let bytes = (note.bytes_in - self.counted.0, note.bytes_out - self.counted.1);
         let Names { asked: model_asked, served: model_served, .. } = &names.names;

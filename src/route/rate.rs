@@ -132,13 +132,18 @@ impl Counters {
 
     /// Counts a request that was checked.
     pub fn enter(&mut self, rule: &RateLimit, tokens: u64, now_ms: i64) {
+        self.add(rule, 1, tokens, now_ms);
+        self.in_flight += 1;
+    }
+
+    /// Counts requests and tokens that come within one that was entered.
+    pub fn add(&mut self, rule: &RateLimit, requests: u64, tokens: u64, now_ms: i64) {
         self.minute.turn(now_ms, MINUTE_MS);
         self.day.turn(now_ms, DAY_MS);
         self.tokens.turn(now_ms, rule.window_ms);
-        self.minute.add(now_ms, 1);
-        self.day.add(now_ms, 1);
+        self.minute.add(now_ms, requests);
+        self.day.add(now_ms, requests);
         self.tokens.add(now_ms, tokens);
-        self.in_flight += 1;
     }
 
     /// Takes back what was reserved beyond what was used, or adds what was used beyond it. `at_ms`:
