@@ -13,6 +13,9 @@ const EVENTS_MAX = 2_000;
 /** A row is in the books within a tenth of a second, or some more when the disk is slow. */
 const ROW_TRIES = 15;
 const ROW_PAUSE_MS = 200;
+const NO_ROW = "No row of it was found. A call that is refused before it is admitted has none, and "
+  + "costs nothing; there is none while usage is not recorded; a slow disk writes it later; and "
+  + "the rows of another user's key are shown to him and to administrators.";
 
 /** How each dialect is asked for a stream, and what of an event is text. */
 const DIALECTS = {
@@ -144,7 +147,8 @@ function call(values, signal) {
   });
 }
 
-const idOf = ({ headers }) => headers.get("x-request-id") ?? headers.get("request-id");
+/** Ours. Under the other names an upstream's own id passes, of which the books know nothing. */
+const idOf = ({ headers }) => headers.get("x-gproxy-request-id");
 
 /** Calls `event` with the data of each event of a stream, and with comments as they stand. */
 async function readEvents(stream, event) {
@@ -211,5 +215,5 @@ async function receiptOf(area, id, signal) {
     if (items.length) return [bill(items[0]), h("p", null, link)];
     await new Promise((resolve) => setTimeout(resolve, ROW_PAUSE_MS));
   }
-  return [nothing("It was not admitted, so it cost nothing."), h("p", null, link)];
+  return [nothing(NO_ROW), h("p", null, link)];
 }
