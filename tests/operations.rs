@@ -108,6 +108,65 @@ fn a_paused_credential_rests_until_it_is_reset_through_reload_and_restart() {
 }
 
 #[test]
+fn a_credential_that_is_made_here_has_ceilings_at_once_and_after_a_restart() {
+    let upstream = Upstream::answering(|conn, _| {
+        conn.whole(200, OK);
+    });
+    let folder = std::env::temp_dir().join(format!("gproxy-ceilings-{}", std::process::id()));
+    let _ = std::fs::remove_dir_all(&folder);
+    let config = config(&upstream, "allow_private_upstreams = true");
+    let config = config.replace("DATA_DIR", &folder.display().to_string());
+    let gateway = Gateway::start(&config);
+    let base_url = format!("http://127.0.0.1:{}", upstream.port);
+    let first = json!({ "api_key": "up-0123456789-1", "rpm": 1, "tpm": 1_000_000, "in_flight": 3 });
+    let provider = json!({
+        "name": "made", "channel": "custom", "settings": { "base_url": base_url },
+        "credentials": [first]
+    });
+    admin(&gateway, "POST", "providers", provider, 201);
+    let ask = || chat(&gateway, "made/m").status;
+    assert_eq!([ask(), ask()], [200, 503]);
+    let second =
+        json!({ "provider_name": "made", "api_key": "up-0123456789-2", "rpm": 2, "in_flight": 4 });
+    let second = admin(&gateway, "POST", "credentials", second, 201);
+    assert_eq!((&second["rpm"], &second["in_flight"]), (&json!(2), &json!(4)), "{second}");
+    assert_eq!([ask(), ask(), ask()], [200, 200, 503]);
+
+    let path = format!("credentials/{}", second["id"].as_str().expect("a name"));
+    let change = json!({ "rpm": null, "tpm": 5_000 });
+    let changed = admin(&gateway, "PATCH", &path, change, 200);
+    assert_eq!(
+        (changed.get("rpm"), &changed["tpm"], &changed["in_flight"]),
+        (None, &json!(5_000), &json!(4)),
+        "{changed}"
+    );
+    assert_eq!([ask(), ask(), ask()], [200; 3]);
+    for (field, value) in [("in_flight", json!(0)), ("rpm", json!(-1)), ("tpm", json!("many"))] {
+        let fault = admin(&gateway, "PATCH", &path, json!({ field: value }), 400);
+        assert_eq!(fault["error"]["field"], field, "{fault}");
+    }
+    let rows = admin(&gateway, "GET", "credentials", Value::Null, 200);
+    let ceilings = |row: &Value| ["rpm", "tpm", "in_flight"].map(|name| row[name].as_u64());
+    let rows: Vec<_> = rows["items"].as_array().expect("a list").iter().map(ceilings).collect();
+    for shown in [[Some(1), Some(1_000_000), Some(3)], [None, Some(5_000), Some(4)]] {
+        assert!(rows.contains(&shown), "{rows:?}");
+    }
+    assert!(rows.contains(&[Some(50), None, None]), "the file's too: {rows:?}");
+
+    assert!(gateway.stop().success());
+    let gateway = Gateway::start(&config);
+    let health = admin(&gateway, "GET", "health?provider_name=made", Value::Null, 200);
+    let of = |at: usize| {
+        let fill = &health["items"][at]["fill"];
+        ["rpm", "tpm", "in_flight"].map(|name| fill[name]["of"].as_u64())
+    };
+    assert_eq!(of(0), [Some(1), Some(1_000_000), Some(3)], "{health}");
+    assert_eq!(of(1), [None, Some(5_000), Some(4)], "{health}");
+    drop(gateway);
+    let _ = std::fs::remove_dir_all(&folder);
+}
+
+#[test]
 fn a_test_call_says_what_the_upstream_says_without_the_credential() {
     let upstream = Upstream::answering(|conn, seen| match seen.path() {
         "/v1/models" => {

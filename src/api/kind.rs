@@ -96,6 +96,8 @@ const ENABLED: Field = field("enabled", Shape::Flag, Is::Optional, "Off: as if i
 const USER: Field = field("user_name", Shape::User, Is::Name, "Whose it is.");
 const PROVIDER: Field = field("provider_name", Shape::Slug, Is::Name, "The provider.");
 const CALL: Shape = Shape::Money;
+/// Of a credential.
+const CEILING: Shape = Shape::Count(1, TRILLION);
 const INSTANT_MS: Shape = Shape::Count(0, i64::MAX as u64);
 
 /// All of them.
@@ -151,6 +153,9 @@ pub(super) const KINDS: [Kind; 10] = [
             field("api_key", Shape::Credential, Is::Secret, "Sent to the provider."),
             field("service_account", Shape::Account, Is::Secret, "In its place, for vertex."),
             field("weight", Shape::Count(1, 1_000_000), Is::Optional, "Share of the requests."),
+            field("rpm", CEILING, Is::Optional, "Requests in a minute at most."),
+            field("tpm", CEILING, Is::Optional, "Tokens in a minute at most."),
+            field("in_flight", CEILING, Is::Optional, "Requests side by side at most."),
             field("hint", Shape::Text(256), Is::Shown, "Its last characters, or its variable."),
         ],
     },
@@ -396,14 +401,9 @@ impl Shape {
             Shape::Credential => json!({
                 "type": "string", "pattern": "^[!-~]{1,4096}$"
             }),
-            Shape::Credentials => json!({ "type": "array", "maxItems": 64, "items": {
-                "type": "object", "additionalProperties": false, "anyOf": one_of_both(),
-                "properties": {
-                    "api_key": { "type": "string", "pattern": "^[!-~]{1,4096}$" },
-                    "service_account": account(),
-                    "weight": { "type": "integer", "minimum": 1, "maximum": 1_000_000 }
-                }
-            } }),
+            Shape::Credentials => json!({
+                "type": "array", "maxItems": 64, "items": credential()
+            }),
             Shape::Account => account(),
             Shape::Object => json!({ "type": "object" }),
             Shape::Targets => json!({ "type": "array", "maxItems": limits::TARGETS_MAX, "items": {
@@ -421,6 +421,16 @@ impl Shape {
             } }),
         }
     }
+}
+
+/// A credential that is made with its provider.
+fn credential() -> Value {
+    let mut schema = named("credentials").map_or(Value::Null, |kind| kind.asked(false));
+    if let Some(fields) = schema["properties"].as_object_mut() {
+        fields.remove("provider_name");
+    }
+    schema["required"] = json!([]);
+    schema
 }
 
 /// What a credential is made of.

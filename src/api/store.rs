@@ -152,6 +152,7 @@ fn credentials(kept: &[Kept], provider: &str, sealer: Option<&Sealer>) -> Result
     let own = kept
         .iter()
         .filter(|row| row.section == "credentials" && row.text("provider_name") == provider);
+    let kind = kind::named("credentials");
     let mut all = Vec::new();
     for row in own {
         let mut value = Map::new();
@@ -165,8 +166,12 @@ fn credentials(kept: &[Kept], provider: &str, sealer: Option<&Sealer>) -> Result
             };
             value.insert(name.into(), secret);
         }
-        if let Some(weight) = row.value.get("weight") {
-            value.insert("weight".into(), weight.clone());
+        // Which provider has it and what it ends in is no part of it.
+        let known = kind.into_iter().flat_map(|kind| kind.fields);
+        for field in known.filter(|field| field.is == Is::Optional) {
+            if let Some(told) = row.value.get(field.name) {
+                value.insert(field.name.to_owned(), told.clone());
+            }
         }
         all.push(Value::Object(value));
     }

@@ -79,3 +79,29 @@ def test_a_denied_credential_is_seen_disabled_and_is_brought_back(gateway, visit
     expect(row.locator(".badge")).to_have_text("paused")
     row.get_by_role("button", name="Clear").click()
     expect(row.locator(".badge")).to_have_text("ok")
+
+
+def test_a_credential_is_made_with_a_ceiling_that_is_shown_and_taken_back(gateway, visit, upstream):
+    settings = {"base_url": f"http://127.0.0.1:{upstream.server_port}"}
+    gateway.make("providers", name="bounded", channel="custom", settings=settings)
+    visitor = visit()
+    visitor.sign_in()
+    visitor.open("providers", "Providers")
+    page = visitor.page
+    page.get_by_role("button", name="New credential", exact=True).click()
+    dialog = page.get_by_role("dialog")
+    dialog.get_by_label("Provider").fill("bounded")
+    dialog.get_by_label("Key", exact=True).fill("upstream-credential-31d8")
+    dialog.get_by_label("Side by side").fill("0")
+    dialog.get_by_role("button", name="Make it").click()
+    field = dialog.locator(".field", has=page.get_by_label("Side by side"))
+    expect(field.locator(".mistake")).to_contain_text("must be from 1")
+    dialog.get_by_label("Side by side").fill("40")
+    dialog.get_by_role("button", name="Make it").click()
+    row = page.get_by_role("table", name="Credentials").get_by_role("row")
+    row = row.filter(has_text="bounded")
+    expect(row.get_by_role("cell").nth(5)).to_have_text("40")
+    row.get_by_role("button", name="Change").click()
+    dialog.get_by_label("Side by side").fill("")
+    dialog.get_by_role("button", name="Change it").click()
+    expect(row.get_by_role("cell").nth(5)).to_have_text("")

@@ -14,6 +14,10 @@ const CHANNELS = [
   "custom", "openai", "anthropic", "aistudio", "vertexexpress", "vertex", "azure", "deepseek",
   "groq", "openrouter", "nvidia", "echo",
 ];
+/** What may pass through a credential: field, title. */
+const CEILINGS = [
+  ["rpm", "Requests in a minute"], ["tpm", "Tokens in a minute"], ["in_flight", "Side by side"],
+];
 const STATES = { ok: "good", resting: "warn", disabled: "bad", paused: "warn" };
 
 export async function show(context) {
@@ -60,7 +64,7 @@ function providersOf(context, lately) {
       },
       {
         name: "credentials", label: "Credentials", kind: "json", once: true,
-        help: 'Its first ones, kept and never shown: [{ "api_key": "..." }]',
+        help: 'Its first ones, kept and never shown: [{ "api_key": "...", "in_flight": 4 }]',
       },
       { name: "enabled", label: "May be called", kind: "flag", value: true },
     ],
@@ -198,6 +202,10 @@ function credentials(context, providers) {
         cell: (one) => h("code", null, one.hint),
       },
       { title: "Weight", number: true, value: (one) => one.weight ?? 1 },
+      ...CEILINGS.map(([name, title]) => ({
+        title, number: true, value: (one) => one[name] ?? -1,
+        cell: (one) => (one[name] === undefined ? "" : count(one[name])),
+      })),
     ],
     fields: [
       {
@@ -211,6 +219,9 @@ function credentials(context, providers) {
           + "Never shown.",
       },
       { name: "weight", label: "Weight", kind: "number", help: "Its share of the requests; 1." },
+      ...CEILINGS.map(([name, label]) => ({
+        name, label, kind: "number", help: "Past it the next credential is taken. Empty: no bound.",
+      })),
     ],
   });
 }
