@@ -3,6 +3,7 @@
 use serde_json::{Map, Value};
 use toml::de::{DeTable, DeValue};
 
+use super::global::RETIRED;
 use super::made::SECTIONS;
 use super::sources::{Environment, Files};
 use crate::secret::Digest;
@@ -113,12 +114,19 @@ fn credential_of(
     Declared { section: "credentials", line, value, hidden: Some(hidden) }
 }
 
-/// The keys of the file's tables, each as a row.
+/// The keys of the file's tables, each as a row. Those that mean nothing are none: what stands
+/// there is not known, and may be the address of a database with its password.
 fn settings(root: &DeTable<'_>, line_of: &dyn Fn(usize) -> usize) -> Vec<Declared> {
     let mut rows = Vec::new();
     for (table, keys) in root.iter() {
         let table: &str = table.get_ref().as_ref();
+        let is_retired = |key: &str| {
+            table == "global" && RETIRED.iter().any(|(retired, _)| *retired == key)
+        };
         for (key, written) in keys.get_ref().as_table().into_iter().flat_map(|keys| keys.iter()) {
+            if is_retired(key.get_ref()) {
+                continue;
+            }
             let line = line_of(key.span().start);
             let value = json(written.get_ref());
             let name = format!("{table}.{}", key.get_ref());
@@ -206,6 +214,7 @@ mod tests {
     #[test]
     fn the_file_is_shown_as_written_without_its_secrets() {
         let text = r#"
+            global = { dsn = "mysql://u:of-v1@h/d", proxy = "http://p:1" }
             users = [{ name = "a", password = "hunter2-hunter2", keys = [
                 { api_key = "sk-0123456789abcdef" }, { api_key = "env:K", label = "x" } ] }]
             [[providers]]
@@ -222,16 +231,18 @@ mod tests {
         let outside = Outside { environment: &environment, files: &files };
         let rows = rows(document.get_ref(), &outside, &|offset| offset);
         let sections: Vec<_> = rows.iter().map(|row| row.section).collect();
-        let credentials = ["providers", "credentials", "credentials"];
-        assert_eq!(sections[..3], credentials);
-        assert_eq!(sections[3..], ["users", "user_keys", "user_keys", "quotas"]);
+        let credentials = ["settings", "providers", "credentials", "credentials"];
+        assert_eq!(sections[..4], credentials);
+        assert_eq!(sections[4..], ["users", "user_keys", "user_keys", "quotas"]);
         let all: Vec<String> =
             rows.iter().map(|row| Value::from(row.value.clone()).to_string()).collect();
         let all = all.join("\n");
-        for secret in ["hunter2", "sk-0123", "up-0123", "secret@", "sk-of"] {
+        for secret in ["hunter2", "sk-0123", "up-0123", "secret@", "sk-of", "of-v1"] {
             assert!(!all.contains(secret), "{secret} in {all}");
         }
-        for part in ["...cdef", "env:P", "has_password\":true", "\"quota\":\"1.50\"", "***@h:1"] {
+        for part in
+            ["...cdef", "env:P", "has_password\":true", "\"quota\":\"1.50\"", "***@h:1", "//p:1"]
+        {
             assert!(all.contains(part), "{part} in {all}");
         }
         assert!(all.contains(&Digest::of(b"sk-of-the-environment").to_text()));

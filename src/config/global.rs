@@ -34,7 +34,8 @@ const WAIT_MS_MAX: u64 = 86_400_000;
 const PORT: u16 = 8787;
 const WORKERS_MAX: u64 = limits::WORKERS_MAX as u64;
 
-const RETIRED: &[(&str, &str)] = &[
+/// Keys of v1 that mean nothing now.
+pub(super) const RETIRED: &[(&str, &str)] = &[
     ("dsn", "the database is a file in `data_dir`"),
     ("spoof_emulation", "requests go up as what they are"),
     ("update_channel", "updating is the package manager's business"),
