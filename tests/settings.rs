@@ -69,6 +69,71 @@ fn settings_are_told_with_who_says_so() {
 }
 
 #[test]
+fn the_proxy_that_is_told_is_the_one_that_is_asked() {
+    let variable = ("GPROXY_PROXY", "http://b.example:2");
+    let in_file = config().global("proxy = \"http://a.example:1\"").text();
+    for (text, environment, value, from) in [
+        (&in_file, Some(variable), "http://b.example:2", "flag"),
+        (&config().text(), Some(variable), "http://b.example:2", "flag"),
+        (&in_file, Some(("GPROXY_PROXY", "direct")), "direct", "flag"),
+        (&in_file, None, "http://a.example:1", "file"),
+        (&config().text(), None, "direct", "default"),
+    ] {
+        let environment: Vec<_> = environment.into_iter().collect();
+        let gateway = Gateway::start_with(text, &environment);
+        let told = admin(&gateway, "GET", "settings", Value::Null, 200);
+        let expected = (json!(value), from.to_owned());
+        assert_eq!(setting(&told, "global.proxy"), expected, "{environment:?}");
+    }
+}
+
+/// Keys of the tables that the README shows, arrays aside.
+fn documented() -> Vec<String> {
+    let readme = include_str!("../README.md");
+    let (_, rest) = readme.split_once("### Keys of the file").expect("a heading");
+    let (_, rest) = rest.split_once("```toml\n").expect("a block");
+    let (mut table, mut names) = ("", Vec::new());
+    for line in rest.lines().take_while(|line| *line != "```") {
+        if let Some(header) = line.strip_prefix('[') {
+            table = header.split(']').next().expect("a split has a first part");
+        }
+        let line = line.strip_prefix("# ").unwrap_or(line);
+        let is_key = |key: &str| key.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_');
+        let key = line.split_once(" = ").map(|(key, _)| key).filter(|key| is_key(key));
+        if let Some(key) = key.filter(|_| !table.contains(['[', '.'])) {
+            names.push(format!("{table}.{key}"));
+        }
+    }
+    names.sort_unstable();
+    names
+}
+
+#[test]
+fn every_setting_is_told_whoever_says_so_and_as_it_is_now() {
+    let gateway = Gateway::start(&config().global("dsn = \"mysql://u:secret-of-v1@h/d\"").text());
+    let told = admin(&gateway, "GET", "settings", Value::Null, 200);
+    let items = told["items"].as_array().expect("a list");
+    let mut names: Vec<&str> =
+        items.iter().map(|item| item["name"].as_str().expect("a name")).collect();
+    names.sort_unstable();
+    assert_eq!(names, documented());
+    assert!(!told.to_string().contains("secret-of-v1"), "{told}");
+    for (name, value) in [
+        ("timeouts.connect_ms", json!(5_000)),
+        ("timeouts.total_ms", json!(0)),
+        ("tls.key_file", Value::Null),
+    ] {
+        assert_eq!(setting(&told, name), (value, "default".to_owned()), "{name}");
+    }
+    gateway.rewrite_config(&config().timeout("connect_ms = 77").text());
+    let report = admin(&gateway, "POST", "reload", Value::Null, 200);
+    assert!(!report.to_string().contains("secret-of-v1"), "{report}");
+    let told = admin(&gateway, "GET", "settings", Value::Null, 200);
+    assert_eq!(setting(&told, "timeouts.connect_ms"), (json!(77), "file".to_owned()));
+    assert!(!gateway.stderr().join("\n").contains("secret-of-v1"));
+}
+
+#[test]
 fn a_switch_that_is_set_here_counts_from_the_next_request_on_and_after_a_restart() {
     let upstream = Upstream::vendor();
     let folder = Folder::new("switch");

@@ -13,8 +13,10 @@ use crate::config::declared::{Declared, SETTINGS};
 use crate::config::made;
 use crate::ledger::entities::{Change, Edit, Record};
 use crate::route::fence::Fence;
-use crate::route::snapshot::{Retention, Snapshot};
+use crate::route::snapshot::{Retention, Snapshot, Timeouts};
 
+/// As the file says it that there is no proxy.
+const DIRECT: &str = "direct";
 const GIB: u64 = 1024 * 1024 * 1024;
 
 /// Settings that may be set here: table, key, the most that a number may be, and what it does.
@@ -38,7 +40,7 @@ pub(super) fn routes() -> Vec<Route> {
         "type": "object",
         "properties": {
             "name": { "type": "string", "description": "Its table in the file, and its key." },
-            "value": { "description": "In force; as written where it is not known otherwise." },
+            "value": { "description": "In force." },
             "from": {
                 "type": "string", "enum": ["file", "database", "default", "flag"],
                 "description": "Who says so."
@@ -125,29 +127,20 @@ fn items(call: &Call<'_>) -> Vec<Value> {
         }
         item
     };
-    let mut all: Vec<(String, Value)> = in_force(call, &snapshot)
-        .into_iter()
-        .flat_map(|(table, keys)| {
-            let keys = keys.as_object().cloned().unwrap_or_default().into_iter();
-            keys.map(move |(key, value)| (format!("{table}.{key}"), value))
-        })
-        .collect();
-    // What is known as it was written only.
-    for row in &declared {
-        let name = Call::text(&row.value, "name").unwrap_or_default();
-        if !all.iter().any(|(known, _)| known == name) {
-            all.push((name.to_owned(), row.value.get("value").cloned().unwrap_or_default()));
-        }
-    }
-    all.into_iter().map(|(name, value)| item(name, value)).collect()
+    let in_force = in_force(call, &snapshot).into_iter().flat_map(|(table, keys)| {
+        let keys = keys.as_object().cloned().unwrap_or_default().into_iter();
+        keys.map(move |(key, value)| (format!("{table}.{key}"), value))
+    });
+    in_force.map(|(name, value)| item(name, value)).collect()
 }
 
 fn is_named(name: &str, table: &str, key: &str) -> bool {
     name.split_once('.') == Some((table, key))
 }
 
-/// The values that are in force, by table.
-fn in_force(call: &Call<'_>, snapshot: &Snapshot) -> [(&'static str, Value); 4] {
+/// The values that are in force, by table: every key of the file that is no array's, whoever says
+/// something of it.
+fn in_force(call: &Call<'_>, snapshot: &Snapshot) -> [(&'static str, Value); 5] {
     let (settings, logging) = (&call.api.settings, &snapshot.logging);
     let (limits, billing) = (&snapshot.limits, &snapshot.billing);
     let networks = snapshot.trusted_proxies.iter();
@@ -155,7 +148,8 @@ fn in_force(call: &Call<'_>, snapshot: &Snapshot) -> [(&'static str, Value); 4] 
     let Retention { usage_days, usage_bytes, log_days, log_bytes } = snapshot.retention;
     let global = json!({
         "host": settings.host.to_string(), "port": settings.port, "workers": settings.workers,
-        "data_dir": settings.data_dir, "enable_usage": logging.enable_usage,
+        "data_dir": settings.data_dir, "proxy": snapshot.proxy.as_deref().unwrap_or(DIRECT),
+        "enable_usage": logging.enable_usage,
         "enable_upstream_log": logging.enable_upstream_log,
         "enable_upstream_log_body": logging.enable_upstream_log_body,
         "enable_downstream_log": logging.enable_downstream_log,
@@ -181,8 +175,34 @@ fn in_force(call: &Call<'_>, snapshot: &Snapshot) -> [(&'static str, Value); 4] 
         "usage_days": usage_days, "usage_bytes": usage_bytes, "log_days": log_days,
         "log_bytes": log_bytes
     });
-    let timeouts = json!({ "drain_ms": snapshot.drain_ms });
-    [("global", global), ("ledger", ledger), ("limits", limits), ("timeouts", timeouts)]
+    let (timeouts, tls) = (timeouts(snapshot), tls(snapshot));
+    [
+        ("global", global),
+        ("ledger", ledger),
+        ("limits", limits),
+        ("timeouts", timeouts),
+        ("tls", tls),
+    ]
+}
+
+fn timeouts(snapshot: &Snapshot) -> Value {
+    let Timeouts { resolve_ms, connect_ms, tls_ms, first_byte_ms, between_bytes_ms, total_ms } =
+        snapshot.timeouts;
+    json!({
+        "resolve_ms": resolve_ms, "connect_ms": connect_ms, "tls_ms": tls_ms,
+        "first_byte_ms": first_byte_ms, "between_bytes_ms": between_bytes_ms,
+        "total_ms": total_ms, "drain_ms": snapshot.drain_ms
+    })
+}
+
+/// Names of files; `null`: there is none.
+fn tls(snapshot: &Snapshot) -> Value {
+    let tls = snapshot.tls.as_ref();
+    json!({
+        "certificate_file": tls.map(|tls| tls.certificate_file.as_str()),
+        "key_file": tls.map(|tls| tls.key_file.as_str()),
+        "client_ca_file": tls.and_then(|tls| tls.client_ca_file.as_deref())
+    })
 }
 
 fn change(_: &Route, call: &Call<'_>) -> Result<Answer, Fault> {

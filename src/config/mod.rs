@@ -194,6 +194,8 @@ fn read<'t>(
         logging: global.logging,
         billing: global.billing,
         retention,
+        proxy: defaults.proxy,
+        timeouts,
         drain_ms,
         cors_origins: global.cors_origins,
         trusted_proxies: global.trusted_proxies,

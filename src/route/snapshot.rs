@@ -41,6 +41,10 @@ pub struct Snapshot {
     pub billing: Billing,
     /// How long it is kept.
     pub retention: Retention,
+    /// URL of the proxy of providers that name none; `None`: they are called directly.
+    pub proxy: Option<String>,
+    /// Limits of an attempt in time where its provider says nothing else.
+    pub timeouts: Timeouts,
     /// How long open exchanges may go on after the signal to stop.
     pub drain_ms: u64,
     /// Origins that a browser may call from; empty: CORS is off.
@@ -83,6 +87,10 @@ pub struct Tables {
     pub billing: Billing,
     /// See [`Snapshot::retention`].
     pub retention: Retention,
+    /// See [`Snapshot::proxy`].
+    pub proxy: Option<String>,
+    /// See [`Snapshot::timeouts`].
+    pub timeouts: Timeouts,
     /// See [`Snapshot::drain_ms`].
     pub drain_ms: u64,
     /// See [`Snapshot::cors_origins`].
@@ -642,6 +650,8 @@ impl Snapshot {
             logging: tables.logging,
             billing: tables.billing,
             retention: tables.retention,
+            proxy: tables.proxy,
+            timeouts: tables.timeouts,
             drain_ms: tables.drain_ms,
             cors_origins: tables.cors_origins,
             trusted_proxies: tables.trusted_proxies,
