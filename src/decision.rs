@@ -16,7 +16,7 @@ use crate::route::listing;
 use crate::route::plan::{self, Chosen, Need, RouteError, Target};
 use crate::route::quota::{Spent, Standing};
 use crate::route::rate::{IN_FLIGHT, Limited};
-use crate::route::snapshot::{Key, Snapshot, User};
+use crate::route::snapshot::{Key, Provider, Snapshot, User};
 use crate::wire::WireError;
 
 /// The gate that asks them.
@@ -186,8 +186,8 @@ fn pass(
     let asked = named.as_deref().or(route.model.as_deref()).unwrap_or_default();
     if asked.is_empty() {
         let scope = scope_of(snapshot, &route);
-        choose(snapshot, user, scope, route.endpoint.dialect, Need::Every, decision)?;
-        return pass_room(snapshot, user, &question, "", decision);
+        let dialect = route.endpoint.dialect;
+        return pass_choice(snapshot, user, (scope, dialect, Need::Every), &question, decision);
     }
     pass_model(snapshot, user, &route, (asked, Some(&ask)), question, decision)
 }
@@ -239,8 +239,18 @@ fn pass_model(
     };
     decision.step("upstream", format!("{} {url}{with}", question.method));
     decision.fact("url", url);
+    note_headers(provider, decision);
     note_hedge(provider.hedges(route.endpoint), decision);
     Ok(())
+}
+
+/// Which headers of the caller's go up for being named in the provider's settings.
+fn note_headers(provider: &Provider, decision: &mut Decision) {
+    let named = &provider.forward_headers;
+    if !named.is_empty() && !provider.is_echo() {
+        decision.step("headers", format!("also up, where they are sent: {}", named.join(", ")));
+        decision.fact("forward_headers", named.as_slice());
+    }
 }
 
 /// That a second credential may be asked.
@@ -289,11 +299,10 @@ fn pass_nameless(
         resource if resource.unseen && question.method != "GET" => Need::Every,
         _ => Need::Any,
     };
-    choose(snapshot, user, scope, endpoint.dialect, need, decision)?;
     if resource::is_unmetered(call.resource, question.method) {
         plan::admit_unmetered(snapshot, user)?;
     }
-    pass_room(snapshot, user, question, "", decision)
+    pass_choice(snapshot, user, (scope, endpoint.dialect, need), question, decision)
 }
 
 /// The gate "quota and limits".
@@ -359,24 +368,26 @@ pub fn find_room(
     }
 }
 
-/// Finds the provider of a call without a model; no header names one here.
-fn choose(
+/// The gates of a call without a model; no header names its provider here.
+fn pass_choice(
     snapshot: &Snapshot,
     user: usize,
-    scope: Option<usize>,
-    dialect: Dialect,
-    need: Need,
+    (scope, dialect, need): (Option<usize>, Dialect, Need),
+    question: &Question<'_>,
     decision: &mut Decision,
 ) -> Result<(), Refusal> {
     let name = |at: usize| snapshot.providers[at].name.as_str();
-    match plan::choose(snapshot, user, scope, None, dialect, need)? {
-        Chosen::One(provider) => {
-            decision.step("route", format!("{} and permitted", name(provider)));
-            decision.fact("provider", name(provider));
-            Ok(())
+    let provider = match plan::choose(snapshot, user, scope, None, dialect, need)? {
+        Chosen::One(provider) => provider,
+        Chosen::Several(providers) => {
+            return Err(Refusal::which_provider(providers.into_iter().map(name)));
         }
-        Chosen::Several(providers) => Err(Refusal::which_provider(providers.into_iter().map(name))),
-    }
+    };
+    decision.step("route", format!("{} and permitted", name(provider)));
+    decision.fact("provider", name(provider));
+    pass_room(snapshot, user, question, "", decision)?;
+    note_headers(&snapshot.providers[provider], decision);
+    Ok(())
 }
 
 /// The target of an alias that would be asked first, of several. The first turn is shown.

@@ -254,7 +254,8 @@ fn who_may_call_what_is_answered_with_the_rule() {
         [[model_aliases]]\nalias = \"two\"\ntargets = [\
         { provider_name = \"router\", model_id = \"m\" }, \
         { provider_name = \"openai-main\", model_id = \"gpt-x\", tier = 1 }]\n";
-    let gateway = Gateway::start(&config().tail(more).text());
+    let setting = "forward_headers = [\"OpenAI-Organization\"]";
+    let gateway = Gateway::start(&config().setting(setting).tail(more).text());
     let asked = |query: &str| admin(&gateway, "GET", &format!("explain{query}"), Value::Null, 200);
     let told = asked("?user_name=alice&model=openai-main/gpt-4.1");
     assert_eq!(
@@ -262,6 +263,7 @@ fn who_may_call_what_is_answered_with_the_rule() {
         (&json!(true), &json!("alice:openai-main:gpt-*"))
     );
     assert_eq!(told["rule"]["text"], "models gpt-* at openai-main");
+    assert_eq!(told["forward_headers"], json!(["openai-organization"]));
     assert!(told["rule"]["line"].as_u64().is_some_and(|line| line > 0), "{told}");
     let told = asked("?user_name=alice&model=router/m");
     assert_eq!((&told["served"], &told["status"]), (&json!(false), &json!(403)));

@@ -29,6 +29,7 @@ fn config(upstream: &Upstream, logged: bool) -> String {
         "[[providers]]\nname = \"twice\"\nchannel = \"custom\"\n\
          credentials = [{{ api_key = \"{UPSTREAM_KEY}\" }}, {{ api_key = \"second-91c7\" }}]\n\
          [providers.settings]\nbase_url = \"http://127.0.0.1:{}\"\ndialects = [\"openai_chat\"]\n\
+         forward_headers = [\"OpenAI-Project\"]\n\
          [[models]]\nprovider_name = \"twice\"\nmodel_id = \"m\"\nprice_each_call = \"0.25\"\n\
          [[permissions]]\nuser_name = \"alice\"\nprovider_name = \"twice\"\nmodel_pattern = \"*\"\n\
          [[providers]]\nname = \"dead\"\nchannel = \"custom\"\n\
@@ -83,7 +84,16 @@ fn a_request_is_told_whole_with_its_attempts_and_logs_and_without_a_secret() {
     assert_eq!((&decision["served"], &decision["scope"]), (&json!(true), &Value::Null));
     let steps: Vec<_> = decision["steps"].as_array().expect("steps").iter().collect();
     let names: Vec<_> = steps.iter().filter_map(|step| step["step"].as_str()).collect();
-    let gates = ["key", "path", "model", "route", "permission", "quota and limits", "upstream"];
+    let gates = [
+        "key",
+        "path",
+        "model",
+        "route",
+        "permission",
+        "quota and limits",
+        "upstream",
+        "headers",
+    ];
     assert_eq!(names, gates);
     let url = format!("http://127.0.0.1:{}/v1/chat/completions?trace=7", upstream.port);
     assert_eq!(decision["url"], json!(url), "as it was called");
@@ -166,6 +176,7 @@ fn a_user_sees_his_own_requests_and_nothing_of_upstreams() {
     assert!(told["usage"].get("credential_id").is_none(), "{told}");
     let served = &told["decision"];
     assert_eq!((&served["served"], served.get("url")), (&json!(true), None));
+    assert!(!own.text().contains("openai-project"), "{told}");
 
     // The administrator's own area holds his own only.
     assert_eq!(get(ADMIN_KEY, &format!("/user/api/requests/{id}")).status, 404);

@@ -52,6 +52,10 @@ pub(super) fn routes() -> Vec<Route> {
     let of_models = explained(json!({
         "model_served": { "type": "string" },
         "permission": { "type": "string", "description": "The pattern that lets it pass." },
+        "forward_headers": {
+            "type": "array", "items": { "type": "string" },
+            "description": "Headers of the caller's that go up since the provider names them."
+        },
         "targets": {
             "type": "array", "items": target,
             "description": "Of an alias with several, in the order in which they are asked."
@@ -113,9 +117,10 @@ fn model(_: &Route, call: &Call<'_>) -> Result<Answer, Fault> {
     let mut told = match served {
         Some(target) => {
             let rule = rule_of(snapshot, user, &target);
+            let provider = &snapshot.providers[target.provider];
             let mut told = json!({
-                "served": true, "provider": snapshot.providers[target.provider].name,
-                "model_served": target.model_served,
+                "served": true, "provider": provider.name, "model_served": target.model_served,
+                "forward_headers": provider.forward_headers,
                 "permission": rule.map_or("", |rule| rule.pattern.as_str()),
                 "rule": rule.map(|rule| of_models(call, user, rule)),
                 "rules_count": snapshot.users[user].permissions.len()

@@ -9,8 +9,8 @@ use crate::decision::{self, Past};
 use crate::ledger::logged::Side;
 
 /// Steps and facts of a decision that are the gateway's own business.
-const INTERNAL_STEPS: [&str; 4] = ["route", "target", "upstream", "hedge"];
-const INTERNAL_FACTS: [&str; 4] = ["channel", "targets", "url", "hedge_ms_min"];
+const INTERNAL_STEPS: [&str; 5] = ["route", "target", "upstream", "headers", "hedge"];
+const INTERNAL_FACTS: [&str; 5] = ["channel", "targets", "url", "forward_headers", "hedge_ms_min"];
 
 /// What is told of an attempt.
 const ATTEMPT: [&str; 8] = [

@@ -122,6 +122,10 @@ fn write_provider(provider: &Provider, out: &mut dyn Write) -> io::Result<()> {
         Some(proxy) => writeln!(out, ", through {proxy}")?,
         None => writeln!(out)?,
     }
+    if !provider.forward_headers.is_empty() {
+        let named = provider.forward_headers.join(", ");
+        writeln!(out, "  callers' headers that go up too: {named}")?;
+    }
     if let Some(floor_ms) = provider.hedge {
         writeln!(out, "  hedged when silent for longer than usual, and for {floor_ms} ms")?;
     }

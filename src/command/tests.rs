@@ -40,7 +40,10 @@ fn check_prints_final_addresses_and_what_each_user_may_call_and_spend() {
         label = "Team"
         channel = "anthropic"
         credentials = [{ api_key = "env:KEY" }]
-        settings = { base_url = "https://proxy.example/v1/", proxy = "http://out.example:3128" }
+        [providers.settings]
+        base_url = "https://proxy.example/v1/"
+        proxy = "http://out.example:3128"
+        forward_headers = ["Via", "X-Forwarded-For"]
         [[providers]]
         name = "google"
         channel = "vertexexpress"
@@ -93,6 +96,7 @@ fn check_prints_final_addresses_and_what_each_user_may_call_and_spend() {
 listens on http://127.0.0.1:8787 with a worker for each core, data in ./data
 
 provider claude on channel anthropic, \"Team\", 1 credential, through http://out.example:3128
+  callers' headers that go up too: via, x-forwarded-for
   openai_chat        https://proxy.example/v1/chat/completions
   anthropic          https://proxy.example/v1/messages
 

@@ -11,7 +11,7 @@ const TEXT: &str = r#"
     name = "google"
     channel = "aistudio"
     credentials = [{ api_key = "credential" }, { api_key = "another" }]
-    settings = { hedge = true, hedge_ms_min = 250 }
+    settings = { hedge = true, hedge_ms_min = 250, forward_headers = ["Via", "X-Real-IP"] }
     [[providers]]
     name = "demo"
     channel = "echo"
@@ -86,6 +86,24 @@ fn a_gemini_path_needs_no_body() {
     assert!(text(&told).contains(says), "{}", text(&told));
     let counted = decision("", "POST", "/google/v1beta/models/m:countTokens?key=sk-alice", "{}");
     assert!(!counted.facts.contains_key("hedge_ms_min"), "{}", text(&counted));
+}
+
+#[test]
+fn headers_that_go_up_for_being_named_are_told() {
+    let files = "[[file_permissions]]\nuser_name = \"alice\"\nprovider_name = \"google\"\n";
+    for (path, body) in [
+        ("/google/v1beta/models/m:generateContent", "{}"),
+        ("/v1/chat/completions", r#"{"model":"google/m"}"#),
+        ("/google/v1beta/files", ""),
+    ] {
+        let told = decision_by(&format!("{TEXT}{files}"), "sk-alice", "POST", path, body);
+        assert!(told.refusal.is_none(), "{path}: {}", text(&told));
+        assert_eq!(told.facts["forward_headers"], json!(["via", "x-real-ip"]), "{path}");
+        let says = "headers     also up, where they are sent: via, x-real-ip\n";
+        assert!(text(&told).contains(says), "{path}: {}", text(&told));
+    }
+    let told = decision("sk-alice", "POST", "/v1/messages", r#"{"model":"claude/c"}"#);
+    assert!(!told.facts.contains_key("forward_headers"), "{}", text(&told));
 }
 
 #[test]

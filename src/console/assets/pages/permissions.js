@@ -49,6 +49,7 @@ function tester(title, at, signal, fields) {
         ["By the rule", told.served || told.rule ? ruleOf(told.rule) : noRule(told)],
         ["Provider", told.provider],
         ["Model there", told.model_served],
+        ["Headers that go up too", told.forward_headers?.join(", ") || null],
       ]), told.targets && targetsOf(told.targets));
     },
   }), answer);
