@@ -6,6 +6,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use gproxy::ledger::audit::audit;
 use rustix::process::{Pid, Resource, Rlimit, Signal, prlimit};
+use serde_json::Value;
+use support::admin::admin;
 use support::client::chat;
 use support::{Config, Gateway, Upstream, request, wait_for};
 
@@ -22,6 +24,16 @@ fn limit_files(gateway: &Gateway, bytes: Option<u64>) {
 
 fn is_ready(gateway: &Gateway) -> bool {
     gateway.connect().ask(&request("GET", "/readyz", &[], b"")).status == 200
+}
+
+/// What the interface says of the books: whether rows are written, and what happens otherwise.
+fn health(gateway: &Gateway) -> (bool, String) {
+    let told = admin(gateway, "GET", "health", Value::Null, 200);
+    let ledger = &told["ledger"];
+    assert_eq!(ledger["enable_usage"], true, "{ledger}");
+    let healthy = ledger["healthy"].as_bool().expect("a flag");
+    assert!(healthy || ledger["rows"].as_u64() > Some(0), "{ledger}");
+    (healthy, ledger["unbilled"].as_str().expect("a word").to_owned())
 }
 
 /// Calls from several clients until one is refused; how many were served, and the refusal's status.
@@ -54,9 +66,11 @@ fn a_full_disk_refuses_or_serves_as_the_settings_say_and_recovers_without_a_rest
     let ask = |gateway: &Gateway| gateway.connect().ask(&chat("router/m", false)).status;
     assert_eq!(ask(&gateway), 200);
     wait_for("the row", || (support::books::rows(gateway.folder())?.len() == 1).then_some(()));
+    assert_eq!(health(&gateway), (true, "refuse".to_owned()));
     limit_files(&gateway, Some(1));
     assert_eq!(ask(&gateway), 200, "it waits for the disk");
     wait_for("readiness to turn red", || (!is_ready(&gateway)).then_some(()));
+    assert_eq!(health(&gateway), (false, "refuse".to_owned()));
     gateway.wait_for_line("usage cannot be written: ");
     let (served, status) = call_until_refused(&gateway);
     assert_eq!((served + 1, status), (ROWS_MAX, 503), "every place is taken, then no more");
@@ -64,6 +78,7 @@ fn a_full_disk_refuses_or_serves_as_the_settings_say_and_recovers_without_a_rest
     gateway.rewrite_config(&config.clone().tail("[ledger]\nunbilled = \"serve\"").text());
     gateway.signal(Signal::HUP);
     gateway.wait_for_line("reloaded: ");
+    assert_eq!(health(&gateway), (false, "serve".to_owned()));
     assert_eq!(ask(&gateway), 200);
     assert_eq!(gateway.gauge("gproxy_usage_unbilled_total"), 1.0);
     gateway.wait_for_line("is served and not recorded");
@@ -71,6 +86,7 @@ fn a_full_disk_refuses_or_serves_as_the_settings_say_and_recovers_without_a_rest
     limit_files(&gateway, None);
     wait_for("readiness", || is_ready(&gateway).then_some(()));
     gateway.wait_for_line("usage is written again");
+    assert_eq!(health(&gateway), (true, "serve".to_owned()));
     assert_eq!(ask(&gateway), 200);
     gateway.sigterm();
     assert!(gateway.wait_exit().success());

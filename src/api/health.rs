@@ -1,5 +1,5 @@
-//! How credentials stand, and what an administrator does about it: pauses one, brings it back,
-//! tests its provider, asks for the provider's list.
+//! Whether the books are written, how credentials stand, and what an administrator does about the
+//! latter: pauses one, brings it back, tests its provider, asks for the provider's list.
 //!
 //! What is done to a credential here is a state of the running pool, kept through restarts, and no
 //! change of who declares it: so it serves for the file's credentials too.
@@ -64,7 +64,7 @@ pub(super) fn routes() -> Vec<Route> {
             "description": "A few tokens of it are asked for, unbilled here; else the list."
         }
     } });
-    let says = "How each credential stands: what it rests from and until when.";
+    let says = "Whether usage rows reach the disk, and how each credential stands.";
     let pause = "Takes a credential out of its pool, through restarts too, until it is reset.";
     let reset = "Forgets what is held against a credential, and brings it back.";
     let credential = |verb: &str| format!("/admin/api/credentials/{{id}}/{verb}");
@@ -75,8 +75,9 @@ pub(super) fn routes() -> Vec<Route> {
             .answers(
                 200,
                 json!({
-                    "type": "object", "required": ["items"],
-                    "properties": { "items": { "type": "array", "items": item } }
+                    "type": "object", "required": ["items", "ledger"], "properties": {
+                        "items": { "type": "array", "items": item }, "ledger": ledger_schema()
+                    }
                 }),
             ),
         route("POST", &credential("reset"), "reset_credential", reset, self::reset)
@@ -89,6 +90,22 @@ pub(super) fn routes() -> Vec<Route> {
         route("POST", &provider("pull"), "pull_models", "What the upstream lists now.", pull)
             .answers(200, listed),
     ]
+}
+
+fn ledger_schema() -> Value {
+    json!({
+        "type": "object", "required": ["enable_usage", "healthy", "unbilled", "rows"],
+        "properties": {
+            "enable_usage": { "type": "boolean", "description": "Usage is recorded." },
+            "healthy": { "type": "boolean", "description": "Rows reach the disk now." },
+            "unbilled": {
+                "type": "string", "enum": ["refuse", "serve"],
+                "description": "While they do not and there is no place for more: requests get \
+                    503, or are served unrecorded and charged to nobody."
+            },
+            "rows": { "type": "integer", "description": "Taken and not yet written." }
+        }
+    })
 }
 
 /// One credential of a provider: its name here, and what is shown of it.
@@ -127,7 +144,12 @@ fn health(_: &Route, call: &Call<'_>) -> Result<Answer, Fault> {
     for provider in providers.filter(|provider| wanted.is_none_or(|name| name == provider.name)) {
         items.extend(shown(call, provider));
     }
-    Ok(Answer::ok(json!({ "items": items })))
+    let (logging, ledger) = (&snapshot.logging, &call.api.ledger);
+    let ledger = json!({
+        "enable_usage": logging.enable_usage, "healthy": ledger.is_healthy(),
+        "unbilled": logging.unbilled(), "rows": ledger.taken()
+    });
+    Ok(Answer::ok(json!({ "items": items, "ledger": ledger })))
 }
 
 fn shown(call: &Call<'_>, provider: &Provider) -> Vec<Value> {

@@ -169,7 +169,7 @@ fn in_force(call: &Call<'_>, snapshot: &Snapshot) -> [(&'static str, Value); 5] 
         "recorder_bytes": limits.recorder_bytes, "key_guesses_max": limits.key_guesses_max
     });
     let ledger = json!({
-        "unbilled": if logging.serve_unbilled { "serve" } else { "refuse" },
+        "unbilled": logging.unbilled(),
         "unmetered": if logging.serve_unmetered { "serve" } else { "refuse" },
         "synchronous": if settings.synchronous_full { "full" } else { "normal" },
         "usage_days": usage_days, "usage_bytes": usage_bytes, "log_days": log_days,

@@ -510,6 +510,11 @@ impl Retention {
 }
 
 impl Logging {
+    /// What becomes of requests while rows cannot be written, in the configuration's word.
+    pub fn unbilled(&self) -> &'static str {
+        if self.serve_unbilled { "serve" } else { "refuse" }
+    }
+
     /// Requests or attempts are logged.
     pub fn logs_any(&self) -> bool {
         self.enable_upstream_log || self.enable_downstream_log

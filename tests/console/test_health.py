@@ -105,3 +105,21 @@ def test_a_credential_is_made_with_a_ceiling_that_is_shown_and_taken_back(gatewa
     dialog.get_by_label("Side by side").fill("")
     dialog.get_by_role("button", name="Change it").click()
     expect(row.get_by_role("cell").nth(5)).to_have_text("")
+
+
+def test_it_is_told_whether_rows_reach_the_disk_and_what_happens_when_not(gateway, visit):
+    file = gateway.folder / "config.toml"
+    before = file.read_text()
+    visitor = visit()
+    visitor.sign_in()
+    visitor.open("providers", "Providers")
+    page = visitor.page
+    books = page.locator("section", has=page.get_by_role("heading", name="Are the books written?"))
+    expect(books).to_contain_text("they reach the disk")
+    expect(books).to_contain_text("requests are refused")
+    file.write_text(before + '\n[ledger]\nunbilled = "serve"\n')
+    assert gateway.call("POST", "/admin/api/reload")[0] == 200
+    page.get_by_role("button", name="Look again").click()
+    expect(books).to_contain_text("requests are served, and charged to nobody")
+    file.write_text(before)
+    assert gateway.call("POST", "/admin/api/reload")[0] == 200

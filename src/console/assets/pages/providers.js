@@ -1,4 +1,5 @@
-// Providers: how they do, where they are reached, and what they present there.
+// Providers: how they do, where they are reached, and what they present there; and whether usage
+// rows are written.
 
 import { get, path, post } from "../api.js";
 import { h, replace } from "../dom.js";
@@ -29,7 +30,7 @@ export async function show(context) {
   ]);
   const lately = new Map(items.map((sum) => [sum.provider, sum]));
   return [
-    pageHead("Providers"), providersOf(context, lately), standingOf(context, standing.items),
+    pageHead("Providers"), providersOf(context, lately), standingOf(context, standing),
     credentials(context, providers),
   ];
 }
@@ -83,17 +84,20 @@ function health(name, sum) {
     badge(`${percent(rate)} of ${count(sum.requests)} failed`, kind));
 }
 
-/** How each credential stands now, and what is done about it. */
-function standingOf({ signal }, items) {
-  const body = h("div");
-  const draw = (rows) => replace(body, table({
-    caption: "How credentials stand", items: rows, empty: "No credential is in use.",
-    columns: [...standingColumns, { title: "", value: (one) => one.id, cell: acts }],
-  }));
+/** How each credential stands now and what is done about it, and how the books stand. */
+function standingOf({ signal }, standing) {
+  const [body, books] = [h("div"), h("div")];
+  const draw = ({ items, ledger }) => {
+    replace(books, booksOf(ledger));
+    replace(body, table({
+      caption: "How credentials stand", items, empty: "No credential is in use.",
+      columns: [...standingColumns, { title: "", value: (one) => one.id, cell: acts }],
+    }));
+  };
   const tried = async (work) => {
     try {
       await work();
-      draw((await get("/admin/api/health", {}, signal)).items);
+      draw(await get("/admin/api/health", {}, signal));
     } catch (error) {
       if (error.name !== "AbortError") say(error.message, "bad");
     }
@@ -104,9 +108,24 @@ function standingOf({ signal }, items) {
     one.state !== "paused" && button("Pause", () => hold(one, "pause"), "quiet"),
     button("Test call", () => test(one.provider_name, one.id), "quiet"),
   ];
-  draw(items);
-  return panel("How credentials stand", body,
-    h("div", null, button("Look again", () => tried(async () => {}))));
+  draw(standing);
+  return [
+    panel("How credentials stand", body,
+      h("div", null, button("Look again", () => tried(async () => {})))),
+    panel("Are the books written?", books),
+  ];
+}
+
+/** Whether usage rows reach the disk, and what happens to requests when they do not. */
+function booksOf({ enable_usage: isOn, healthy: isWell, unbilled, rows }) {
+  const well = isWell ? badge("they reach the disk", "good") : badge("cannot be written", "bad");
+  return facts([
+    ["Usage rows", isOn ? well : badge("none: usage is not recorded", "warn")],
+    ["Not yet written", count(rows)],
+    ["When they cannot be written", unbilled === "serve"
+      ? badge("requests are served, and charged to nobody", "warn")
+      : "requests are refused once there is no place for more rows"],
+  ]);
 }
 
 const standingColumns = [
