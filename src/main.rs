@@ -3,6 +3,7 @@
 use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
 
+use gproxy::api::BootError;
 use gproxy::command::arguments::{self, Arguments, Command};
 use gproxy::command::{self, Terminal};
 use gproxy::config::Loaded;
@@ -58,7 +59,7 @@ fn run() -> io::Result<u8> {
         gproxy::logging::flush();
         writeln!(io::stderr(), "gproxy: {error}")?;
         return Ok(match error {
-            ServeError::Tls(_) => command::EXIT_MISTAKE,
+            ServeError::Tls(_) | ServeError::Boot(BootError::Config(_)) => command::EXIT_MISTAKE,
             _ => EXIT_FAILED,
         });
     }

@@ -250,7 +250,7 @@ fn a_name_in_both_is_an_error_at_start() {
     assert!(gateway.stop().success());
     let both = format!("{}[[users]]\nname = \"bob\"\n", shared.config);
     let mut gateway = Gateway::spawn(&both, &[]);
-    assert_eq!(gateway.wait_exit().code(), Some(1));
+    assert_eq!(gateway.wait_exit().code(), Some(2), "as any mistake of the configuration");
     gateway.wait_for_line("gproxy.db: user bob: name: \"bob\" is declared on line");
 }
 
