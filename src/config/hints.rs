@@ -39,6 +39,10 @@ const SETTINGS: &[&str] = &[
     "on_abort",
     "drain_ms_max",
     "drain_usd_max",
+    "delay_ms",
+    "event_delay_ms",
+    "reply_bytes",
+    "events",
 ];
 /// Keys of a provider.
 const PROVIDER: &[&str] = &["name", "channel", "label", "enabled", "credentials"];

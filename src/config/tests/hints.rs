@@ -163,6 +163,65 @@ fn a_key_in_the_wrong_table_says_where_it_belongs() {
     check("[[users]]\nname = 'u'\napi_key = 'k'", 3, "users[0].api_key", "[[users.keys]]");
 }
 
+/// What is said of a key in a table that does not know it; `None`: it does.
+fn said(table: &str, key: &str) -> Option<String> {
+    let text = table.replace("KEY", key);
+    let errors = load(&text, "c.toml", &environment).err().unwrap_or_default();
+    errors.into_iter().map(|error| error.why).find(|why| why.starts_with("unknown key"))
+}
+
+/// Words in quotes in the sources that read tables: every key is among them.
+fn words() -> std::collections::BTreeSet<&'static str> {
+    let sources = [
+        include_str!("../providers.rs"),
+        include_str!("../clouds.rs"),
+        include_str!("../users.rs"),
+        include_str!("../global.rs"),
+    ];
+    let is_key = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_';
+    let words = sources.into_iter().flat_map(|source| source.split('"'));
+    words.filter(|word| !word.is_empty() && word.bytes().all(is_key)).collect()
+}
+
+/// So the lists of keys here are those of the readers.
+#[test]
+fn every_key_of_a_table_is_told_where_it_belongs_when_it_stands_beside_it() {
+    let provider = |channel: &str, more: &str| {
+        format!("[[providers]]\nname = 'p'\nchannel = '{channel}'\n{more}")
+    };
+    let on = |channels: &[&str], more: &str| -> Vec<String> {
+        channels.iter().map(|channel| provider(channel, more)).collect()
+    };
+    let model = |more: &str| format!("[[models]]\nprovider_name = 'p'\nmodel_id = 'm'\n{more}");
+    let settings = on(&["custom", "echo", "vertex", "azure"], "[providers.settings]\nKEY = 0");
+    let credentials = on(&["custom", "vertex"], "credentials = [{ KEY = 0 }]");
+    let providers = on(&["custom"], "KEY = 0\n[providers.settings]");
+    let keys = vec!["[[users]]\nname = 'u'\n[[users.keys]]\nKEY = 0".to_owned()];
+    let tiers = vec![model("price_tiers = [{ KEY = 0 }]")];
+    let user = "[[users]]\nname = 'u'\nKEY = 0".to_owned();
+    let above = "it stands in [[providers]], above";
+    let in_credentials = ("it stands in credentials", &credentials);
+    for (table, others) in [
+        (&providers[0], vec![("it stands in [providers.settings]", &settings), in_credentials]),
+        (&settings[0], vec![(above, &providers), in_credentials]),
+        (&user, vec![("it stands in [[users.keys]]", &keys)]),
+        (&model("KEY = 0"), vec![("it stands in price_tiers", &tiers)]),
+    ] {
+        let mut told = 0;
+        // Settings stand in no settings.
+        for key in words().into_iter().filter(|key| *key != "settings") {
+            let Some(why) = said(table, key) else { continue };
+            let knows = |tables: &[String]| tables.iter().any(|table| said(table, key).is_none());
+            match others.iter().find(|(_, tables)| knows(tables)) {
+                Some((place, _)) => assert!(why.contains(place), "{key} in {table}: {why}"),
+                None => assert!(!why.contains("it stands in"), "{key} in {table}: {why}"),
+            }
+            told += usize::from(why.contains("it stands in"));
+        }
+        assert!(told > 4, "{told} in {table}");
+    }
+}
+
 #[test]
 fn a_table_in_the_place_of_an_array_is_one_mistake_and_told_by_its_whole_path() {
     let openai = "[[providers]]\nname = 'p'\nchannel = 'openai'\n";
