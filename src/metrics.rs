@@ -37,6 +37,8 @@ pub enum Gauge {
     Drains,
     /// Calls that were made beside a silent one and whose answers have not begun.
     Rivals,
+    /// Requests of callers who are known, until they have their answers.
+    PlacesTaken,
 }
 
 /// Something that adds up.
@@ -118,7 +120,7 @@ pub enum Count {
     GuessesSlowed,
 }
 
-const GAUGES: [(Gauge, &str, &str); 12] = [
+const GAUGES: [(Gauge, &str, &str); 13] = [
     (Gauge::Connections, "gproxy_connections", "Downstream connections."),
     (Gauge::Parked, "gproxy_connections_parked", "Connections parked without a coroutine."),
     (Gauge::Coroutines, "gproxy_coroutines", "Coroutines that serve a connection."),
@@ -131,6 +133,7 @@ const GAUGES: [(Gauge, &str, &str); 12] = [
     (Gauge::ResidentBytes, "gproxy_resident_bytes", "Resident memory."),
     (Gauge::Drains, "gproxy_drains", "Replies read on after their caller has left."),
     (Gauge::Rivals, "gproxy_rivals", "Calls beside a silent one that are silent too."),
+    (Gauge::PlacesTaken, "gproxy_places_taken", "Requests of known callers being served."),
 ];
 
 /// Tokens by their kind; the cost has a name of its own.

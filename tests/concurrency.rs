@@ -216,6 +216,25 @@ fn the_flood_of_one_user_leaves_room_for_another() {
 }
 
 #[test]
+fn a_request_of_nobody_and_one_that_has_its_answer_take_no_place() {
+    let upstream = Upstream::vendor();
+    let gateway = Gateway::start(&Config::to(&upstream).limit("in_flight_max = 2").text());
+    // Bodies that never come are waited for, when the answer has gone.
+    for (key, status) in [("sk-nobody", 401), (ADMIN_KEY, 404)] {
+        let bearer = format!("Bearer {key}");
+        let fields = [("authorization", bearer.as_str()), ("content-type", "application/json")];
+        let half = request("POST", "/v1/nothing", &fields, b"{ \"a\": 1 }");
+        let mut lingering: Vec<Client> = (0..3).map(|_| gateway.connect()).collect();
+        for client in &mut lingering {
+            client.send(&half[..half.len() - 9]);
+            assert_eq!(client.head().expect("an answer").status, status);
+        }
+        let reply = gateway.connect().ask(&chat(MODEL, false));
+        assert_eq!(reply.status, 200, "beside those of {key}: {}", reply.text());
+    }
+}
+
+#[test]
 fn connections_past_the_limit_are_refused_and_room_is_found_again() {
     let upstream = Upstream::vendor();
     let gateway = Gateway::start(&Config::to(&upstream).limit("connections_max = 8").text());

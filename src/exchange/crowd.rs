@@ -1,62 +1,146 @@
-//! Fairness when a gateway fills up: one user's flood leaves room for the others.
+//! What users share, and fairness when it runs out: one user's flood leaves room for the others.
 //!
-//! While at most half of `limits.in_flight_max` is taken, nobody is counted. From there on each
-//! user may have a quarter of the ceiling more under way, so that whoever comes later finds the
-//! last quarter free, however many requests another sends.
+//! While at most half of a ceiling is taken, nobody is counted. From there on each user may take a
+//! quarter of it more, so that whoever comes later finds the last quarter free, however much
+//! another asks for. What one request takes alone is never too much for its user's part: a ceiling
+//! that one may fill is not made smaller by being shared.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
 
+use super::Core;
+use super::note::Note;
+use crate::dialect::refusal::Refusal;
+use crate::metrics::{Gauge, Held};
+use crate::route::snapshot::Limits;
+
 /// A smaller ceiling is nobody's to share: who comes first is served.
 const SHARED_MIN: usize = 8;
 
-/// Requests that began while more than half of the ceiling was taken, by user.
-#[derive(Default)]
-pub(super) struct Crowd(Mutex<HashMap<String, usize>>);
-
-/// One of them. Dropped, it makes room.
-pub(super) struct Place {
-    crowd: Arc<Crowd>,
-    user: String,
+/// What there is only so much of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Scarce {
+    /// Requests of callers who are known.
+    Requests,
 }
 
-impl Crowd {
-    /// A place for a request of this user, when `level` requests of at most `most` are under way.
-    /// `Ok(None)`: there is room for all. `Err`: this user has his share.
-    pub(super) fn enter(
-        self: &Arc<Crowd>,
-        user: &str,
-        level: usize,
-        most: usize,
-    ) -> Result<Option<Place>, Full> {
-        if level <= most / 2 || most < SHARED_MIN {
-            return Ok(None);
+/// How many of these there are.
+pub(super) const SCARCE: usize = 1;
+
+impl Scarce {
+    /// What counts all that is taken.
+    fn gauge(self) -> Gauge {
+        match self {
+            Scarce::Requests => Gauge::PlacesTaken,
         }
-        let mut all = self.0.lock();
-        let count = all.get(user).copied().unwrap_or(0);
-        if count >= most / 4 {
-            return Err(Full);
+    }
+
+    fn most(self, limits: &Limits) -> usize {
+        match self {
+            Scarce::Requests => limits.in_flight_max,
         }
-        all.insert(user.to_owned(), count + 1);
-        Ok(Some(Place { crowd: self.clone(), user: user.to_owned() }))
     }
 }
 
-/// The user's share is taken.
+/// What was taken of one thing while more than half of it was, by user.
+#[derive(Default)]
+pub(super) struct Crowd(Mutex<HashMap<String, usize>>);
+
+/// The part of one request that is counted there. Dropped, it makes room.
+struct Place {
+    crowd: Arc<Crowd>,
+    user: String,
+    count: usize,
+}
+
+/// There is no more, or the user's part is taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Full;
+
+impl Full {
+    /// What a caller is told whose request needed more.
+    pub(super) fn refusal(self) -> Refusal {
+        Refusal::overloaded()
+    }
+}
+
+/// How much of a ceiling is taken.
+#[derive(Clone, Copy)]
+struct Level {
+    taken: usize,
+    most: usize,
+}
+
+impl Crowd {
+    /// Counts `by` more of this user's in `place`, when so much is taken with it.
+    fn take(
+        self: &Arc<Crowd>,
+        place: &mut Option<Place>,
+        user: &str,
+        by: usize,
+        level: Level,
+    ) -> Result<(), Full> {
+        let Level { taken, most } = level;
+        if taken <= most / 2 || most < SHARED_MIN {
+            return Ok(());
+        }
+        let own = place.as_ref().map_or(0, |place| place.count);
+        let mut all = self.0.lock();
+        let count = all.get(user).copied().unwrap_or(0);
+        if count > own && count + by > most / 4 {
+            return Err(Full);
+        }
+        match all.get_mut(user) {
+            Some(count) => *count += by,
+            None => drop(all.insert(user.to_owned(), by)),
+        }
+        match place {
+            Some(place) => place.count += by,
+            none => *none = Some(Place { crowd: self.clone(), user: user.to_owned(), count: by }),
+        }
+        Ok(())
+    }
+}
 
 impl Drop for Place {
     fn drop(&mut self) {
         let mut all = self.crowd.0.lock();
         if let Some(count) = all.get_mut(&self.user) {
-            *count -= 1;
+            *count -= self.count;
             if *count == 0 {
                 all.remove(&self.user);
             }
         }
+    }
+}
+
+/// What one request has of something scarce. Dropped, it makes room.
+pub(super) struct Share {
+    scarce: Scarce,
+    held: Held,
+    place: Option<Place>,
+}
+
+impl Share {
+    /// Nothing of it yet.
+    pub(super) fn new(core: &Core, scarce: Scarce) -> Share {
+        let held = core.metrics.clone().hold(scarce.gauge(), 0);
+        Share { scarce, held, place: None }
+    }
+
+    /// Takes so much more for the request of this note. It is counted also where there is no room
+    /// for it: whoever goes on with it all the same has it.
+    pub(super) fn take(&mut self, core: &Core, note: &Note, by: usize) -> Result<(), Full> {
+        self.held.grow(by as i64);
+        let taken = usize::try_from(core.metrics.level(self.scarce.gauge())).unwrap_or(0);
+        let most = self.scarce.most(note.limits());
+        if taken > most {
+            return Err(Full);
+        }
+        let Some(user) = note.sharer() else { return Ok(()) };
+        core.crowds[self.scarce as usize].take(&mut self.place, user, by, Level { taken, most })
     }
 }
 
@@ -67,20 +151,24 @@ mod tests {
     #[test]
     fn a_flood_leaves_a_quarter_to_others_and_forgets_who_has_gone() {
         let crowd = Arc::new(Crowd::default());
+        let take = |user: &str, taken| {
+            let mut place = None;
+            crowd.take(&mut place, user, 1, Level { taken, most: 100 }).map(|()| place)
+        };
         let (mut held, mut level) = (Vec::new(), 0);
         let refused = loop {
             level += 1;
-            match crowd.enter("flood", level, 100) {
+            match take("flood", level) {
                 Ok(place) => held.push(place),
                 Err(Full) => break level,
             }
         };
         assert_eq!((refused, held.len()), (76, 75));
         for level in 76..=100 {
-            held.push(crowd.enter("other", level, 100).expect("a share of his own"));
+            held.push(take("other", level).expect("a part of his own"));
         }
         held.clear();
         assert!(crowd.0.lock().is_empty());
-        assert!(crowd.enter("flood", 51, 100).expect("room again").is_some());
+        assert!(take("flood", 51).expect("room again").is_some());
     }
 }

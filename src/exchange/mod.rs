@@ -72,7 +72,7 @@ use crate::wire::websocket::{self, HandshakeError};
 pub use api::{Api, ApiRequest};
 pub use attempt::UpHeaders;
 use caller::caller_of;
-use crowd::{Crowd, Full};
+use crowd::{Crowd, Full, SCARCE, Scarce, Share};
 use early::Early;
 pub use early::Waiting;
 pub use errand::Errand;
@@ -283,8 +283,8 @@ pub struct Core {
     pub stumbles: Stumbles,
     // What administrators want to know of upstreams.
     asked: Mutex<Vec<Errand>>,
-    // Who fills the gateway while it fills up.
-    crowd: Arc<Crowd>,
+    // Who takes most of what runs out.
+    crowds: [Arc<Crowd>; SCARCE],
     // Who sends wrong keys.
     guesses: Guesses,
     // When keys are used.
@@ -305,7 +305,7 @@ impl Core {
             api: OnceLock::new(),
             draining: AtomicBool::new(false),
             cut: AtomicBool::new(false),
-            crowd: Arc::default(),
+            crowds: Default::default(),
             guesses: Guesses::default(),
             uses: Uses::default(),
             ids: AtomicU64::new(0),
@@ -517,21 +517,10 @@ fn begin_trace(core: &Core, snapshot: &Snapshot, head: Option<&Head>) -> Option<
 }
 
 /// Whether one more request is served, and one more of this user's.
-fn find_room(
-    core: &Core,
-    snapshot: &Snapshot,
-    user: usize,
-    note: &mut Note,
-) -> Result<(), Refusal> {
-    let level = core.metrics.level(Gauge::RequestsInFlight);
-    let most = snapshot.limits.in_flight_max;
-    if level > most as i64 {
-        return Err(Refusal::overloaded());
-    }
-    if snapshot.users.len() > 1 {
-        let place = core.crowd.enter(&snapshot.users[user].name, level as usize, most);
-        note.place = place.map_err(|Full| Refusal::overloaded())?;
-    }
+fn find_room(core: &Core, note: &mut Note) -> Result<(), Refusal> {
+    let mut place = Share::new(core, Scarce::Requests);
+    place.take(core, note, 1).map_err(Full::refusal)?;
+    note.place = Some(place);
     Ok(())
 }
 
@@ -560,7 +549,7 @@ fn answer<D: Downstream, U: Upstream>(
     if core.is_cut() {
         return Err(Refusal::shutting_down().into());
     }
-    find_room(core, snapshot, user, note)?;
+    find_room(core, note)?;
     let is_provider = |name: &str| snapshot.provider_named(name).is_some();
     if websocket::is_asked(head)
         && let Some(call) = live::parse(head.target(), &is_provider)?

@@ -5,14 +5,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::Core;
-use super::crowd::Place;
+use super::crowd::Share;
 use super::settlement::{Part, Seen, Settlement};
 use super::tokens::Token;
 use super::trace::Trace;
 use crate::dialect::ratelimit::Standing;
 use crate::dialect::usage::Told;
 use crate::metrics::{Count, Metrics, Timing};
-use crate::route::snapshot::{Caller, Snapshot};
+use crate::route::snapshot::{Caller, Limits, Snapshot};
 use crate::secret::KeyId;
 
 /// The id of one exchange: 24 hexadecimal digits, of which the first 14 are the process's.
@@ -93,8 +93,8 @@ pub struct Note {
     /// The provider's credential that the last attempt presented, or with which the answer was got
     /// that is told, by its place among them.
     pub(super) credential: Option<usize>,
-    /// Its place in the crowd, where there is one.
-    pub(super) place: Option<Place>,
+    /// Its place among the requests that are served, until it has its answer.
+    pub(super) place: Option<Share>,
     /// How the user stands under the rules that count it.
     pub(super) standing: Option<Standing>,
     pub(super) settlement: Option<Settlement>,
@@ -183,6 +183,19 @@ impl Note {
     /// The user's name, once known.
     pub(super) fn user_name(&self) -> Option<&str> {
         self.user.map(|user| self.snapshot.users[user].name.as_str())
+    }
+
+    /// Whose part of what users share it takes; `None`: there is nobody to share with. All who are
+    /// not known are one.
+    pub(super) fn sharer(&self) -> Option<&str> {
+        let user = self.user_name();
+        let is_alone = user.is_some() && self.snapshot.users.len() < 2;
+        (!is_alone).then(|| user.unwrap_or_default())
+    }
+
+    /// The ceilings that hold for it.
+    pub(super) fn limits(&self) -> &Limits {
+        &self.snapshot.limits
     }
 
     /// The provider's name; empty: not known yet.

@@ -472,7 +472,7 @@ impl<D: Downstream> Session<D> {
         let next = match result {
             Ok(()) => {
                 note.end = if note.quota_ended { "quota" } else { "ok" };
-                self.next(core)
+                self.next(core, note)
             }
             Err(Ended::Refused(refusal)) if self.early.is_some() => {
                 core.metrics.refused(refusal.status);
@@ -542,7 +542,7 @@ impl<D: Downstream> Session<D> {
             note.end = "gone";
             return Next::Close;
         }
-        self.next(core)
+        self.next(core, note)
     }
 
     /// In a stream that has begun a refusal is its last event, and a cut.
@@ -569,8 +569,10 @@ impl<D: Downstream> Session<D> {
         self.continue_owed || decoder.bytes_announced() > limits::DRAIN_BYTES_MAX as u64
     }
 
-    /// After an answer: the next request, once what is left of this one is out of the way.
-    fn next(&mut self, core: &Core) -> Next {
+    /// After an answer: the next request, once what is left of this one is out of the way. Others
+    /// need not wait for that.
+    fn next(&mut self, core: &Core, note: &mut Note) -> Next {
+        note.place = None;
         if self.keeps(core) && self.drain_body(core) {
             return Next::Again;
         }

@@ -404,6 +404,7 @@ impl<'a, D: Downstream> Tunnel<'a, D> {
             Err(_) => "cut",
         };
         if let Err(Ended::Cut | Ended::Told) = result {
+            self.note.place = None;
             self.session.linger(self.core);
         }
         result

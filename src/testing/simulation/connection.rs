@@ -213,7 +213,13 @@ impl Connection {
     /// What has to be true when no exchange is under way, whatever happened before.
     pub(super) fn check_balance(&self) {
         let metrics = &self.core.metrics;
-        for gauge in [Gauge::RequestsInFlight, Gauge::UpstreamInFlight, Gauge::HeldBytes] {
+        let at_rest = [
+            Gauge::RequestsInFlight,
+            Gauge::PlacesTaken,
+            Gauge::UpstreamInFlight,
+            Gauge::HeldBytes,
+        ];
+        for gauge in at_rest {
             assert_eq!(metrics.level(gauge), 0, "{gauge:?} is not back at zero");
         }
         let ended = metrics.counted(Count::Ended);

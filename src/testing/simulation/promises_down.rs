@@ -151,7 +151,7 @@ fn a_body_for_which_there_is_no_memory_is_refused() {
 fn a_request_too_many_is_refused_and_the_next_may_be_taken() {
     let input = chat().repeat(2);
     let mut connection = connect(&input, in_turn(vec![ok()]));
-    let others = connection.core.metrics.clone().hold(Gauge::RequestsInFlight, 10);
+    let others = connection.core.metrics.clone().hold(Gauge::PlacesTaken, 10);
     assert_eq!(connection.step(), Step::Again);
     drop(others);
     assert_eq!(connection.step(), Step::Again);

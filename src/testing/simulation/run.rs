@@ -103,7 +103,7 @@ impl Run {
             run.connection.clock.leap(looks, Duration::from_secs(3_600));
         }
         if prng.one_in(25) {
-            run.pressure = Some(*prng.pick(&[Gauge::RequestsInFlight, Gauge::HeldBytes]));
+            run.pressure = Some(*prng.pick(&[Gauge::PlacesTaken, Gauge::HeldBytes]));
         }
         logs::keep();
         run.go();
