@@ -216,6 +216,51 @@ fn the_flood_of_one_user_leaves_room_for_another() {
 }
 
 #[test]
+fn the_bodies_of_one_user_leave_room_for_anothers() {
+    const BODY: usize = 200_000;
+    let upstream = Upstream::vendor();
+    let config = Config::to(&upstream)
+        .limit("held_bytes_max = 2097152")
+        .limit("body_bytes_max = 1048576")
+        .limit("event_bytes_max = 65536");
+    let gateway = Gateway::start(&config.text());
+    let ask = |key: &str| {
+        let bearer = format!("Bearer {key}");
+        let fields = [("authorization", bearer.as_str()), ("content-type", "application/json")];
+        let body = chat_body(MODEL, false);
+        let body = format!("{}{body}", " ".repeat(BODY - body.len()));
+        request("POST", "/v1/chat/completions", &fields, body.as_bytes())
+    };
+    let whole = ask(ADMIN_KEY);
+    let (part, last) = whole.split_at(whole.len() - 1);
+    let mut flood = Vec::new();
+    for _ in 0..12 {
+        let before = gateway.gauge("gproxy_held_bytes");
+        let mut client = gateway.connect();
+        // Who is refused may be told so before all of it was read.
+        let _ = client.send_more(part);
+        let is_held = wait_for("the body to be held or refused", || {
+            let level = gateway.gauge("gproxy_held_bytes");
+            let answered = !client.is_silent(Duration::from_millis(20));
+            (answered || level >= before + BODY as f64).then_some(!answered)
+        });
+        if is_held {
+            flood.push(client);
+        } else if let Ok(reply) = client.reply() {
+            assert_eq!(reply.status, 503, "{}", reply.text());
+        }
+    }
+    // Half of the memory, and a quarter of it more: each body takes no more than it is long.
+    assert_eq!(flood.len(), 7);
+    let reply = gateway.connect().ask(&ask(ALICE_KEY));
+    assert_eq!(reply.status, 200, "{}", reply.text());
+    for mut client in flood {
+        client.send_more(last).expect("it is held");
+        assert_eq!(client.reply().expect("an answer").status, 200);
+    }
+}
+
+#[test]
 fn a_request_of_nobody_and_one_that_has_its_answer_take_no_place() {
     let upstream = Upstream::vendor();
     let gateway = Gateway::start(&Config::to(&upstream).limit("in_flight_max = 2").text());

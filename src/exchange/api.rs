@@ -116,9 +116,8 @@ pub(super) fn answer<D: Downstream, U: Upstream>(
     };
     note.called_by(caller);
     let bytes_max = snapshot.limits.body_bytes_max.min(limits::API_BODY_BYTES_MAX);
-    let body = session
-        .open_body(head, bytes_max)
-        .and_then(|()| session.read_body(core, head, &snapshot.limits));
+    let body =
+        session.open_body(head, bytes_max).and_then(|()| session.read_body(core, head, note));
     let mut body = match body {
         Ok(body) => body,
         Err(refusal) => {

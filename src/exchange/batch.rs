@@ -1,6 +1,7 @@
 //! A batch of requests, each of which names a model: all are found, permitted and exchanged.
 
 use super::attempt::Plan;
+use super::crowd::Full;
 use super::incoming::{self, Load};
 use super::note::Note;
 use super::session::Session;
@@ -25,26 +26,23 @@ pub(super) fn answer<D: Downstream, U: Upstream>(
     call: &Call<'_>,
 ) -> Result<(), Ended> {
     plan::admit_unmetered(snapshot, note.user.unwrap_or_default()).map_err(Refusal::from)?;
-    let limits = &snapshot.limits;
     let mut batch = Batch::default();
     let load = if nameless::is_small(head) {
-        let mut body = session.read_body(core, head, limits)?;
+        let mut body = session.read_body(core, head, note)?;
         batch.feed(&body.bytes)?;
         batch.finish()?;
         let (mut exchange, _) = exchange(snapshot, head, note, call, &batch)?;
         let mut bytes = Vec::with_capacity(body.bytes.len());
         exchange.feed(&body.bytes, &mut bytes)?;
         note.bytes_in = body.bytes.len() as u64;
-        if !body.replace(core, limits, bytes) {
-            return Err(Refusal::overloaded().into());
-        }
+        body.replace(core, note, bytes).map_err(Full::refusal)?;
         if let Some(trace) = &mut note.trace {
             trace.request_body(&body.bytes);
         }
         Load::Held(body)
     } else {
-        session.open_body(head, limits.upload_bytes_max)?;
-        let mut begun = incoming::begin(core, limits, session, up, |piece| {
+        session.open_body(head, snapshot.limits.upload_bytes_max)?;
+        let mut begun = incoming::begin(core, note, session, up, |piece| {
             batch.feed(piece)?;
             Ok(false)
         })?;

@@ -5,13 +5,13 @@
 //! one that served.
 
 use super::attempt::{self, Plan, Sending, Tries};
+use super::crowd::{Full, Scarce, Share};
 use super::incoming::Load;
 use super::note::Note;
 use super::session::{Body, Session};
 use super::{Core, Downstream, Early, Ended, Upstream, Waiting, relay, settlement};
 use crate::dialect::ask::Ask;
 use crate::dialect::path::Route;
-use crate::metrics::Gauge;
 use crate::route::plan::Target;
 use crate::route::snapshot::Snapshot;
 use crate::wire::head::Head;
@@ -85,7 +85,8 @@ fn first_served<'a, U: Upstream>(
     tries: &mut Tries<'a, U::Reply>,
     note: &mut Note,
 ) -> Result<Option<super::answer::Answer<'a, U::Reply>>, Ended> {
-    let _copy = core.metrics.clone().hold(Gauge::HeldBytes, sending.body.len() as i64);
+    let mut copy = Share::new(core, Scarce::Bytes);
+    copy.set(core, note, sending.body.len()).map_err(Full::refusal)?;
     for is_last_resort in [false, true] {
         for (at, plan) in plans.iter().enumerate() {
             if is_last_resort && note.attempts > 0 {

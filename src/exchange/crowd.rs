@@ -24,22 +24,26 @@ const SHARED_MIN: usize = 8;
 pub(super) enum Scarce {
     /// Requests of callers who are known.
     Requests,
+    /// Memory for bodies and events.
+    Bytes,
 }
 
 /// How many of these there are.
-pub(super) const SCARCE: usize = 1;
+pub(super) const SCARCE: usize = 2;
 
 impl Scarce {
     /// What counts all that is taken.
     fn gauge(self) -> Gauge {
         match self {
             Scarce::Requests => Gauge::PlacesTaken,
+            Scarce::Bytes => Gauge::HeldBytes,
         }
     }
 
     fn most(self, limits: &Limits) -> usize {
         match self {
             Scarce::Requests => limits.in_flight_max,
+            Scarce::Bytes => usize::try_from(limits.held_bytes_max).unwrap_or(usize::MAX),
         }
     }
 }
@@ -104,15 +108,24 @@ impl Crowd {
     }
 }
 
-impl Drop for Place {
-    fn drop(&mut self) {
+impl Place {
+    /// So much of what is counted is free again, or all of it.
+    fn give_back(&mut self, by: usize) {
+        let by = by.min(self.count);
+        self.count -= by;
         let mut all = self.crowd.0.lock();
         if let Some(count) = all.get_mut(&self.user) {
-            *count -= self.count;
+            *count -= by;
             if *count == 0 {
                 all.remove(&self.user);
             }
         }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.give_back(self.count);
     }
 }
 
@@ -142,6 +155,21 @@ impl Share {
         let Some(user) = note.sharer() else { return Ok(()) };
         core.crowds[self.scarce as usize].take(&mut self.place, user, by, Level { taken, most })
     }
+
+    /// Has so much of it from now on, more or less than before.
+    pub(super) fn set(&mut self, core: &Core, note: &Note, count: usize) -> Result<(), Full> {
+        let before = usize::try_from(self.held.by()).unwrap_or(0);
+        if count > before {
+            return self.take(core, note, count - before);
+        }
+        if count < before {
+            self.held.grow(-((before - count) as i64));
+            if let Some(place) = &mut self.place {
+                place.give_back(before - count);
+            }
+        }
+        Ok(())
+    }
 }
 
 #[cfg(test)]
@@ -170,5 +198,25 @@ mod tests {
         held.clear();
         assert!(crowd.0.lock().is_empty());
         assert!(take("flood", 51).expect("room again").is_some());
+    }
+
+    #[test]
+    fn what_one_takes_alone_may_grow_and_what_stands_beside_it_may_not() {
+        let crowd = Arc::new(Crowd::default());
+        let take = |place: &mut Option<Place>, by, taken| {
+            crowd.take(place, "one", by, Level { taken, most: 1_000 })
+        };
+        let (mut long, mut other) = (None, None);
+        assert_eq!(take(&mut long, 500, 500), Ok(()));
+        assert!(long.is_none(), "half of it is free to all");
+        for taken in [700, 900] {
+            assert_eq!(take(&mut long, 200, taken), Ok(()));
+        }
+        assert_eq!(take(&mut other, 1, 901), Err(Full));
+        long.as_mut().expect("it is counted").give_back(200);
+        assert_eq!(take(&mut other, 50, 750), Ok(()));
+        assert_eq!(take(&mut long, 1, 751), Err(Full));
+        drop((long, other));
+        assert!(crowd.0.lock().is_empty());
     }
 }

@@ -7,6 +7,8 @@ use std::cell::RefCell;
 use std::io;
 use std::ops::Range;
 
+use super::crowd::{Full, Scarce, Share};
+use super::note::Note;
 use super::session::{Body, Session};
 use super::{Core, Downstream, Upstream};
 use crate::dialect::ask::{self, AskError};
@@ -14,8 +16,6 @@ use crate::dialect::batch::Exchange;
 use crate::dialect::refusal::Refusal;
 use crate::failure::Unstored;
 use crate::limits;
-use crate::metrics::{Gauge, Held};
-use crate::route::snapshot::Limits;
 use crate::wire::multipart::Scanner;
 
 /// Where the bytes of a body come from.
@@ -63,19 +63,19 @@ struct Spooled {
 /// What is long lies on disk then.
 pub(super) fn begin<D: Downstream, U: Upstream>(
     core: &Core,
-    limits: &Limits,
+    note: &Note,
     session: &mut Session<D>,
     up: &mut U,
     mut see: impl FnMut(&[u8]) -> Result<bool, Refusal>,
 ) -> Result<Begun, Refusal> {
-    let mut held = core.metrics.clone().hold(Gauge::HeldBytes, 0);
+    let mut share = Share::new(core, Scarce::Bytes);
     let mut begun = Begun::default();
     let mut is_enough = false;
     while !is_enough && !session.has_read_body() {
         let from = begun.bytes.len();
         session.read_piece(core, &mut begun.bytes, limits::RELAY_BYTES)?;
         is_enough = see(&begun.bytes[from..])?;
-        begun.bound(core, limits, up, &mut held)?;
+        begun.bound(core, note, up, &mut share)?;
     }
     begun.gather(up)?;
     Ok(begun)
@@ -86,14 +86,11 @@ impl Begun {
     pub(super) fn bound<U: Upstream>(
         &mut self,
         core: &Core,
-        limits: &Limits,
+        note: &Note,
         up: &mut U,
-        held: &mut Held,
+        share: &mut Share,
     ) -> Result<(), Refusal> {
-        held.grow(self.bytes.capacity() as i64 - held.by());
-        if core.metrics.level(Gauge::HeldBytes) > limits.held_bytes_max as i64 {
-            return Err(Refusal::overloaded());
-        }
+        share.set(core, note, self.bytes.capacity()).map_err(Full::refusal)?;
         let most = match self.spooled {
             Some(_) => limits::SPOOL_PIECE_BYTES,
             None => limits::FORM_HELD_BYTES_MAX,

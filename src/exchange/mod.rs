@@ -567,7 +567,7 @@ fn answer<D: Downstream, U: Upstream>(
     if route.endpoint.model == ModelPlace::Multipart && !is_json(head) {
         return nameless::form(core, snapshot, session, up, head, note, &route);
     }
-    let mut body = held_body(core, snapshot, session, up, head, note)?;
+    let mut body = held_body(core, session, up, head, note)?;
     let ask = ask::scan(route.endpoint, &body.bytes)?;
     let asked = match route.endpoint.model {
         ModelPlace::Path => route.model.clone().map(Cow::into_owned),
@@ -596,15 +596,14 @@ fn answer<D: Downstream, U: Upstream>(
 /// The whole body, unpacked.
 fn held_body<D: Downstream, U: Upstream>(
     core: &Core,
-    snapshot: &Arc<Snapshot>,
     session: &mut Session<D>,
     up: &mut U,
     head: &Head,
     note: &mut Note,
 ) -> Result<Body, Ended> {
-    let mut body = session.read_body(core, head, &snapshot.limits)?;
+    let mut body = session.read_body(core, head, note)?;
     if head.headers.has("content-encoding") {
-        packed::unpack(core, snapshot, up, head, &mut body)?;
+        packed::unpack(core, up, head, &mut body, note)?;
     }
     note.bytes_in = body.bytes.len() as u64;
     if let Some(trace) = &mut note.trace {

@@ -92,7 +92,7 @@ pub(super) fn answer<D: Downstream, U: Upstream>(
         false => snapshot.limits.body_bytes_max,
     };
     let load = if is_small(head) {
-        let body = session.read_body(core, head, &snapshot.limits)?;
+        let body = session.read_body(core, head, note)?;
         note.bytes_in = body.bytes.len() as u64;
         if let Some(trace) = &mut note.trace {
             trace.request_body(&body.bytes);
@@ -100,7 +100,7 @@ pub(super) fn answer<D: Downstream, U: Upstream>(
         Load::Held(body)
     } else {
         session.open_body(head, bytes_max)?;
-        Load::Coming { begun: Begun::default(), length: length_of(head), form: None }
+        Load::Coming { begun: Begun::default(), length: head.framing.length(), form: None }
     };
     super::carry(core, snapshot, session, up, head, &plan, load, note)
 }
@@ -131,11 +131,11 @@ pub(super) fn form<D: Downstream, U: Upstream>(
     let mut scanner = Scanner::new(multipart::boundary(content_type)?);
     session.open_body(head, snapshot.limits.upload_bytes_max)?;
     let mut begun = match coding {
-        None => incoming::begin(core, &snapshot.limits, session, up, |piece| {
+        None => incoming::begin(core, note, session, up, |piece| {
             scanner.feed(piece)?;
             Ok(scanner.model().is_some())
         })?,
-        Some(coding) => packed::form(core, snapshot, session, up, coding, &mut scanner)?,
+        Some(coding) => packed::form(core, note, session, up, coding, &mut scanner)?,
     };
     let place = scanner.model();
     let asked = match &place {
@@ -151,7 +151,7 @@ pub(super) fn form<D: Downstream, U: Upstream>(
     let user = note.user.unwrap_or_default();
     let destination = super::admit(snapshot, user, &target, route.endpoint)?;
     let unpacked = coding.map(|_| begun.length());
-    let mut length = unpacked.or_else(|| length_of(head));
+    let mut length = unpacked.or_else(|| head.framing.length());
     if let Some(place) = place {
         let served = target.model_served;
         length = length.map(|length| length - (place.end - place.start) + served.len() as u64);
@@ -277,12 +277,5 @@ pub(super) fn is_small(head: &Head) -> bool {
         Framing::None => true,
         Framing::Length(length) => length <= limits::NAMELESS_HELD_BYTES_MAX,
         Framing::Chunked => false,
-    }
-}
-
-fn length_of(head: &Head) -> Option<u64> {
-    match head.framing {
-        Framing::Length(length) => Some(length),
-        Framing::None | Framing::Chunked => None,
     }
 }

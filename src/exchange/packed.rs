@@ -3,13 +3,12 @@
 use std::io::{BufReader, Read};
 
 use super::incoming::{self, Begun};
+use super::crowd::{Full, Scarce, Share};
+use super::note::Note;
 use super::office::{self, Desk, Unanswered};
 use super::session::{Body, Session};
 use super::{Core, Downstream, Ended, Upstream};
-use crate::dialect::refusal::Refusal;
 use crate::limits;
-use crate::metrics::Gauge;
-use crate::route::snapshot::Snapshot;
 use crate::wire::coding::{self, Coding, CodingError, Unpacker};
 use crate::wire::head::Head;
 use crate::wire::multipart::Scanner;
@@ -18,22 +17,20 @@ use crate::wire::multipart::Scanner;
 #[inline(never)]
 pub(super) fn unpack<U: Upstream>(
     core: &Core,
-    snapshot: &Snapshot,
     up: &mut U,
     head: &Head,
     body: &mut Body,
+    note: &Note,
 ) -> Result<(), Ended> {
     let Some(coding) = coding::coding_of(head.headers.all("content-encoding"))? else {
         return Ok(());
     };
-    let packed = std::mem::take(&mut body.bytes);
-    let bytes_max = snapshot.limits.body_bytes_max;
-    let work = move || coding::decode(coding, &packed, bytes_max);
+    // It is counted as long as somebody works on it, also when nobody waits any longer.
+    let packed = std::mem::replace(body, Body::empty(core));
+    let bytes_max = note.limits().body_bytes_max;
+    let work = move || coding::decode(coding, &packed.bytes, bytes_max);
     let bytes = office::ask(up, Desk::Bodies, work).map_err(Unanswered::refusal)??;
-    match body.replace(core, &snapshot.limits, bytes) {
-        true => Ok(()),
-        false => Err(Refusal::overloaded().into()),
-    }
+    Ok(body.replace(core, note, bytes).map_err(Full::refusal)?)
 }
 
 /// Reads a compressed form to its end, and unpacks it: on disk, unless it is short.
@@ -41,36 +38,37 @@ pub(super) fn unpack<U: Upstream>(
 /// It goes up when all of it is known to be sound and within the limit.
 pub(super) fn form<D: Downstream, U: Upstream>(
     core: &Core,
-    snapshot: &Snapshot,
+    note: &Note,
     session: &mut Session<D>,
     up: &mut U,
     coding: Coding,
     scanner: &mut Scanner,
 ) -> Result<Begun, Ended> {
-    let limits = &snapshot.limits;
-    let mut packed = incoming::begin(core, limits, session, up, |_| Ok(false))?;
-    let state = coding.state_bytes().max(packed.bytes.len() as u64);
-    let _state = core.metrics.clone().hold(Gauge::HeldBytes, state as i64);
+    let mut packed = incoming::begin(core, note, session, up, |_| Ok(false))?;
+    let mut state = Share::new(core, Scarce::Bytes);
+    let state_bytes = (coding.state_bytes() as usize).max(packed.bytes.len());
+    state.set(core, note, state_bytes).map_err(Full::refusal)?;
     let mut unpacker = Unpacker::new(coding, BufReader::new(packed.reader()));
-    let mut held = core.metrics.clone().hold(Gauge::HeldBytes, 0);
+    let mut share = Share::new(core, Scarce::Bytes);
     let mut begun = Begun::default();
     loop {
         let work = move || {
             let piece = piece(&mut unpacker);
-            (unpacker, piece)
+            (unpacker, state, piece)
         };
-        let (back, piece) = office::ask(up, Desk::Bodies, work).map_err(Unanswered::refusal)?;
-        unpacker = back;
+        let done = office::ask(up, Desk::Bodies, work).map_err(Unanswered::refusal)?;
+        let (back, counted, piece) = done;
+        (unpacker, state) = (back, counted);
         let piece = piece?;
         if piece.is_empty() {
             break;
         }
-        if begun.length() + piece.len() as u64 > limits.upload_bytes_max {
+        if begun.length() + piece.len() as u64 > note.limits().upload_bytes_max {
             return Err(CodingError::TooLong.into());
         }
         scanner.feed(&piece)?;
         begun.bytes.extend_from_slice(&piece);
-        begun.bound(core, limits, up, &mut held)?;
+        begun.bound(core, note, up, &mut share)?;
     }
     begun.gather(up)?;
     Ok(begun)

@@ -7,6 +7,7 @@
 use std::cell::Cell;
 use std::time::{Duration, Instant};
 
+use super::crowd::{Full, Scarce, Share};
 use super::note::Note;
 use super::{Core, Downstream, Ended, Next, Stop};
 use crate::admin::Page;
@@ -15,7 +16,7 @@ use crate::dialect::endpoint::Endpoint;
 use crate::dialect::ratelimit;
 use crate::dialect::refusal::Refusal;
 use crate::limits;
-use crate::metrics::{Count, Gauge, Held};
+use crate::metrics::Count;
 use crate::route::snapshot::Limits;
 use crate::wire::body::Decoder;
 use crate::wire::head::{self, Framing, Head};
@@ -64,19 +65,47 @@ pub enum Arrival {
     Broken(Refusal),
 }
 
-/// A request body, whole, and its share of the memory account.
+/// A request body, whole, and the memory that is counted for it.
 pub struct Body {
     /// The bytes.
     pub bytes: Vec<u8>,
-    held: Held,
+    share: Share,
 }
 
 impl Body {
-    /// Puts other bytes in the place of these. Whether all that is held is within its ceiling.
-    pub(super) fn replace(&mut self, core: &Core, limits: &Limits, bytes: Vec<u8>) -> bool {
+    /// Without a byte.
+    pub(super) fn empty(core: &Core) -> Body {
+        Body { bytes: Vec::new(), share: Share::new(core, Scarce::Bytes) }
+    }
+
+    /// Puts other bytes in the place of these.
+    pub(super) fn replace(&mut self, core: &Core, note: &Note, bytes: Vec<u8>) -> Result<(), Full> {
         self.bytes = bytes;
-        self.held.grow(self.bytes.capacity() as i64 - self.held.by());
-        core.metrics.level(Gauge::HeldBytes) <= limits.held_bytes_max as i64
+        trim(&mut self.bytes);
+        self.count(core, note)
+    }
+
+    fn count(&mut self, core: &Core, note: &Note) -> Result<(), Full> {
+        self.share.set(core, note, self.bytes.capacity())
+    }
+
+}
+
+/// Makes room for what comes next of a body. One whose length is known takes that and no more in
+/// the end, and on the way no more than twice what has come: an announcement is no body.
+fn make_room(bytes: &mut Vec<u8>, length: Option<u64>, coming: usize) {
+    let Some(length) = length else { return };
+    let has = bytes.len();
+    let left = usize::try_from(length).unwrap_or(usize::MAX).saturating_sub(has);
+    if bytes.capacity() - has < left.min(coming) {
+        bytes.reserve_exact(left.min(has.max(coming).max(RESERVED_BYTES)));
+    }
+}
+
+/// Gives back what was taken for more than came.
+fn trim(bytes: &mut Vec<u8>) {
+    if bytes.capacity() - bytes.len() > RESERVED_BYTES {
+        bytes.shrink_to_fit();
     }
 }
 
@@ -180,19 +209,19 @@ impl<D: Downstream> Session<D> {
         &mut self,
         core: &Core,
         head: &Head,
-        limits: &Limits,
+        note: &Note,
     ) -> Result<Body, Refusal> {
         let mut decoder = match self.body.take() {
             Some(decoder) => decoder,
-            None => Decoder::new(head.framing, limits.body_bytes_max)?,
+            None => Decoder::new(head.framing, note.limits().body_bytes_max)?,
         };
-        let held = core.metrics.clone().hold(Gauge::HeldBytes, 0);
-        let mut body = Body { bytes: Vec::new(), held };
+        let mut body = Body::empty(core);
         if decoder.is_done() {
             return Ok(body);
         }
         self.ask_for_body()?;
-        let result = self.collect(core, &mut decoder, &mut body, limits);
+        let length = head.framing.length();
+        let result = self.collect(core, note, &mut decoder, &mut body, length);
         if let Err(refusal) = result {
             // Where the next request would begin is not known, or not worth waiting for.
             self.keep = false;
@@ -270,21 +299,21 @@ impl<D: Downstream> Session<D> {
     fn collect(
         &mut self,
         core: &Core,
+        note: &Note,
         decoder: &mut Decoder,
         body: &mut Body,
-        limits: &Limits,
+        length: Option<u64>,
     ) -> Result<(), Refusal> {
         // Most bodies came with their head: no time is asked for then.
         let mut all_until = None;
         loop {
-            let announced = decoder.bytes_announced().min(limits.body_bytes_max) as usize;
-            body.bytes.reserve(announced.min(body.bytes.len().max(RESERVED_BYTES)));
+            make_room(&mut body.bytes, length, self.end - self.start);
             let used = decoder.feed(&self.buffer[self.start..self.end], &mut body.bytes)?;
             self.start += used;
-            body.held.grow(body.bytes.capacity() as i64 - body.held.by());
-            if core.metrics.level(Gauge::HeldBytes) > limits.held_bytes_max as i64 {
-                return Err(Refusal::overloaded());
+            if decoder.is_done() {
+                trim(&mut body.bytes);
             }
+            body.count(core, note).map_err(Full::refusal)?;
             if decoder.is_done() {
                 return Ok(());
             }
@@ -642,4 +671,31 @@ pub fn turned_away(core: &Core) -> Vec<u8> {
 
 fn ms(count: u64) -> Duration {
     Duration::from_millis(count)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_body_of_a_known_length_takes_as_much_as_it_is_long() {
+        const PIECE: usize = 8 * 1024;
+        for length in [0, 1, 300, 100_000, 17 * 1024 * 1024] {
+            let (mut bytes, mut moves) = (Vec::new(), 0);
+            while bytes.len() < length {
+                let coming = PIECE.min(length - bytes.len());
+                let before = bytes.capacity();
+                make_room(&mut bytes, Some(length as u64), PIECE);
+                bytes.resize(bytes.len() + coming, b'x');
+                moves += usize::from(bytes.capacity() != before);
+                assert!(bytes.capacity() <= (2 * bytes.len()).max(RESERVED_BYTES + PIECE));
+            }
+            assert_eq!(bytes.capacity(), length);
+            assert!(moves <= 10, "{moves} times for {length}");
+        }
+        let mut bytes = Vec::with_capacity(1_000_000);
+        bytes.push(b'x');
+        trim(&mut bytes);
+        assert_eq!(bytes.capacity(), 1);
+    }
 }

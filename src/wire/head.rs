@@ -28,6 +28,16 @@ pub enum Framing {
     Chunked,
 }
 
+impl Framing {
+    /// The length that was declared.
+    pub fn length(self) -> Option<u64> {
+        match self {
+            Framing::Length(length) => Some(length),
+            Framing::None | Framing::Chunked => None,
+        }
+    }
+}
+
 /// A request head that broke no rule.
 #[derive(Debug)]
 pub struct Head {
