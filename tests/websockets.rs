@@ -485,6 +485,35 @@ fn what_breaks_a_rule_or_a_limit_is_closed_with_its_code() {
 }
 
 #[test]
+fn what_finds_no_memory_is_told_to_come_back_whether_its_session_has_begun_or_not() {
+    let upstream = vendor();
+    let config = Config::to(&upstream)
+        .limit("held_bytes_max = 1048576")
+        .limit("body_bytes_max = 524288")
+        .limit("event_bytes_max = 524288");
+    let gateway = Gateway::start(&config.text());
+    let event = frame(128 | TEXT, &[b' '; 400_000], true);
+    let mut running = dial(&gateway, REALTIME);
+    running.event();
+    let mut waiting: Vec<Client> = (0..2).map(|_| dial(&gateway, "/v1/responses")).collect();
+    for (count, client) in waiting.iter_mut().enumerate() {
+        client.send(&event[..399_000]);
+        wait_for("it to be held", || {
+            (gateway.gauge("gproxy_held_bytes") >= 399_000.0 * (count + 1) as f64).then_some(())
+        });
+    }
+    let first = dial(&gateway, "/v1/responses");
+    for mut client in [first, running] {
+        client.send(&event[..20_000]);
+        let told = client.event();
+        assert_eq!(told["error"]["type"], "server_error", "{told}");
+        assert_eq!(client.close().code(), 1013);
+    }
+    drop(waiting);
+    is_quiet(&gateway);
+}
+
+#[test]
 fn a_caller_that_does_not_read_holds_the_upstream_back() {
     const MESSAGE: usize = 256 * 1024;
     const COUNT: usize = 400;

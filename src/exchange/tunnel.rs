@@ -10,6 +10,7 @@
 use std::time::{Duration, Instant};
 
 use super::attempt::{self, Plan, Sending};
+use super::crowd::{Scarce, Share};
 use super::note::Note;
 use super::session::Session;
 use super::turns::Turns;
@@ -20,7 +21,7 @@ use crate::dialect::live::{self, Call, Live};
 use crate::dialect::refusal::Refusal;
 use crate::failure::{Cause, Failure, Phase, Sent};
 use crate::limits;
-use crate::metrics::{Count, Gauge, Held};
+use crate::metrics::Count;
 use crate::route::channel::Destination;
 use crate::route::plan::{Need, Target};
 use crate::route::snapshot::Snapshot;
@@ -106,7 +107,10 @@ impl Hands<'_> {
         let mut tunnel = Tunnel::new(self.core, self.snapshot, session, self.call.live, note);
         let result = match tunnel.first_event() {
             Ok(Some(first)) => match self.open(&mut tunnel, up, first) {
-                Err(Ended::Refused(refusal)) => Err(tunnel.refuse(&refusal)),
+                Err(Ended::Refused(refusal)) => {
+                    let code = if refusal.status < 500 { REFUSED } else { BROKEN };
+                    Err(tunnel.refuse(&refusal, code))
+                }
                 result => result,
             },
             Ok(None) => Ok(()),
@@ -261,6 +265,12 @@ impl Side {
     fn held(&self) -> usize {
         self.reader.held() + self.out.capacity()
     }
+
+    /// Nothing more is read of it, and what was is forgotten.
+    fn deafen(&mut self) {
+        self.has_closed = true;
+        self.reader = Reader::new(false, 0);
+    }
 }
 
 /// A session after the handshake with its caller.
@@ -273,8 +283,7 @@ struct Tunnel<'a, D: Downstream> {
     down: Side,
     up: Side,
     input: Vec<u8>,
-    held: Held,
-    held_bytes_max: u64,
+    share: Share,
     // From our last words on: until when the ends have time for theirs.
     closing_until: Option<Instant>,
     // He is owed an answer of ours, which he has to read before he is read again.
@@ -314,8 +323,7 @@ impl<'a, D: Downstream> Tunnel<'a, D> {
             down: Side::new(true, event_bytes_max),
             up: Side::new(false, event_bytes_max),
             input: vec![0; limits::RELAY_BYTES],
-            held: core.metrics.clone().hold(Gauge::HeldBytes, 0),
-            held_bytes_max: snapshot.limits.held_bytes_max,
+            share: Share::new(core, Scarce::Bytes),
             closing_until: None,
             answered: false,
             broke: false,
@@ -348,7 +356,10 @@ impl<'a, D: Downstream> Tunnel<'a, D> {
                 Some(unit) => return Ok(Some(unit)),
                 None => {}
             }
-            self.account();
+            if !self.has_room() {
+                self.down.deafen();
+                return Err(self.refuse(&Refusal::overloaded(), TRY_LATER));
+            }
             let now = self.core.now();
             if self.core.is_draining() || now >= idle_until {
                 return Err(self.leave(GOING_AWAY, "no event came"));
@@ -377,9 +388,8 @@ impl<'a, D: Downstream> Tunnel<'a, D> {
     }
 
     /// Ends a session that leads nowhere.
-    fn refuse(&mut self, refusal: &Refusal) -> Ended {
+    fn refuse(&mut self, refusal: &Refusal, code: u16) -> Ended {
         self.put_error(refusal);
-        let code = if refusal.status < 500 { REFUSED } else { BROKEN };
         self.note.status = refusal.status;
         match self.leave(code, &refusal.message) {
             Ended::Cut => Ended::Told,
@@ -433,8 +443,6 @@ impl<'a, D: Downstream> Tunnel<'a, D> {
             let drains = self.core.is_draining() && silent >= LOOK_EVERY;
             if silent >= idle || drains || self.core.is_cut() {
                 self.close(pipe, GOING_AWAY, GOING_AWAY);
-            } else if self.is_past_ceiling() {
-                self.close(pipe, TRY_LATER, GOING_AWAY);
             }
             if moved {
                 pipe.give_way();
@@ -471,7 +479,12 @@ impl<'a, D: Downstream> Tunnel<'a, D> {
         if self.down.owed().is_empty() && !self.up.has_closed {
             moved |= self.read_up(pipe);
         }
-        self.account();
+        if !self.has_room() {
+            self.broke = true;
+            self.down.deafen();
+            self.up.deafen();
+            self.end_by(pipe, &Refusal::overloaded());
+        }
         Ok(moved)
     }
 
@@ -666,15 +679,10 @@ impl<'a, D: Downstream> Tunnel<'a, D> {
         self.up.gave(count);
     }
 
-    fn is_past_ceiling(&self) -> bool {
-        let level = self.core.metrics.level(Gauge::HeldBytes);
-        self.held.by() > limits::RELAY_BYTES as i64 && level > self.held_bytes_max as i64
-    }
-
-    fn account(&mut self) {
-        let held = (self.down.held() + self.up.held()) as i64;
-        if held != self.held.by() {
-            self.held.grow(held - self.held.by());
-        }
+    /// Counts what is held, and whether there is room for what has come in addition. A little is
+    /// always let pass.
+    fn has_room(&mut self) -> bool {
+        let held = self.down.held() + self.up.held();
+        self.share.set(self.core, self.note, held).is_ok() || held <= limits::RELAY_BYTES
     }
 }
