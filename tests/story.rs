@@ -84,16 +84,8 @@ fn a_request_is_told_whole_with_its_attempts_and_logs_and_without_a_secret() {
     assert_eq!((&decision["served"], &decision["scope"]), (&json!(true), &Value::Null));
     let steps: Vec<_> = decision["steps"].as_array().expect("steps").iter().collect();
     let names: Vec<_> = steps.iter().filter_map(|step| step["step"].as_str()).collect();
-    let gates = [
-        "key",
-        "path",
-        "model",
-        "route",
-        "permission",
-        "quota and limits",
-        "upstream",
-        "headers",
-    ];
+    let gates =
+        ["key", "path", "model", "route", "permission", "quota and limits", "upstream", "headers"];
     assert_eq!(names, gates);
     let url = format!("http://127.0.0.1:{}/v1/chat/completions?trace=7", upstream.port);
     assert_eq!(decision["url"], json!(url), "as it was called");

@@ -408,6 +408,59 @@ fn a_client_that_does_not_read_holds_the_upstream_back() {
 }
 
 #[test]
+fn what_slow_clients_are_owed_is_counted_and_an_event_too_many_ends_its_stream() {
+    const LONG: usize = 15 << 20;
+    let small = "data: {\"model\":\"m\"}\n\n";
+    let long = format!("data: {{\"model\":\"m\",\"x\":\"{}\"}}\n\n", "x".repeat(LONG));
+    let (heard, calls) = (Arc::new(AtomicUsize::new(0)), AtomicUsize::new(1));
+    let upstream = Upstream::answering({
+        let (heard, long) = (Arc::clone(&heard), long.clone());
+        move |conn, _| {
+            let number = calls.fetch_add(1, Ordering::SeqCst);
+            conn.stream_head();
+            conn.piece(small);
+            wait_for("the beginning to be heard", || {
+                (heard.load(Ordering::SeqCst) >= number).then_some(())
+            });
+            if conn.piece(&long) {
+                conn.end();
+            }
+        }
+    });
+    let config = Config::to(&upstream).limit("held_bytes_max = 33554432");
+    let gateway = Gateway::start(&config.text());
+    let begin = || {
+        let mut client = gateway.connect();
+        client.send(&chat(MODEL, true));
+        assert_eq!(client.head().expect("an answer").status, 200);
+        client.chunk().expect("the first event").expect("is no end");
+        heard.fetch_add(1, Ordering::SeqCst);
+        client
+    };
+    // More than the kernel takes: the rest waits in the gateway, whose upstream has ended.
+    let mut slow = Vec::new();
+    for count in 1..=2 {
+        slow.push(begin());
+        wait_for("the event to be held", || {
+            let level = gateway.gauge("gproxy_held_bytes");
+            (level >= 0.9 * (count * LONG) as f64).then_some(())
+        });
+    }
+    let last = begin().read_to_close();
+    let last = String::from_utf8_lossy(&last);
+    assert!(last.contains("data: {\"error\":") && last.contains("overloaded"), "{last}");
+    assert!(!last.ends_with("0\r\n\r\n"), "a polite end");
+    for mut client in slow {
+        let (mut count, expected) = (0, long.len() + MODEL.len() - 1);
+        while let Some(chunk) = client.chunk().expect("nothing of it is lost") {
+            count += chunk.len();
+        }
+        assert_eq!(count, expected);
+    }
+    wait_for("the memory to be free", || (gateway.gauge("gproxy_held_bytes") == 0.0).then_some(()));
+}
+
+#[test]
 fn a_client_that_hangs_up_frees_its_upstream_within_a_second() {
     // Timed three times, and the quickest counts: a machine under load proves nothing by one.
     for begun in [false, true] {

@@ -120,9 +120,8 @@ fn settings(root: &DeTable<'_>, line_of: &dyn Fn(usize) -> usize) -> Vec<Declare
     let mut rows = Vec::new();
     for (table, keys) in root.iter() {
         let table: &str = table.get_ref().as_ref();
-        let is_retired = |key: &str| {
-            table == "global" && RETIRED.iter().any(|(retired, _)| *retired == key)
-        };
+        let is_retired =
+            |key: &str| table == "global" && RETIRED.iter().any(|(retired, _)| *retired == key);
         for (key, written) in keys.get_ref().as_table().into_iter().flat_map(|keys| keys.iter()) {
             if is_retired(key.get_ref()) {
                 continue;

@@ -151,6 +151,21 @@ impl Rewriter {
         }
     }
 
+    /// Memory that is taken for what has not left.
+    pub fn room(&self) -> usize {
+        match &self.mode {
+            Mode::Stream(stream) => stream.held.capacity(),
+            Mode::Identity | Mode::Whole(_) | Mode::Strings(_) => self.held(),
+        }
+    }
+
+    /// Forgets what has not left. Nothing more can be fed to a stream.
+    pub fn forget(&mut self) {
+        if let Mode::Stream(stream) = &mut self.mode {
+            stream.fail();
+        }
+    }
+
     /// Nothing was handed out by half: an error event may follow.
     pub fn at_event_border(&self) -> bool {
         self.is_stream()
@@ -290,11 +305,15 @@ impl Stream {
 
     fn check_room(&mut self, bytes: usize) -> Result<(), StreamError> {
         if bytes > self.event_bytes_max - self.held.len() {
-            self.failed = true;
-            self.held = Vec::new();
+            self.fail();
             return Err(StreamError::EventTooLong);
         }
         Ok(())
+    }
+
+    fn fail(&mut self) {
+        self.failed = true;
+        self.held = Vec::new();
     }
 
     /// Hands out what is held, as one piece.

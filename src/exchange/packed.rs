@@ -2,8 +2,8 @@
 
 use std::io::{BufReader, Read};
 
-use super::incoming::{self, Begun};
 use super::crowd::{Full, Scarce, Share};
+use super::incoming::{self, Begun};
 use super::note::Note;
 use super::office::{self, Desk, Unanswered};
 use super::session::{Body, Session};

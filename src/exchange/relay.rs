@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use super::answer::Answer;
 use super::attempt::Plan;
+use super::crowd::{Full, Scarce, Share};
 use super::note::Note;
 use super::recorder::Ring;
 use super::session::Session;
@@ -21,7 +22,7 @@ use crate::dialect::usage::Tap;
 use crate::dialect::{Dialect, finish, headers, ratelimit, trouble};
 use crate::failure::{Cause, Failure};
 use crate::limits;
-use crate::metrics::{Count, Gauge, Held};
+use crate::metrics::{Count, Gauge};
 use crate::money;
 use crate::route::snapshot::{Billing, Limits, Snapshot, User};
 use crate::wire::head::Head;
@@ -29,6 +30,9 @@ use crate::wire::{body, header};
 
 /// Room in front of a chunk for its size line.
 const CHUNK_LINE_MAX: usize = 18;
+
+/// So much of a body is copied to leave with its head at once.
+const COPIED_BYTES_MAX: usize = 2 * limits::RELAY_BYTES;
 
 /// Room for what may leave, at first.
 const OUT_BYTES: usize = 1_024;
@@ -58,9 +62,10 @@ struct Relay<'a, D: Downstream, R: Reply> {
     // Some bytes of the body may differ from the upstream's.
     changes: bool,
     mask: Option<Mask>,
-    held: Held,
-    // It is held to be told what it cost, beyond what is held anyway.
-    holds: bool,
+    // Of what is held, what is more than every reply may hold.
+    share: Share,
+    // There was none for what came last.
+    lacks_room: bool,
     // Whose quota may end it.
     meter: Option<&'a User>,
     billing: Billing,
@@ -141,8 +146,8 @@ pub(super) fn relay<D: Downstream, R: Reply>(
         rewriter,
         changes: changes || mask.is_some(),
         mask,
-        held: core.metrics.clone().hold(Gauge::HeldBytes, 0),
-        holds: false,
+        share: Share::new(core, Scarce::Bytes),
+        lacks_room: false,
         meter,
         billing,
         limits: snapshot.limits,
@@ -268,13 +273,10 @@ impl<D: Downstream, R: Reply> Relay<'_, D, R> {
         let mut ended = Ok(false);
         while self.out.len() < bytes_max && matches!(ended, Ok(false)) {
             ended = self.read();
-            self.holds = self.out.len() >= limits::REPLY_HELD_BYTES_MAX;
-            let level = self.core.metrics.level(Gauge::HeldBytes);
-            if self.holds && level > self.limits.held_bytes_max as i64 {
+            if self.lacks_room {
                 break;
             }
         }
-        self.holds = false;
         self.note.waited += self.core.now().saturating_duration_since(begun);
         ended.map_err(|broken| self.refuse(broken))
     }
@@ -327,16 +329,35 @@ impl<D: Downstream, R: Reply> Relay<'_, D, R> {
             }
         }
         let start = self.frame_out(ended);
-        bytes.extend_from_slice(&self.out[start..]);
-        self.out.truncate(CHUNK_LINE_MAX);
         self.note.status = self.reply.status();
         self.check_heard()?;
-        let sent = self.session.send(&bytes);
+        // A copy of what is long would be counted nowhere.
+        if self.out.len() - start <= COPIED_BYTES_MAX {
+            bytes.extend_from_slice(&self.out[start..]);
+            self.session.send(&bytes)?;
+        } else {
+            self.session.send(&bytes)?;
+            self.session.send(&self.out[start..])?;
+        }
+        self.empty();
         if bytes.capacity() <= limits::RELAY_BYTES {
             self.session.scratch = bytes;
         }
-        sent?;
         unfinished.map_or(Ok(ended), |broken| Err(self.break_off(broken)))
+    }
+
+    /// What stood in `out` has left.
+    fn empty(&mut self) {
+        self.out.truncate(CHUNK_LINE_MAX);
+        self.out.shrink_to(limits::REPLY_HELD_BYTES_MAX);
+        self.count();
+    }
+
+    /// Counts what is held of an event, and what may leave, beyond what every reply may hold.
+    fn count(&mut self) {
+        let event = self.rewriter.room().saturating_sub(limits::EVENT_KEPT_BYTES_MAX);
+        let out = self.out.capacity().saturating_sub(limits::REPLY_HELD_BYTES_MAX);
+        self.lacks_room = self.share.set(self.core, self.note, event + out).is_err();
     }
 
     fn write_head(&mut self, head: &Head, ended: bool, out: &mut Vec<u8>) {
@@ -496,8 +517,7 @@ impl<D: Downstream, R: Reply> Relay<'_, D, R> {
                 self.check_heard()?;
                 self.session.send(&self.out[start..])?;
             }
-            self.out.truncate(CHUNK_LINE_MAX);
-            self.out.shrink_to(limits::REPLY_HELD_BYTES_MAX);
+            self.empty();
             if ended {
                 return Ok(());
             }
@@ -517,7 +537,7 @@ impl<D: Downstream, R: Reply> Relay<'_, D, R> {
         while bytes < limits::ABORT_BYTES_MAX
             && self.cost_so_far().saturating_sub(cost_before) <= cost_max
         {
-            self.out.truncate(CHUNK_LINE_MAX);
+            self.empty();
             let Ok(ended) = self.read() else { break };
             bytes += (self.out.len() - CHUNK_LINE_MAX) as u64;
             if ended {
@@ -594,14 +614,11 @@ impl<D: Downstream, R: Reply> Relay<'_, D, R> {
         if let Some(mask) = &mut self.mask {
             mask.piece(&mut self.out, from, ended);
         }
-        let held = match self.holds {
-            true => self.out.len(),
-            false => self.rewriter.held(),
-        } as i64;
-        if held != self.held.by() {
-            self.held.grow(held - self.held.by());
+        self.count();
+        match self.lacks_room && self.rewriter.is_stream() {
+            true => Err(Broken::NoRoom),
+            false => Ok(ended),
         }
-        Ok(ended)
     }
 
     /// Puts the chunk frame round `out` where one is needed, and the last chunk behind it at the
@@ -651,6 +668,8 @@ impl<D: Downstream, R: Reply> Relay<'_, D, R> {
         let Some(refusal) = broken.refusal() else { return Ended::Gone };
         self.record(&refusal.message);
         self.session.close_after();
+        self.rewriter.forget();
+        self.count();
         if self.rewriter.is_stream() {
             // Behind the events that came whole with the break: what a stream leaves in `out` is
             // never half an event.
@@ -668,6 +687,8 @@ impl<D: Downstream, R: Reply> Relay<'_, D, R> {
 enum Broken {
     Upstream(Failure),
     Stream(StreamError),
+    /// There is no memory for what has come.
+    NoRoom,
 }
 
 impl Broken {
@@ -677,6 +698,7 @@ impl Broken {
             Broken::Upstream(Failure { cause: Cause::DownstreamGone, .. }) => None,
             Broken::Upstream(failure) => Some(Refusal::from(failure)),
             Broken::Stream(error) => Some(error.into()),
+            Broken::NoRoom => Some(Full.refusal()),
         }
     }
 }

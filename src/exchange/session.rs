@@ -88,7 +88,6 @@ impl Body {
     fn count(&mut self, core: &Core, note: &Note) -> Result<(), Full> {
         self.share.set(core, note, self.bytes.capacity())
     }
-
 }
 
 /// Makes room for what comes next of a body. One whose length is known takes that and no more in
@@ -205,12 +204,7 @@ impl<D: Downstream> Session<D> {
     }
 
     /// Reads the whole body, within its limits in size and time.
-    pub fn read_body(
-        &mut self,
-        core: &Core,
-        head: &Head,
-        note: &Note,
-    ) -> Result<Body, Refusal> {
+    pub fn read_body(&mut self, core: &Core, head: &Head, note: &Note) -> Result<Body, Refusal> {
         let mut decoder = match self.body.take() {
             Some(decoder) => decoder,
             None => Decoder::new(head.framing, note.limits().body_bytes_max)?,
