@@ -358,6 +358,11 @@ impl Held {
         self.by += by;
     }
 
+    /// Where the gauge stands.
+    pub fn level(&self) -> i64 {
+        self.metrics.level(self.gauge)
+    }
+
     /// By how much this guard raises the gauge.
     pub fn by(&self) -> i64 {
         self.by

@@ -53,7 +53,25 @@ pub(super) struct Trace {
     attempts: Vec<Try>,
     // The one that something is told of; not the last one where two are under way.
     current: usize,
+    account: Account,
+}
+
+/// The memory that bodies take here, of what all may hold. Logs may be lost: past the ceiling they
+/// take none.
+struct Account {
     held: Held,
+    most: u64,
+}
+
+impl Account {
+    fn takes(&mut self, bytes: usize) -> bool {
+        let level = u64::try_from(self.held.level()).unwrap_or(0);
+        let fits = level.saturating_add(bytes as u64) <= self.most;
+        if fits {
+            self.held.grow(bytes as i64);
+        }
+        fits
+    }
 }
 
 struct Try {
@@ -70,19 +88,37 @@ struct Capture {
     total: u64,
 }
 
+const CAPTURE_BYTES_MAX: usize = limits::LOG_BODY_BYTES_MAX + limits::SECRET_BYTES_MAX;
+
 impl Capture {
-    fn add(&mut self, bytes: &[u8], held: &mut Held) {
-        let room = limits::LOG_BODY_BYTES_MAX + limits::SECRET_BYTES_MAX - self.bytes.len();
-        let taken = room.min(bytes.len());
-        self.bytes.extend_from_slice(&bytes[..taken]);
+    fn add(&mut self, bytes: &[u8], account: &mut Account) {
+        let is_whole = self.is_whole();
         self.total += bytes.len() as u64;
-        held.grow(taken as i64);
+        let has = self.bytes.len();
+        let wanted = CAPTURE_BYTES_MAX.min(has + bytes.len());
+        // Behind a gap nothing is taken.
+        if !is_whole || wanted == has {
+            return;
+        }
+        if wanted > self.bytes.capacity() {
+            let room = CAPTURE_BYTES_MAX.min(2 * wanted);
+            if !account.takes(room - self.bytes.capacity()) {
+                return;
+            }
+            self.bytes.reserve_exact(room - has);
+        }
+        self.bytes.extend_from_slice(&bytes[..wanted - has]);
+    }
+
+    fn is_whole(&self) -> bool {
+        self.total == self.bytes.len() as u64
     }
 
     fn body(mut self, secrets: &[Secret]) -> Body {
+        let truncated = !self.is_whole() || self.bytes.len() > limits::LOG_BODY_BYTES_MAX;
         secrets.iter().for_each(|secret| mask(secret.expose().as_bytes(), &mut self.bytes, 0));
         self.bytes.truncate(limits::LOG_BODY_BYTES_MAX);
-        Body { bytes: self.bytes, truncated: self.total > limits::LOG_BODY_BYTES_MAX as u64 }
+        Body { bytes: self.bytes, truncated }
     }
 }
 
@@ -106,7 +142,10 @@ impl Trace {
             response_body: Capture::default(),
             attempts: Vec::new(),
             current: 0,
-            held: core.metrics.clone().hold(Gauge::HeldBytes, 0),
+            account: Account {
+                held: core.metrics.clone().hold(Gauge::HeldBytes, 0),
+                most: snapshot.limits.held_bytes_max,
+            },
         });
         if let Some(head) = head {
             let key = headers::credential_of(&head.headers);
@@ -133,7 +172,7 @@ impl Trace {
     /// Bytes of the request's body, as they came.
     pub(super) fn request_body(&mut self, bytes: &[u8]) {
         if self.logging.enable_downstream_log_body {
-            self.request_body.add(bytes, &mut self.held);
+            self.request_body.add(bytes, &mut self.account);
         }
     }
 
@@ -159,7 +198,7 @@ impl Trace {
     /// Bytes of the answer's body, as they go.
     pub(super) fn response_body(&mut self, bytes: &[u8]) {
         if self.logging.enable_downstream_log_body {
-            self.response_body.add(bytes, &mut self.held);
+            self.response_body.add(bytes, &mut self.account);
         }
     }
 
@@ -216,7 +255,7 @@ impl Trace {
         };
         if self.logging.enable_upstream_log_body {
             let mut request = Capture::default();
-            request.add(body, &mut self.held);
+            request.add(body, &mut self.account);
             both.request = Some(request.body(&self.secrets));
         }
         let credentials = &plan.provider.credentials;
@@ -261,7 +300,7 @@ impl Trace {
         if self.logging.enable_upstream_log_body
             && let Some(last) = self.attempts.get_mut(self.current)
         {
-            last.response_body.add(bytes, &mut self.held);
+            last.response_body.add(bytes, &mut self.account);
         }
     }
 
@@ -286,7 +325,7 @@ impl Trace {
             secrets,
             mut request,
             attempts,
-            held,
+            account,
             request_body,
             response_body,
             ..
@@ -321,7 +360,7 @@ impl Trace {
             }
             request
         });
-        drop(held);
+        drop(account);
         let Some(ledger) = &books.ledger else { return };
         let entry = Entry { downstream, upstream };
         if (entry.downstream.is_some() || !entry.upstream.is_empty()) && !ledger.log(entry) {
@@ -387,6 +426,30 @@ fn redacted_query(query: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::metrics::Metrics;
+
+    #[test]
+    fn a_logged_body_takes_no_memory_past_the_ceiling_and_says_that_there_was_more() {
+        let metrics = Arc::new(Metrics::default());
+        let held = metrics.clone().hold(Gauge::HeldBytes, 0);
+        let mut account = Account { held, most: 100_000 };
+        let (mut first, mut second) = (Capture::default(), Capture::default());
+        for _ in 0..20 {
+            first.add(&[b'x'; 10_000], &mut account);
+            second.add(&[b'y'; 10_000], &mut account);
+            let level = metrics.level(Gauge::HeldBytes);
+            assert_eq!(level, (first.bytes.capacity() + second.bytes.capacity()) as i64);
+            assert!(level <= 100_000, "{level}");
+        }
+        drop(first);
+        let mut late = Capture::default();
+        late.add(b"whole", &mut Account { most: 0, ..account });
+        for (capture, least) in [(second, 20_000), (late, 0)] {
+            let body = capture.body(&[]);
+            assert!(body.truncated && body.bytes.len() >= least, "{}", body.bytes.len());
+        }
+        assert_eq!(metrics.level(Gauge::HeldBytes), 0);
+    }
 
     #[test]
     fn secrets_of_a_query_are_masked_however_their_names_are_spelled() {
