@@ -51,6 +51,8 @@ pub const SPOOLS_MAX: usize = 16;
 pub const DRAINS_MAX: i64 = 1_024;
 /// So much of a reply is read on after its caller has left.
 pub const ABORT_BYTES_MAX: u64 = 16 * 1024 * 1024;
+/// Threads that unpack bodies, one each at a time.
+pub const UNPACKERS: usize = 2;
 /// An unread request body up to this size is drained so that the connection can be kept.
 pub const DRAIN_BYTES_MAX: usize = 64 * 1024;
 

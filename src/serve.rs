@@ -24,7 +24,7 @@ use crate::limits;
 use crate::logging;
 use crate::metrics::Gauge;
 use crate::route::listing::List;
-use crate::route::memory::Memory;
+use crate::route::memory::{Extras, Memory};
 use crate::route::snapshot::Snapshot;
 use crate::secret::Secret;
 
@@ -244,7 +244,11 @@ fn listen(
     let scheme = if tls::callers::terms().is_some() { "https" } else { "http" };
     log::info!(target: "gproxy", "listening on {scheme}://{at} with {workers} workers");
     let snapshot = core.snapshot();
-    let hedges = snapshot.providers.iter().any(|provider| provider.hedge.is_some());
+    let extras = Extras {
+        tls: scheme == "https",
+        hedges: snapshot.providers.iter().any(|provider| provider.hedge.is_some()),
+        drains: snapshot.providers.iter().any(|provider| provider.drain.is_some()),
+    };
     let mut limits = snapshot.limits;
     let room = listener.room();
     if limits.connections_max > room {
@@ -256,7 +260,7 @@ fn listen(
         );
         limits.connections_max = room;
     }
-    let memory = Memory::at_most(&limits, scheme == "https", hedges);
+    let memory = Memory::at_most(&limits, extras);
     log::info!(target: "gproxy", "limits allow memory of at most {memory}");
     Ok(listener)
 }

@@ -15,6 +15,8 @@ use gproxy::dialect::refusal::{Code, Refusal};
 use gproxy::dialect::resource::RESOURCES;
 use gproxy::metrics::Metrics;
 use gproxy::route::channel::CHANNELS;
+use gproxy::route::memory::{Extras, Memory};
+use gproxy::route::snapshot::Limits;
 use serde_json::Value;
 use support::{Gateway, Reply, request, wait_for};
 
@@ -420,6 +422,13 @@ fn every_row_of_the_readmes_tables_is_true_and_none_is_missing() {
         assert!(row.contains(&format!("| `{dialects}`")), "{row}");
         assert_eq!(row.contains("| needed |"), channel.needs_credential, "{row}");
     }
+    let memory = |tls| {
+        let extras = Extras { tls, ..Extras::default() };
+        (Memory::at_most(&Limits::default(), extras).sum() as f64 / f64::from(1 << 30)).round()
+    };
+    let (plain, sealed) = (memory(false), memory(true));
+    let told = format!("it is some {plain} GiB, with `[tls]` some {sealed} GiB");
+    assert!(text.contains(&told), "{told}");
     let options = HELP.split_whitespace().filter(|word| word.starts_with("--"));
     for option in options.chain(["GPROXY_CONFIG", "GPROXY_LOG"]) {
         let of_explain = ["--method", "--help", "--version"];

@@ -6,6 +6,7 @@ use parking_lot::Mutex;
 
 use super::Upstream;
 use crate::dialect::refusal::Refusal;
+use crate::limits;
 
 /// Something to do on an OS thread.
 pub type Work = Box<dyn FnOnce() + Send>;
@@ -34,7 +35,8 @@ impl Desk {
     pub fn threads(self) -> usize {
         match self {
             Desk::Api | Desk::Passwords => 1,
-            Desk::Files | Desk::Bodies | Desk::Answers => 2,
+            Desk::Bodies => limits::UNPACKERS,
+            Desk::Files | Desk::Answers => 2,
         }
     }
 

@@ -345,6 +345,7 @@ impl<D: Downstream> Session<D> {
             self.start = 0;
             let wanted = (self.end + READ_BYTES_MIN).next_multiple_of(READ_BYTES);
             if self.buffer.len() < wanted {
+                self.buffer.reserve_exact(wanted - self.buffer.len());
                 self.buffer.resize(wanted, 0);
             }
         }

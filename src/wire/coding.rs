@@ -198,6 +198,12 @@ impl Write for Bounded {
             self.is_full = true;
             return Err(broken());
         }
+        let wanted = self.bytes.len() + bytes.len();
+        if wanted > self.bytes.capacity() {
+            // Twice as much, so that room is made seldom, but never more than may come.
+            let most = usize::try_from(self.bytes_max).unwrap_or(usize::MAX);
+            self.bytes.reserve_exact(most.min(2 * wanted) - self.bytes.len());
+        }
         self.bytes.extend_from_slice(bytes);
         Ok(bytes.len())
     }
@@ -254,6 +260,14 @@ mod tests {
             }
             assert_eq!(decode(coding, text.as_bytes(), u64::MAX), Err(CodingError::Broken));
         }
+    }
+
+    #[test]
+    fn what_comes_out_takes_no_more_room_than_it_may_be_long() {
+        let text = vec![b'x'; 600_000];
+        let packed = encode(Coding::Gzip, &text);
+        let out = decode(Coding::Gzip, &packed, 700_000).expect("it fits");
+        assert!(out == text && out.capacity() <= 700_000, "{}", out.capacity());
     }
 
     #[test]
