@@ -47,6 +47,9 @@ pub const FORM_HELD_BYTES_MAX: usize = 64 * 1024;
 pub const SPOOL_PIECE_BYTES: usize = 256 * 1024;
 /// Forms on disk at once, each as long as an upload at most; past it 503.
 pub const SPOOLS_MAX: usize = 16;
+/// What is laid aside may take longer than [`BODY_MS_MAX`] while so much of it has come for each
+/// millisecond beyond.
+pub const SPOOLED_BYTES_EACH_MS: u64 = 64;
 /// Replies that are read on at once although their callers have left; past it a call is given up.
 pub const DRAINS_MAX: i64 = 1_024;
 /// So much of a reply is read on after its caller has left.

@@ -39,6 +39,8 @@ pub enum Gauge {
     Rivals,
     /// Requests of callers who are known, until they have their answers.
     PlacesTaken,
+    /// Bodies that lie on disk.
+    Spools,
 }
 
 /// Something that adds up.
@@ -120,7 +122,7 @@ pub enum Count {
     GuessesSlowed,
 }
 
-const GAUGES: [(Gauge, &str, &str); 13] = [
+const GAUGES: [(Gauge, &str, &str); 14] = [
     (Gauge::Connections, "gproxy_connections", "Downstream connections."),
     (Gauge::Parked, "gproxy_connections_parked", "Connections parked without a coroutine."),
     (Gauge::Coroutines, "gproxy_coroutines", "Coroutines that serve a connection."),
@@ -134,6 +136,7 @@ const GAUGES: [(Gauge, &str, &str); 13] = [
     (Gauge::Drains, "gproxy_drains", "Replies read on after their caller has left."),
     (Gauge::Rivals, "gproxy_rivals", "Calls beside a silent one that are silent too."),
     (Gauge::PlacesTaken, "gproxy_places_taken", "Requests of known callers being served."),
+    (Gauge::Spools, "gproxy_spools", "Forms and batches that lie on disk."),
 ];
 
 /// Tokens by their kind; the cost has a name of its own.

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use support::config::{ALICE_KEY, UPSTREAM_KEY};
 use support::upstream::Seen;
-use support::{ADMIN_KEY, Config, Gateway, Reply, Upstream, request};
+use support::{ADMIN_KEY, Config, Gateway, Reply, Upstream, request, wait_for};
 
 const FILES: &str = "[[file_permissions]]\nuser_name = \"admin\"\nprovider_name = \"openai-main\"\n\
     [[file_permissions]]\nuser_name = \"admin\"\nprovider_name = \"router\"\n\
@@ -727,6 +727,36 @@ fn a_forms_model_may_come_behind_any_file() {
     let open = std::fs::read_dir(format!("/proc/{}/fd", gateway.pid())).expect("it is alive");
     let links = open.flatten().filter_map(|entry| std::fs::read_link(entry.path()).ok());
     assert_eq!(links.filter(|link| link.to_string_lossy().contains("deleted")).count(), 0);
+}
+
+#[test]
+fn the_forms_of_one_user_leave_room_on_disk_for_anothers() {
+    let upstream = forms();
+    let gateway = start(&upstream, "");
+    let body = late_form(100_000, "openai-main/gpt-4.1-mini", 0);
+    let ask = |key: &str| {
+        let bearer = format!("Bearer {key}");
+        let fields = [("authorization", bearer.as_str()), LATE];
+        request("POST", "/v1/audio/transcriptions", &fields, &body)
+    };
+    let flood = ask(ADMIN_KEY);
+    let (part, rest) = flood.split_at(flood.len() - 200);
+    let mut held: Vec<_> = (0..12).map(|_| gateway.connect()).collect();
+    for client in &mut held {
+        client.send(part);
+    }
+    wait_for("all of them to lie on disk", || {
+        (gateway.gauge("gproxy_spools") == 12.0).then_some(())
+    });
+    let reply = gateway.connect().ask(&flood);
+    assert_eq!(reply.status, 503, "{}", reply.text());
+    let reply = gateway.connect().ask(&ask(ALICE_KEY));
+    assert_eq!(reply.status, 200, "{}", reply.text());
+    for client in &mut held {
+        client.send_more(rest).expect("it is held");
+        assert_eq!(client.reply().expect("an answer").status, 200);
+    }
+    assert_eq!(gateway.gauge("gproxy_spools"), 0.0);
 }
 
 #[test]

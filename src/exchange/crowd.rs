@@ -13,6 +13,7 @@ use parking_lot::Mutex;
 use super::Core;
 use super::note::Note;
 use crate::dialect::refusal::Refusal;
+use crate::limits;
 use crate::metrics::{Gauge, Held};
 use crate::route::snapshot::Limits;
 
@@ -26,10 +27,12 @@ pub(super) enum Scarce {
     Requests,
     /// Memory for bodies and events.
     Bytes,
+    /// Files for bodies that memory should not hold.
+    Spools,
 }
 
 /// How many of these there are.
-pub(super) const SCARCE: usize = 2;
+pub(super) const SCARCE: usize = 3;
 
 impl Scarce {
     /// What counts all that is taken.
@@ -37,6 +40,7 @@ impl Scarce {
         match self {
             Scarce::Requests => Gauge::PlacesTaken,
             Scarce::Bytes => Gauge::HeldBytes,
+            Scarce::Spools => Gauge::Spools,
         }
     }
 
@@ -44,6 +48,7 @@ impl Scarce {
         match self {
             Scarce::Requests => limits.in_flight_max,
             Scarce::Bytes => usize::try_from(limits.held_bytes_max).unwrap_or(usize::MAX),
+            Scarce::Spools => limits::SPOOLS_MAX,
         }
     }
 }

@@ -6,6 +6,7 @@
 use std::cell::RefCell;
 use std::io;
 use std::ops::Range;
+use std::time::Duration;
 
 use super::crowd::{Full, Scarce, Share};
 use super::note::Note;
@@ -52,6 +53,7 @@ pub(super) struct Begun {
 /// What of it is on disk.
 struct Spooled {
     spool: Box<dyn Spool>,
+    _share: Share,
     length: u64,
     // So much of it was read again.
     at: u64,
@@ -60,7 +62,7 @@ struct Spooled {
 }
 
 /// Reads an opened body until `see`, which is shown each piece, has seen enough, or to its end.
-/// What is long lies on disk then.
+/// What is long lies on disk then, where a body that trickles would keep a place from others.
 pub(super) fn begin<D: Downstream, U: Upstream>(
     core: &Core,
     note: &Note,
@@ -71,13 +73,15 @@ pub(super) fn begin<D: Downstream, U: Upstream>(
     let mut share = Share::new(core, Scarce::Bytes);
     let mut begun = Begun::default();
     let mut is_enough = false;
+    let at_once = core.now() + Duration::from_millis(limits::BODY_MS_MAX);
     while !is_enough && !session.has_read_body() {
         let from = begun.bytes.len();
-        session.read_piece(core, &mut begun.bytes, limits::RELAY_BYTES)?;
+        let until = at_once + Duration::from_millis(begun.length() / limits::SPOOLED_BYTES_EACH_MS);
+        session.read_piece(core, &mut begun.bytes, limits::RELAY_BYTES, Some(until))?;
         is_enough = see(&begun.bytes[from..])?;
         begun.bound(core, note, up, &mut share)?;
     }
-    begun.gather(up)?;
+    begun.gather()?;
     Ok(begun)
 }
 
@@ -96,24 +100,17 @@ impl Begun {
             None => limits::FORM_HELD_BYTES_MAX,
         };
         if self.bytes.len() > most {
-            self.lay_aside(up)?;
+            if self.spooled.is_none() {
+                self.spooled = Some(Spooled::open(core, note, up)?);
+            }
+            self.gather()?;
         }
         Ok(())
     }
 
     /// Leaves all of it in memory or all on disk.
-    pub(super) fn gather<U: Upstream>(&mut self, up: &mut U) -> Result<(), Unstored> {
-        if self.spooled.is_some() { self.lay_aside(up) } else { Ok(()) }
-    }
-
-    fn lay_aside<U: Upstream>(&mut self, up: &mut U) -> Result<(), Unstored> {
-        let spooled = match &mut self.spooled {
-            Some(spooled) => spooled,
-            none => {
-                let (spool, change) = (up.spool()?, (u64::MAX..u64::MAX, Vec::new()));
-                none.insert(Spooled { spool, length: 0, at: 0, change })
-            }
-        };
+    pub(super) fn gather(&mut self) -> Result<(), Unstored> {
+        let Some(spooled) = &mut self.spooled else { return Ok(()) };
         spooled.length += self.bytes.len() as u64;
         spooled.spool.append(std::mem::take(&mut self.bytes))
     }
@@ -168,6 +165,13 @@ impl Begun {
 }
 
 impl Spooled {
+    fn open<U: Upstream>(core: &Core, note: &Note, up: &mut U) -> Result<Spooled, Unstored> {
+        let mut share = Share::new(core, Scarce::Spools);
+        share.take(core, note, 1).map_err(|Full| Unstored::Busy)?;
+        let change = (u64::MAX..u64::MAX, Vec::new());
+        Ok(Spooled { spool: up.spool()?, _share: share, length: 0, at: 0, change })
+    }
+
     /// Appends the next piece to `out`; nothing at the end.
     fn next(&mut self, out: &mut Vec<u8>) -> Result<(), Unstored> {
         let (place, name) = &mut self.change;
@@ -284,7 +288,7 @@ impl<D: Downstream> State<'_, D> {
                 return Ok(());
             }
         }
-        self.session.read_piece(self.core, &mut self.begun, most)?;
+        self.session.read_piece(self.core, &mut self.begun, most, None)?;
         self.bytes += self.begun.len() as u64;
         if let Some(form) = &mut self.form {
             form.feed(&self.begun)?;

@@ -70,7 +70,7 @@ pub(super) fn form<D: Downstream, U: Upstream>(
         begun.bytes.extend_from_slice(&piece);
         begun.bound(core, note, up, &mut share)?;
     }
-    begun.gather(up)?;
+    begun.gather()?;
     Ok(begun)
 }
 

@@ -246,16 +246,18 @@ impl<D: Downstream> Session<D> {
         self.body.is_none()
     }
 
-    /// Appends the next bytes of an opened body to `out`: about `most`, none at its end.
+    /// Appends the next bytes of an opened body to `out`: about `most`, none at its end. All of the
+    /// body has to be there by `until`, if that is said.
     pub fn read_piece(
         &mut self,
         core: &Core,
         out: &mut Vec<u8>,
         most: usize,
+        until: Option<Instant>,
     ) -> Result<(), Refusal> {
         let Some(mut decoder) = self.body.take() else { return Ok(()) };
         self.ask_for_body()?;
-        let result = self.decode_piece(core, &mut decoder, out, most);
+        let result = self.decode_piece(core, &mut decoder, out, most, until);
         match result {
             Ok(()) => self.body = Some(decoder).filter(|decoder| !decoder.is_done()),
             Err(_) => self.keep = false,
@@ -269,6 +271,7 @@ impl<D: Downstream> Session<D> {
         decoder: &mut Decoder,
         out: &mut Vec<u8>,
         most: usize,
+        until: Option<Instant>,
     ) -> Result<(), Refusal> {
         let before = out.len();
         loop {
@@ -281,7 +284,8 @@ impl<D: Downstream> Session<D> {
             if self.start < self.end {
                 continue;
             }
-            match self.fill(core.now() + ms(limits::BODY_PAUSE_MS_MAX)) {
+            let paused = core.now() + ms(limits::BODY_PAUSE_MS_MAX);
+            match self.fill(until.map_or(paused, |until| until.min(paused))) {
                 Ok(0) | Err(Stop::Gone) => return Err(Refusal::from(WireError::Truncated)),
                 Err(Stop::TimedOut) => return Err(Refusal::timeout()),
                 Err(Stop::ShuttingDown) => return Err(Refusal::shutting_down()),

@@ -7,16 +7,13 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Read};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use crate::exchange::{Desk, Spool, Unanswered, through};
 use crate::failure::Unstored;
 use crate::io::office::Office;
-use crate::limits;
 
 static FOLDER: OnceLock<PathBuf> = OnceLock::new();
-static OPEN: AtomicUsize = AtomicUsize::new(0);
 
 /// Says where the files are. The first word counts.
 pub fn lie_in(folder: &Path) {
@@ -25,10 +22,9 @@ pub fn lie_in(folder: &Path) {
 
 /// Opens an empty one for a coroutine of `worker`.
 pub fn open(office: Arc<Office>, worker: usize) -> Result<Box<dyn Spool>, Unstored> {
-    let open = Open::new().ok_or(Unstored::Busy)?;
     let folder = FOLDER.get().ok_or(Unstored::Failed)?;
     let file = ask(&office, worker, || create(folder))?;
-    Ok(Box::new(Disk { office, worker, file: Arc::new(file), length: 0, _open: open }))
+    Ok(Box::new(Disk { office, worker, file: Arc::new(file), length: 0 }))
 }
 
 /// A file that has no name, or loses it at once where the file system knows no such thing.
@@ -68,7 +64,6 @@ struct Disk {
     worker: usize,
     file: Arc<File>,
     length: u64,
-    _open: Open,
 }
 
 impl Spool for Disk {
@@ -106,35 +101,9 @@ impl Read for Reading {
     }
 }
 
-/// Counts the open ones.
-struct Open;
-
-impl Open {
-    fn new() -> Option<Open> {
-        let open = Open;
-        let before = OPEN.fetch_add(1, Ordering::Relaxed);
-        (before < limits::SPOOLS_MAX).then_some(open)
-    }
-}
-
-impl Drop for Open {
-    fn drop(&mut self) {
-        OPEN.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn so_many_are_open_at_once_and_no_more() {
-        let mut open: Vec<_> = std::iter::from_fn(Open::new).collect();
-        assert_eq!(open.len(), limits::SPOOLS_MAX);
-        assert!(Open::new().is_none());
-        open.pop();
-        assert!(Open::new().is_some());
-    }
 
     #[test]
     fn a_file_has_no_name_and_keeps_its_bytes() {

@@ -218,6 +218,7 @@ impl Connection {
             Gauge::PlacesTaken,
             Gauge::UpstreamInFlight,
             Gauge::HeldBytes,
+            Gauge::Spools,
         ];
         for gauge in at_rest {
             assert_eq!(metrics.level(gauge), 0, "{gauge:?} is not back at zero");

@@ -226,6 +226,23 @@ fn a_body_may_pause_for_thirty_seconds_and_take_five_minutes() {
 }
 
 #[test]
+fn a_form_whose_model_does_not_come_has_five_minutes_for_it() {
+    let file = "--b\r\ncontent-disposition: form-data; name=\"file\"; filename=\"f\"\r\n\r\n";
+    let field = "\r\n--b\r\ncontent-disposition: form-data; name=\"model\"\r\n\r\n\
+                 alpha/m\r\n--b--\r\n";
+    let form = format!("{file}{}{field}", "x".repeat(100));
+    let lines = "Content-Type: multipart/form-data; boundary=b\r\n";
+    let input = post_with("/v1/audio/transcriptions", lines, &form);
+    let body_at = input.len() - form.len();
+    let faults: Vec<_> = (1..=20).map(|place| (body_at + place, Fault::Stall(20_000))).collect();
+    let (_, connection) = faulty(&input, &faults[..10]);
+    assert_eq!(statuses(&connection), [200]);
+    let (steps, connection) = faulty(&input, &faults);
+    assert_eq!((steps, statuses(&connection)), (vec![Step::Close], vec![408]));
+    ends_after(&connection, limits::BODY_MS_MAX);
+}
+
+#[test]
 fn a_silent_connection_is_parked_and_wakes_where_it_was() {
     let input = chat() + PAGE;
     let place = chat().len();
