@@ -419,7 +419,7 @@ def metrics(port):
 # What may be open when nobody calls: the question for the metrics itself.
 IDLE = {"gproxy_connections": 1, "gproxy_requests_in_flight": 1, "gproxy_streams": 0,
         "gproxy_upstream_in_flight": 0, "gproxy_held_bytes": 0, "gproxy_ledger_rows": 0,
-        "gproxy_drains": 0}
+        "gproxy_drains": 0, "gproxy_places_taken": 0, "gproxy_spools": 0}
 
 
 def settle(port, pid, before):

@@ -120,6 +120,18 @@ pub enum Count {
     KeysWrong,
     /// Requests refused since their address had sent too many of them, or too many passwords.
     GuessesSlowed,
+    /// Times that accepting paused since there were no descriptors or no memory.
+    AcceptingPaused,
+    /// Connections closed since they were silent for too long.
+    SilentClosed,
+    /// Downstreams that were given up since they read nothing for too long.
+    DownstreamsStalled,
+    /// Times that a request found no place, or its user's part of them taken.
+    PlacesFull,
+    /// Times that there was no more memory for bodies and events, or its user's part was taken.
+    HeldFull,
+    /// Times that there was no more place on disk for a body, or its user's part was taken.
+    SpoolsFull,
 }
 
 const GAUGES: [(Gauge, &str, &str); 14] = [
@@ -189,7 +201,7 @@ struct Histogram {
     sum_ms: AtomicU64,
 }
 
-const COUNTS: [(Count, &str, &str); 25] = [
+const COUNTS: [(Count, &str, &str); 31] = [
     (Count::Accepted, "gproxy_connections_accepted_total", "Connections accepted."),
     (Count::ConnectionsRefused, "gproxy_connections_refused_total", "Connections over the limit."),
     (Count::HandshakesFailed, "gproxy_handshakes_failed_total", "TLS handshakes that failed."),
@@ -215,6 +227,12 @@ const COUNTS: [(Count, &str, &str); 25] = [
     (Count::LogLinesDropped, "gproxy_log_lines_dropped_total", "Log lines dropped."),
     (Count::KeysWrong, "gproxy_keys_wrong_total", "API keys that nobody has."),
     (Count::GuessesSlowed, "gproxy_guesses_slowed_total", "Refusals of addresses that guess."),
+    (Count::AcceptingPaused, "gproxy_accepting_paused_total", "Pauses for want of descriptors."),
+    (Count::SilentClosed, "gproxy_connections_silent_closed_total", "Silent connections closed."),
+    (Count::DownstreamsStalled, "gproxy_downstreams_stalled_total", "Downstreams not reading."),
+    (Count::PlacesFull, "gproxy_places_full_total", "Requests without a place."),
+    (Count::HeldFull, "gproxy_held_full_total", "Bodies and events without memory."),
+    (Count::SpoolsFull, "gproxy_spools_full_total", "Bodies without a place on disk."),
 ];
 
 /// The numbers of one process.

@@ -202,6 +202,7 @@ fn the_flood_of_one_user_leaves_room_for_another() {
     }
     let reply = gateway.connect().ask(&chat(MODEL, false));
     assert_eq!(reply.status, 503, "{}", reply.text());
+    assert_eq!(gateway.gauge("gproxy_places_full_total"), 1.0);
     let mut other = gateway.connect();
     let bearer = format!("Bearer {ALICE_KEY}");
     let body = chat_body(MODEL, false);

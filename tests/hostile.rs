@@ -195,6 +195,7 @@ fn running_out_of_descriptors_is_survived_and_no_credential_is_blamed() {
         (first.ask(&chat(MODEL, false)).status == 200).then_some(())
     });
     limit_descriptors(&gateway, getrlimit(Resource::Nofile).current);
+    assert!(gateway.gauge("gproxy_accepting_paused_total") > 0.0);
     let health = admin(&gateway, "GET", "health", Value::Null, 200);
     let circuits = |item: &Value| item["circuits"].as_array().map_or(0, Vec::len);
     assert!(health["items"].as_array().expect("a list").iter().all(|item| circuits(item) == 0));
@@ -241,8 +242,13 @@ fn silent_connections_make_room_while_others_are_refused() {
         (silent.len() == 4).then_some(())
     });
     // Long before their 75 seconds are over.
-    wait_for("room for another connection", || served(&mut gateway.connect()).then_some(()));
+    let mut other = wait_for("room for another connection", || {
+        let mut client = gateway.connect();
+        served(&mut client).then_some(client)
+    });
     assert!(silent.iter_mut().any(Client::is_closed));
+    let metrics = other.ask(&request("GET", "/metrics", &[], b"")).text();
+    assert!(!metrics.contains("\ngproxy_connections_silent_closed_total 0\n"), "{metrics}");
 }
 
 #[test]

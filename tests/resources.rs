@@ -750,6 +750,7 @@ fn the_forms_of_one_user_leave_room_on_disk_for_anothers() {
     });
     let reply = gateway.connect().ask(&flood);
     assert_eq!(reply.status, 503, "{}", reply.text());
+    assert_eq!(gateway.gauge("gproxy_spools_full_total"), 1.0);
     let reply = gateway.connect().ask(&ask(ALICE_KEY));
     assert_eq!(reply.status, 200, "{}", reply.text());
     for client in &mut held {

@@ -15,12 +15,14 @@ use support::{ADMIN_KEY, Client, Config, Conn, Gateway, Random, Seen, Upstream, 
 const CLIENT_THREADS: usize = 32;
 
 /// Gauges that come back to zero when nobody is there but the connection that asks.
-const GAUGES: [(&str, f64); 5] = [
+const GAUGES: [(&str, f64); 7] = [
     ("gproxy_connections", 1.0),
     ("gproxy_requests_in_flight", 1.0),
     ("gproxy_upstream_in_flight", 0.0),
     ("gproxy_held_bytes", 0.0),
     ("gproxy_coroutines", 1.0),
+    ("gproxy_places_taken", 0.0),
+    ("gproxy_spools", 0.0),
 ];
 
 /// The upstream's part: what it does stands in the model's name.

@@ -14,7 +14,7 @@ use super::Core;
 use super::note::Note;
 use crate::dialect::refusal::Refusal;
 use crate::limits;
-use crate::metrics::{Gauge, Held};
+use crate::metrics::{Count, Gauge, Held};
 use crate::route::snapshot::Limits;
 
 /// A smaller ceiling is nobody's to share: who comes first is served.
@@ -41,6 +41,15 @@ impl Scarce {
             Scarce::Requests => Gauge::PlacesTaken,
             Scarce::Bytes => Gauge::HeldBytes,
             Scarce::Spools => Gauge::Spools,
+        }
+    }
+
+    /// Counts how often there is none.
+    fn refusals(self) -> Count {
+        match self {
+            Scarce::Requests => Count::PlacesFull,
+            Scarce::Bytes => Count::HeldFull,
+            Scarce::Spools => Count::SpoolsFull,
         }
     }
 
@@ -86,7 +95,7 @@ impl Crowd {
     /// Counts `by` more of this user's in `place`, when so much is taken with it.
     fn take(
         self: &Arc<Crowd>,
-        place: &mut Option<Place>,
+        place: &mut Option<Box<Place>>,
         user: &str,
         by: usize,
         level: Level,
@@ -107,7 +116,10 @@ impl Crowd {
         }
         match place {
             Some(place) => place.count += by,
-            none => *none = Some(Place { crowd: self.clone(), user: user.to_owned(), count: by }),
+            none => {
+                let crowd = self.clone();
+                *none = Some(Box::new(Place { crowd, user: user.to_owned(), count: by }));
+            }
         }
         Ok(())
     }
@@ -138,7 +150,8 @@ impl Drop for Place {
 pub(super) struct Share {
     scarce: Scarce,
     held: Held,
-    place: Option<Place>,
+    // Most have none.
+    place: Option<Box<Place>>,
 }
 
 impl Share {
@@ -154,11 +167,13 @@ impl Share {
         self.held.grow(by as i64);
         let taken = usize::try_from(core.metrics.level(self.scarce.gauge())).unwrap_or(0);
         let most = self.scarce.most(note.limits());
-        if taken > most {
-            return Err(Full);
-        }
-        let Some(user) = note.sharer() else { return Ok(()) };
-        core.crowds[self.scarce as usize].take(&mut self.place, user, by, Level { taken, most })
+        let crowd = &core.crowds[self.scarce as usize];
+        let result = match note.sharer() {
+            _ if taken > most => Err(Full),
+            Some(user) => crowd.take(&mut self.place, user, by, Level { taken, most }),
+            None => Ok(()),
+        };
+        result.inspect_err(|Full| core.metrics.count(self.scarce.refusals()))
     }
 
     /// Has so much of it from now on, more or less than before.
@@ -208,7 +223,7 @@ mod tests {
     #[test]
     fn what_one_takes_alone_may_grow_and_what_stands_beside_it_may_not() {
         let crowd = Arc::new(Crowd::default());
-        let take = |place: &mut Option<Place>, by, taken| {
+        let take = |place: &mut Option<Box<Place>>, by, taken| {
             crowd.take(place, "one", by, Level { taken, most: 1_000 })
         };
         let (mut long, mut other) = (None, None);

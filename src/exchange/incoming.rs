@@ -46,7 +46,7 @@ pub trait Spool {
 pub(super) struct Begun {
     /// In memory; behind what is on disk.
     pub(super) bytes: Vec<u8>,
-    spooled: Option<Spooled>,
+    spooled: Option<Box<Spooled>>,
     exchange: Option<Box<Exchange>>,
 }
 
@@ -165,11 +165,11 @@ impl Begun {
 }
 
 impl Spooled {
-    fn open<U: Upstream>(core: &Core, note: &Note, up: &mut U) -> Result<Spooled, Unstored> {
+    fn open<U: Upstream>(core: &Core, note: &Note, up: &mut U) -> Result<Box<Spooled>, Unstored> {
         let mut share = Share::new(core, Scarce::Spools);
         share.take(core, note, 1).map_err(|Full| Unstored::Busy)?;
         let change = (u64::MAX..u64::MAX, Vec::new());
-        Ok(Spooled { spool: up.spool()?, _share: share, length: 0, at: 0, change })
+        Ok(Box::new(Spooled { spool: up.spool()?, _share: share, length: 0, at: 0, change }))
     }
 
     /// Appends the next piece to `out`; nothing at the end.
@@ -205,7 +205,7 @@ struct State<'a, D: Downstream> {
     session: &'a mut Session<D>,
     length: Option<u64>,
     begun: Vec<u8>,
-    spooled: Option<Spooled>,
+    spooled: Option<Box<Spooled>>,
     exchange: Option<Box<Exchange>>,
     taken: usize,
     // Goes on watching a form whose model was found, against a second one.

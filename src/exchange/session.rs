@@ -46,6 +46,8 @@ pub struct Session<D: Downstream> {
     http11: bool,
     keep: bool,
     committed: bool,
+    // It was given up since its downstream did not read.
+    stalled: bool,
     // A stream's head went down before its upstream spoke.
     early: Option<&'static Endpoint>,
     family: Family,
@@ -122,6 +124,7 @@ impl<D: Downstream> Session<D> {
             http11: true,
             keep: true,
             committed: false,
+            stalled: false,
             early: None,
             family: Family::Openai,
             met: Cell::new(0),
@@ -385,8 +388,9 @@ impl<D: Downstream> Session<D> {
     /// Sends bytes of an answer; the first ones are the commit.
     pub fn send(&mut self, bytes: &[u8]) -> Result<(), Ended> {
         self.committed = true;
-        self.down.write(bytes).map_err(|_| {
+        self.down.write(bytes).map_err(|stop| {
             self.keep = false;
+            self.stalled = stop == Stop::TimedOut;
             Ended::Gone
         })
     }
@@ -530,6 +534,9 @@ impl<D: Downstream> Session<D> {
                 Next::Close
             }
         };
+        if std::mem::take(&mut self.stalled) {
+            core.metrics.count(Count::DownstreamsStalled);
+        }
         note.ended_at = core.now();
         next
     }

@@ -250,6 +250,7 @@ impl Listener {
                     | rustix::io::Errno::NOMEM
                     | rustix::io::Errno::NOBUFS),
                 ) => {
+                    self.core.metrics.count(Count::AcceptingPaused);
                     log::warn!(target: "gproxy::listener", "cannot accept: {error}; pausing");
                     return Err(());
                 }
@@ -326,7 +327,13 @@ impl Listener {
             false => limits::KEEP_ALIVE_MS_MAX,
         };
         let max = Duration::from_millis(max);
-        self.parked.lock().retain(|_, connection| now - connection.since < max);
+        self.parked.lock().retain(|_, connection| {
+            let stays = now - connection.since < max;
+            if !stays {
+                self.core.metrics.count(Count::SilentClosed);
+            }
+            stays
+        });
         self.ways.iter().for_each(|ways| ways.sweep());
         let idle: usize = self.ways.iter().map(|ways| ways.idle()).sum();
         self.core.metrics.measure(Gauge::PoolIdle, idle as i64);

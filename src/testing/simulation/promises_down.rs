@@ -8,6 +8,7 @@ use super::connection::{
 };
 use super::ends::{CONTINUE, Fault, LAST, Outcome, Script, Wire};
 use super::responses::{self, Response};
+use crate::exchange::Stop;
 use crate::limits;
 use crate::metrics::{Count, Gauge};
 
@@ -143,8 +144,22 @@ fn a_body_for_which_there_is_no_memory_is_refused() {
     let held = connection.core.metrics.clone().hold(Gauge::HeldBytes, HELD_BYTES_MAX);
     assert_eq!(connection.step(), Step::Close);
     assert!(is_overloaded(&connection.answers()[0]));
+    assert_eq!(connection.core.metrics.counted(Count::HeldFull), 1);
     drop(held);
     connection.check_balance();
+}
+
+#[test]
+fn a_caller_that_does_not_read_is_told_from_one_that_has_left() {
+    for (stop, stalled) in [(Stop::TimedOut, 1), (Stop::Gone, 0)] {
+        let mut connection = connect(&chat(), in_turn(vec![ok()]));
+        connection.wire.borrow_mut().write_stop = Some((10, stop));
+        assert_eq!(connection.run(), [Step::Close]);
+        let metrics = &connection.core.metrics;
+        assert_eq!(metrics.counted(Count::DownstreamsGone), 1);
+        assert_eq!(metrics.counted(Count::DownstreamsStalled), stalled);
+        connection.check_balance();
+    }
 }
 
 #[test]
