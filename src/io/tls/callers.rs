@@ -26,9 +26,11 @@ static CURRENT: RwLock<Option<Current>> = RwLock::new(None);
 /// Files that were loaded.
 pub struct Current {
     files: Tls,
-    // Of the files, as they were when they were read last, well or not.
+    // Of the files, as they were when they were loaded.
     stamps: Vec<Stamp>,
     config: Arc<ServerConfig>,
+    // Of files that could not be loaded since, and why: it is told once.
+    failed: Option<(Vec<Stamp>, String)>,
 }
 
 /// What changes when a file does.
@@ -41,7 +43,7 @@ pub struct Terms(pub(super) Arc<ServerConfig>);
 /// Loads the files. Never on a worker.
 pub fn prepare(files: &Tls) -> Result<Current, TlsError> {
     let stamps = stamps_of(files);
-    Ok(Current { files: files.clone(), stamps, config: read(files)? })
+    Ok(Current { files: files.clone(), stamps, config: read(files)?, failed: None })
 }
 
 /// Lets them count for all connections that are accepted from now on; without files those are
@@ -50,7 +52,9 @@ pub fn put(current: Option<Current>) {
     *CURRENT.write() = current;
 }
 
-/// Loads the files again if they have changed: what came of it, if so. Never on a worker.
+/// Loads the files again if they have changed: what came of it, if that is news. Files with
+/// mistakes are tried again at each call, for who may read them shows in no stamp. Never on a
+/// worker.
 pub fn renew() -> Option<Result<(), TlsError>> {
     let (files, seen) = {
         let current = CURRENT.read();
@@ -65,8 +69,18 @@ pub fn renew() -> Option<Result<(), TlsError>> {
     let mut current = CURRENT.write();
     // A reload may have named others meanwhile.
     let current = current.as_mut().filter(|current| current.files == files)?;
-    current.stamps = stamps;
-    Some(config.map(|config| current.config = config))
+    match config {
+        Ok(config) => {
+            *current = Current { files, stamps, config, failed: None };
+            Some(Ok(()))
+        }
+        Err(error) => {
+            let failed = Some((stamps, error.to_string()));
+            let is_news = current.failed != failed;
+            current.failed = failed;
+            is_news.then_some(Err(error))
+        }
+    }
 }
 
 /// What a connection that is accepted now begins with; `None`: it is plain.
@@ -142,4 +156,59 @@ fn certificates(key: &'static str, path: &str) -> Result<Vec<CertificateDer<'sta
 
 fn mistake(key: &'static str, path: &str, why: impl std::fmt::Display) -> TlsError {
     TlsError::File { key, why: format!("{path}: {why}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::path::Path;
+
+    use super::*;
+
+    /// The bytes that make a file of that length, the first of them those of a shipped one.
+    fn shipped(name: &str, length: usize) -> Vec<u8> {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/support/tls");
+        let mut bytes = fs::read(folder.join(name)).unwrap();
+        assert!(bytes.len() <= length);
+        bytes.resize(length, b'\n');
+        bytes
+    }
+
+    #[test]
+    fn files_that_could_not_be_read_once_are_tried_again_though_they_look_the_same() {
+        // Lengths differ where stamps must: two writes may fall into one tick of the clock.
+        const LENGTH: usize = 8_192;
+        let folder = std::env::temp_dir().join(format!("gproxy-renew-{}", std::process::id()));
+        fs::create_dir_all(&folder).unwrap();
+        let path = |name: &str| folder.join(name).display().to_string();
+        let files = Tls {
+            certificate_file: path("own.pem"),
+            key_file: path("own.key"),
+            client_ca_file: None,
+        };
+        fs::write(&files.certificate_file, shipped("leaf.pem", LENGTH)).unwrap();
+        fs::write(&files.key_file, shipped("leaf.key", LENGTH)).unwrap();
+        put(Some(prepare(&files).unwrap()));
+        assert!(renew().is_none(), "nothing has changed");
+
+        fs::write(&files.certificate_file, vec![b'\n'; LENGTH + 1]).unwrap();
+        let (stamps, written) = (stamps_of(&files), fs::metadata(&files.certificate_file));
+        assert!(renew().unwrap().is_err());
+        assert!((0..3).all(|_| renew().is_none()), "it is told once");
+        fs::write(&files.certificate_file, shipped("leaf.pem", LENGTH + 1)).unwrap();
+        let file = File::options().write(true).open(&files.certificate_file).unwrap();
+        file.set_modified(written.unwrap().modified().unwrap()).unwrap();
+        assert!(stamps == stamps_of(&files));
+        assert!(renew().unwrap().is_ok());
+        assert!(renew().is_none());
+
+        // Another file with the same mistake is news.
+        for longer in 2..4 {
+            fs::write(&files.certificate_file, vec![b'\n'; LENGTH + longer]).unwrap();
+            assert!(renew().unwrap().is_err());
+            assert!(renew().is_none());
+        }
+        put(None);
+        fs::remove_dir_all(folder).unwrap();
+    }
 }
