@@ -2,6 +2,7 @@
 
 use std::io::{self, Write};
 use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -158,7 +159,7 @@ pub fn run(
     let folder = PathBuf::from(&settings.data_dir);
     let estate = if takeover { handover::take(&folder)? } else { None };
     let (socket, lock, old) = match estate.map(handover::Estate::into_parts) {
-        Some((socket, lock, old)) => (Some(socket), Some(lock.into()), Some(old)),
+        Some((socket, lock, old)) => (socket.or(passed), Some(lock.into()), Some(old)),
         None => (passed, None, None),
     };
     let listens_on = socket.as_ref().and_then(|socket| listener::address_of(socket).ok());
@@ -181,11 +182,10 @@ pub fn run(
     logging::count_drops_in(core.metrics.clone());
     ledger.count_drops_in(core.metrics.clone());
     let listener = listen(&core, &settings, workers, socket)?;
-    wait_for_next(&folder, &listener, &ledger, &interface);
     if let Some(old) = old {
-        handover::Estate::accept(old)?;
-        log::info!(target: "gproxy", "took over from the process that served until now");
+        relieve(old);
     }
+    wait_for_next(&folder, &core, &listener, &ledger, &interface);
     for signal in signals.forever() {
         match signal {
             SIGHUP => {
@@ -265,15 +265,30 @@ fn listen(
     Ok(listener)
 }
 
-/// Lets another process take over: then this one is told to stop.
+/// Tells the process from which we take over that we serve.
+fn relieve(old: UnixStream) {
+    match handover::Estate::accept(old) {
+        Ok(()) => {
+            log::info!(target: "gproxy", "took over from the process that served until now");
+        }
+        Err(error) => log::warn!(
+            target: "gproxy",
+            "the process that served until now has ended before it was told to: {error}"
+        ),
+    }
+}
+
+/// Lets another process take over: then this one is told to stop, unless it stops already. Not
+/// before we have relieved the last one, which waits in the same place.
 fn wait_for_next(
     folder: &Path,
+    core: &Arc<Core>,
     listener: &Arc<Listener>,
     ledger: &Ledger,
     interface: &Arc<Interface>,
 ) {
     let begin = || {
-        let (listener, interface) = (listener.clone(), interface.clone());
+        let (core, listener, interface) = (core.clone(), listener.clone(), interface.clone());
         let stand_still = move |still| interface.stand_still(still);
         let lock = ledger.lock().ok_or(io::ErrorKind::NotFound)?.try_clone()?.into();
         let offered = handover::offer(folder)?;
@@ -282,7 +297,10 @@ fn wait_for_next(
             match handover::give(&offered, &|| listener.share(), &lock, &stand_still) {
                 Ok(()) => {
                     log::info!(target: "gproxy", "another process has taken over");
-                    let _ = kill_process(getpid(), Signal::TERM);
+                    // A second signal would cut what is open.
+                    if !core.is_draining() {
+                        let _ = kill_process(getpid(), Signal::TERM);
+                    }
                 }
                 Err(error) => log::warn!(target: "gproxy", "no hand-over: {error}"),
             }

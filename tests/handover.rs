@@ -2,15 +2,21 @@
 
 mod support;
 
-use std::net::TcpListener;
-use std::os::unix::net::UnixStream;
-use std::sync::Arc;
+use std::fs::{self, File};
+use std::io::IoSlice;
+use std::mem::MaybeUninit;
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::os::fd::AsFd;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::mpsc::channel;
+use std::sync::{Arc, Mutex};
 
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use rustix::process::Signal;
 use support::books::{audit, rows};
 use support::client::chat;
-use support::{ADMIN_KEY, Client, Config, Gateway, Upstream, size, wait_for};
+use support::{ADMIN_KEY, Client, Config, Gateway, Upstream, request, size, wait_for};
 
 const MODEL: &str = "openai-main/gpt-4.1-mini";
 const CLIENTS: usize = 8;
@@ -130,6 +136,7 @@ fn a_successor_that_fails_changes_nothing_and_the_next_one_may_try() {
     let mut old = Gateway::start(&Config::to(&upstream).text());
     let mut failed = old.successor(&[("GPROXY_MASTER_KEY", "short")]);
     assert_eq!(failed.wait_exit().code(), Some(1));
+    old.wait_for_line("it has not taken over, so this one goes on");
     assert_eq!(old.connect().ask(&chat(MODEL, false)).status, 200);
     let mut next = old.successor(&[]);
     next.wait_for_line("took over");
@@ -147,6 +154,78 @@ fn a_takeover_from_nobody_is_a_start() {
     let next = old.successor(&[]);
     next.wait_for_line("listening on ");
     assert_eq!(next.connect().ask(&chat(MODEL, false)).status, 200);
+}
+
+/// The test is the old process here, which has gone when it is to be told.
+#[test]
+fn an_old_process_that_ends_while_the_next_one_starts_is_followed_all_the_same() {
+    let upstream = Upstream::vendor();
+    let mut before = Gateway::start(&Config::to(&upstream).text());
+    before.sigterm();
+    assert_eq!(before.wait_exit().code(), Some(0));
+    let data = before.folder().join("data");
+    fs::remove_file(data.join("gproxy.sock")).expect("it was left there");
+    let waits = UnixListener::bind(data.join("gproxy.sock")).expect("our folder");
+    let lock = File::open(data.join("gproxy.lock")).expect("it was left there");
+    lock.lock().expect("nobody has it");
+    let socket = TcpListener::bind(("127.0.0.1", before.port)).expect("nobody listens there");
+
+    let mut next = before.successor(&[]);
+    let (asks, _) = waits.accept().expect("the next one asks");
+    asks.shutdown(Shutdown::Read).expect("it is open");
+    let both = [socket.as_fd(), lock.as_fd()];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
+    let mut ancillary = SendAncillaryBuffer::new(&mut space);
+    ancillary.push(SendAncillaryMessage::ScmRights(&both));
+    sendmsg(&asks, &[IoSlice::new(&[0])], &mut ancillary, SendFlags::empty()).expect("it waits");
+    drop((asks, waits, lock, socket));
+
+    next.wait_for_line("has ended before it was told to");
+    assert_eq!(next.connect().ask(&chat(MODEL, false)).status, 200);
+    let mut last = next.successor(&[]);
+    last.wait_for_line("took over");
+    assert_eq!(next.wait_exit().code(), Some(0));
+    last.sigterm();
+    assert_eq!(last.wait_exit().code(), Some(0));
+    assert!(audit(before.folder()).contains("1 rows"));
+}
+
+#[test]
+fn a_process_that_is_stopping_is_followed_at_once_and_finishes_what_it_has() {
+    let (go, wait) = channel::<()>();
+    let wait = Mutex::new(wait);
+    let upstream = Upstream::answering(move |conn, _| {
+        let _ = wait.lock().expect("never poisoned").recv();
+        conn.whole(200, r#"{"model":"m"}"#);
+    });
+    let mut old = Gateway::start(&Config::to(&upstream).text());
+    let mut client = old.connect();
+    client.send(&chat(MODEL, false));
+    upstream.wait_for_requests(1);
+    old.sigterm();
+    wait_for("new connections to be refused", || {
+        TcpStream::connect(("127.0.0.1", old.port)).is_err().then_some(())
+    });
+    let next = old.successor(&[]);
+    next.wait_for_line("took over");
+    assert_eq!(next.connect().ask(&request("GET", "/healthz", &[], b"")).status, 200);
+    assert!(old.is_alive(), "a request is open");
+    go.send(()).expect("the script waits");
+    assert_eq!(client.reply().expect("an answer").status, 200);
+    assert_eq!(old.wait_exit().code(), Some(0));
+    assert!(old.stderr().iter().all(|line| !line.contains("were cut")));
+}
+
+#[test]
+fn one_process_at_a_time_takes_over() {
+    let old = Gateway::start(&Config::to_url("http://127.0.0.1:9").text());
+    let first = UnixStream::connect(old.folder().join("data/gproxy.sock")).expect("it waits");
+    let mut second = old.successor(&[]);
+    assert_eq!(second.wait_exit().code(), Some(1));
+    second.wait_for_line("another one may be taking over from it");
+    drop(first);
+    let third = old.successor(&[]);
+    third.wait_for_line("took over");
 }
 
 #[test]

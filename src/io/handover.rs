@@ -2,12 +2,13 @@
 //!
 //! For a while both hold the same socket, so no connection is refused, and the same lock of the
 //! books, so no third process can have them. The old one drains when the new one says that it
-//! serves; when it never does, the old one has not noticed.
+//! serves, however long that takes: large books are looked through first. When it ends before, the
+//! old one has not noticed. When the old one ends before, the new one serves all the same.
 
 use std::fs::{self, Permissions};
 use std::io::{self, IoSlice, IoSliceMut, Read, Write};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
@@ -20,54 +21,67 @@ use rustix::net::{
 
 /// Where a process waits for the next one, in its data folder.
 const FILE: &str = "gproxy.sock";
-/// How long the next one may take from the socket to its first answer.
-const START_MAX: Duration = Duration::from_secs(60);
 /// How long the old one may take to hand over.
 const GIVE_MAX: Duration = Duration::from_secs(5);
 
 /// What the next process gets.
 pub struct Estate {
-    /// The listening socket.
-    pub socket: OwnedFd,
+    /// The listening socket; `None`: the old process is stopping and listens no more.
+    pub socket: Option<OwnedFd>,
     /// The lock of the books.
     pub lock: OwnedFd,
     old: UnixStream,
 }
 
 impl Estate {
-    /// Tells the old process to drain: from now on we serve.
+    /// Tells the old process to drain: from now on we serve. An error says that it has ended.
     pub fn accept(mut old: UnixStream) -> io::Result<()> {
         old.write_all(&[1])
     }
 
     /// Its parts; the last is for [`Estate::accept`].
-    pub fn into_parts(self) -> (OwnedFd, OwnedFd, UnixStream) {
+    pub fn into_parts(self) -> (Option<OwnedFd>, OwnedFd, UnixStream) {
         (self.socket, self.lock, self.old)
     }
 }
 
 /// Asks the process that serves this data folder for its estate; `None`: there is none.
 pub fn take(folder: &Path) -> io::Result<Option<Estate>> {
-    let old = match UnixStream::connect(folder.join(FILE)) {
-        Ok(old) => old,
+    let asked = UnixStream::connect(folder.join(FILE)).and_then(receive);
+    match asked {
+        Ok(estate) => Ok(Some(estate)),
         Err(error) => match error.kind() {
-            io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => return Ok(None),
-            _ => return Err(error),
+            // Nobody has been there, or has just gone.
+            io::ErrorKind::NotFound
+            | io::ErrorKind::ConnectionRefused
+            | io::ErrorKind::ConnectionReset
+            | io::ErrorKind::UnexpectedEof => Ok(None),
+            io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => {
+                Err(io::Error::other(format!(
+                    "the process that serves this data folder gives nothing within {GIVE_MAX:?}: \
+                     another one may be taking over from it"
+                )))
+            }
+            _ => Err(error),
         },
-    };
+    }
+}
+
+fn receive(old: UnixStream) -> io::Result<Estate> {
     old.set_read_timeout(Some(GIVE_MAX))?;
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
     let mut ancillary = RecvAncillaryBuffer::new(&mut space);
     let mut byte = [0];
     let parts = &mut [IoSliceMut::new(&mut byte)];
     rustix::net::recvmsg(&old, parts, &mut ancillary, RecvFlags::CMSG_CLOEXEC)?;
-    let mut given = ancillary.drain().filter_map(|message| match message {
+    let given = ancillary.drain().filter_map(|message| match message {
         RecvAncillaryMessage::ScmRights(descriptors) => Some(descriptors),
         _ => None,
     });
-    let mut given = given.next().into_iter().flatten();
+    let mut given = given.flatten();
     match (given.next(), given.next()) {
-        (Some(socket), Some(lock)) => Ok(Some(Estate { socket, lock, old })),
+        (Some(socket), Some(lock)) => Ok(Estate { socket: Some(socket), lock, old }),
+        (Some(lock), None) => Ok(Estate { socket: None, lock, old }),
         _ => Err(io::ErrorKind::UnexpectedEof.into()),
     }
 }
@@ -85,32 +99,37 @@ pub fn offer(folder: &Path) -> io::Result<UnixListener> {
 }
 
 /// Gives to whoever asks, until one of them serves. `socket` yields the listening socket, which is
-/// held for no longer than that: without a successor it is closed with its last owner.
-/// `stand_still` is told when one may begin to read what we have written, and when none does any
-/// more.
+/// held for no longer than that: without a successor it is closed with its last owner. `None`: we
+/// listen no more. `stand_still` is told when one may begin to read what we have written, and when
+/// none does any more.
 pub fn give(
     listener: &UnixListener,
-    socket: &dyn Fn() -> io::Result<OwnedFd>,
+    socket: &dyn Fn() -> io::Result<Option<OwnedFd>>,
     lock: &OwnedFd,
     stand_still: &dyn Fn(bool),
 ) -> io::Result<()> {
     loop {
         let (mut next, _) = listener.accept()?;
+        log::info!(target: "gproxy", "another process starts, to take over from this one");
         stand_still(true);
-        if socket().and_then(|socket| give_one(&mut next, socket, lock)).is_ok() {
-            return Ok(());
+        match socket().and_then(|socket| give_one(&mut next, socket, lock)) {
+            Ok(()) => return Ok(()),
+            Err(error) => {
+                log::warn!(target: "gproxy", "it has not taken over, so this one goes on: {error}");
+            }
         }
         stand_still(false);
     }
 }
 
-fn give_one(next: &mut UnixStream, socket: OwnedFd, lock: &OwnedFd) -> io::Result<()> {
+/// Waits until the next one serves; an error says that it has ended.
+fn give_one(next: &mut UnixStream, socket: Option<OwnedFd>, lock: &OwnedFd) -> io::Result<()> {
     next.set_write_timeout(Some(GIVE_MAX))?;
-    next.set_read_timeout(Some(START_MAX))?;
-    let both = [socket.as_fd(), lock.as_fd()];
+    let given: Vec<BorrowedFd<'_>> =
+        socket.iter().map(AsFd::as_fd).chain([lock.as_fd()]).collect();
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
     let mut ancillary = SendAncillaryBuffer::new(&mut space);
-    ancillary.push(SendAncillaryMessage::ScmRights(&both));
+    ancillary.push(SendAncillaryMessage::ScmRights(&given));
     rustix::net::sendmsg(&*next, &[IoSlice::new(&[0])], &mut ancillary, SendFlags::NOSIGNAL)?;
     drop(socket);
     next.read_exact(&mut [0])

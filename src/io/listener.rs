@@ -132,10 +132,9 @@ impl Listener {
         })
     }
 
-    /// The socket, for the next process.
-    pub fn share(&self) -> io::Result<OwnedFd> {
-        let socket = self.socket.lock();
-        socket.as_ref().ok_or(io::ErrorKind::NotConnected)?.try_clone()
+    /// The socket, for the next process; `None`: it is closed.
+    pub fn share(&self) -> io::Result<Option<OwnedFd>> {
+        self.socket.lock().as_ref().map(OwnedFd::try_clone).transpose()
     }
 
     /// Connections of callers that the system has room for.
