@@ -32,6 +32,9 @@ use crate::secret::Secret;
 /// How often a drain looks whether everything has ended.
 const DRAIN_POLL: Duration = Duration::from_millis(20);
 
+/// How long whoever has connected or begun to ask may take for it when the process stops.
+const BEGIN_MAX: Duration = Duration::from_secs(2);
+
 /// How long cut requests may take to end: the longest slice of a wait, and some.
 const CUT_MAX: Duration = Duration::from_secs(5);
 
@@ -365,16 +368,27 @@ fn announce(made: &Option<(String, Secret)>) -> io::Result<()> {
 /// Stops accepting and waits for what is open, within the limit; a second signal cuts at once.
 fn drain(core: &Core, listener: &Arc<Listener>, signals: &mut Signals) {
     let limit = Duration::from_millis(core.snapshot().drain_ms);
-    let open = core.metrics.level(Gauge::RequestsInFlight);
-    log::info!(target: "gproxy", "stopping: {open} open requests have {limit:?} to end");
+    let until = Instant::now() + limit;
+    let open = || core.metrics.level(Gauge::RequestsInFlight);
+    log::info!(target: "gproxy", "stopping: {} open requests have {limit:?} to end", open());
     core.drain();
+    let begin_until = until.min(Instant::now() + BEGIN_MAX);
+    if !limit.is_zero() {
+        listener.accept_rest();
+    }
     listener.stop();
-    let mut is_hurried = || signals.pending().any(|signal| signal != SIGHUP && signal != SIGXFSZ);
-    let rest = wait_for_open(core, limit, &mut is_hurried);
+    let mut hurried = false;
+    let mut is_hurried = || {
+        hurried |= signals.pending().any(|signal| signal != SIGHUP && signal != SIGXFSZ);
+        hurried
+    };
+    wait_for_none(&|| core.awaited() as i64, begin_until, &mut is_hurried);
+    listener.close();
+    let rest = wait_for_none(&open, until, &mut is_hurried);
     // What is left ends itself: with its dialect's error where it still can, and with its row.
     core.cut();
     worker::cut();
-    let left = wait_for_open(core, CUT_MAX, &mut || false);
+    let left = wait_for_none(&open, Instant::now() + CUT_MAX, &mut || false);
     if rest > 0 {
         log::warn!(target: "gproxy", "{rest} requests were cut, {left} of them without an end");
     }
@@ -382,13 +396,16 @@ fn drain(core: &Core, listener: &Arc<Listener>, signals: &mut Signals) {
     log::info!(target: "gproxy", "stopped");
 }
 
-/// Waits until no request is open; how many are, when time runs out or `is_hurried` says so.
-fn wait_for_open(core: &Core, limit: Duration, is_hurried: &mut dyn FnMut() -> bool) -> i64 {
-    let until = Instant::now() + limit;
+/// Waits until none is left; how many are, when time runs out or `is_hurried` says so.
+fn wait_for_none(
+    count: &dyn Fn() -> i64,
+    until: Instant,
+    is_hurried: &mut dyn FnMut() -> bool,
+) -> i64 {
     loop {
-        let open = core.metrics.level(Gauge::RequestsInFlight);
-        if open == 0 || Instant::now() >= until || is_hurried() {
-            return open;
+        let left = count();
+        if left == 0 || Instant::now() >= until || is_hurried() {
+            return left;
         }
         std::thread::sleep(DRAIN_POLL);
     }

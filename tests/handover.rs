@@ -11,6 +11,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use rustix::process::Signal;
@@ -154,6 +155,33 @@ fn a_takeover_from_nobody_is_a_start() {
     let next = old.successor(&[]);
     next.wait_for_line("listening on ");
     assert_eq!(next.connect().ask(&chat(MODEL, false)).status, 200);
+}
+
+/// A start takes part of the two seconds too; a machine that takes most of them tells nothing.
+#[test]
+fn who_has_connected_or_begun_to_ask_is_answered_behind_a_takeover() {
+    let upstream = Upstream::vendor();
+    let ask = chat(MODEL, false);
+    for _ in 0..10 {
+        let mut old = Gateway::start(&Config::to(&upstream).text());
+        let (mut silent, mut half) = (old.connect(), old.connect());
+        half.send(&ask[..20]);
+        let begun = Instant::now();
+        let _next = old.successor(&[]);
+        old.wait_for_line("stopping: ");
+        std::thread::sleep(Duration::from_millis(100));
+        silent.send(&ask);
+        let sent = half.send_more(&ask[20..]);
+        if begun.elapsed() > Duration::from_millis(1_500) {
+            continue;
+        }
+        sent.expect("it is open");
+        for client in [&mut silent, &mut half] {
+            assert_eq!(client.reply().expect("an answer").status, 200);
+        }
+        assert_eq!(old.wait_exit().code(), Some(0));
+        return;
+    }
 }
 
 /// The test is the old process here, which has gone when it is to be told.

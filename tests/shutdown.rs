@@ -5,6 +5,7 @@ mod support;
 use std::net::{TcpListener, TcpStream};
 use std::sync::Mutex;
 use std::sync::mpsc::{Sender, channel};
+use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 use support::client::{chat, post};
@@ -90,6 +91,48 @@ fn a_gateway_with_nothing_to_do_ends_at_once_with_zero() {
         assert_eq!(client.ask(&chat(MODEL, false)).status, 200);
     }
     assert!(gateway.stop().success());
+}
+
+/// Two seconds are theirs. A machine that takes half of them for these lines tells nothing.
+#[test]
+fn who_has_connected_or_begun_to_ask_is_answered_behind_the_signal() {
+    let upstream = Upstream::vendor();
+    let ask = chat(MODEL, false);
+    for _ in 0..10 {
+        let mut gateway = Gateway::start(&Config::to(&upstream).text());
+        let mut served = gateway.connect();
+        assert_eq!(served.ask(&request("GET", "/healthz", &[], b"")).status, 200);
+        let (mut silent, mut half) = (gateway.connect(), gateway.connect());
+        half.send(&ask[..20]);
+        let begun = Instant::now();
+        gateway.sigterm();
+        wait_until_refused(&gateway);
+        // Long enough for whoever would close them.
+        std::thread::sleep(Duration::from_millis(100));
+        silent.send(&ask);
+        let sent = half.send_more(&ask[20..]);
+        if begun.elapsed() > Duration::from_secs(1) {
+            continue;
+        }
+        sent.expect("it is open");
+        for client in [&mut silent, &mut half] {
+            let reply = client.reply().expect("an answer");
+            assert_eq!((reply.status, reply.closes()), (200, true), "{}", reply.text());
+        }
+        assert!(served.is_closed(), "it has had its answer");
+        assert!(gateway.wait_exit().success());
+        return;
+    }
+}
+
+#[test]
+fn who_says_nothing_delays_the_end_by_little() {
+    let upstream = Upstream::vendor();
+    let gateway = Gateway::start(&Config::to(&upstream).text());
+    let (mut silent, mut half) = (gateway.connect(), gateway.connect());
+    half.send(b"GET /healthz");
+    assert!(gateway.stop().success());
+    assert!(silent.is_closed() && half.is_closed());
 }
 
 /// One request of each sort that can be open when time runs out: a stream in each dialect, a whole

@@ -10,9 +10,12 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::path::Path;
 use std::process::Command;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
-use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, ClientConnection, StreamOwned};
 use support::client::{chat, chat_body};
 use support::tls::{client_config, file, sealer};
 use support::websocket::{CLOSE, frame};
@@ -181,6 +184,48 @@ fn slow_and_broken_handshakes_are_closed_and_hinder_nobody() {
         assert!(matches!(stream.read(&mut byte), Ok(0)), "a slow handshake is cut");
     }
     assert_eq!(gateway.gauge("gproxy_handshakes_failed_total"), 101.0);
+}
+
+/// Two seconds are theirs. A machine that takes half of them for these lines tells nothing.
+#[test]
+fn who_is_in_the_handshake_or_behind_it_is_answered_behind_the_signal() {
+    let upstream = Upstream::vendor();
+    let ask = chat(MODEL, false);
+    for _ in 0..10 {
+        let Sealed { mut gateway, port } =
+            start(&Config::to(&upstream), &shipped(""), trusting());
+        // This one says hello at once, and asks nothing.
+        let mut sealed = gateway.connect();
+        let name = ServerName::try_from("localhost").unwrap();
+        let mut tls = ClientConnection::new(Arc::new(trusting()), name).unwrap();
+        let mut hello = Vec::new();
+        tls.write_tls(&mut hello).unwrap();
+        let mut half = TcpStream::connect(("127.0.0.1", port)).unwrap();
+        half.set_read_timeout(Some(DEADLINE)).unwrap();
+        half.write_all(&hello[..50]).unwrap();
+        wait_for("both", || (gateway.gauge("gproxy_connections") >= 3.0).then_some(()));
+
+        let begun = Instant::now();
+        gateway.sigterm();
+        wait_for("new connections to be refused", || {
+            TcpStream::connect(("127.0.0.1", port)).is_err().then_some(())
+        });
+        std::thread::sleep(Duration::from_millis(100));
+        sealed.send(&ask);
+        let sent = half.write_all(&hello[50..]);
+        let mut half = StreamOwned::new(tls, half);
+        let sent = sent.and_then(|()| half.write_all(&ask));
+        if begun.elapsed() > Duration::from_secs(1) {
+            continue;
+        }
+        sent.expect("it is open");
+        assert_eq!(sealed.reply().expect("an answer").status, 200);
+        let mut reply = Vec::new();
+        let _ = half.read_to_end(&mut reply);
+        assert!(reply.starts_with(b"HTTP/1.1 200 "), "{}", String::from_utf8_lossy(&reply));
+        assert!(gateway.wait_exit().success());
+        return;
+    }
 }
 
 #[test]

@@ -11,6 +11,7 @@ mod affinity;
 mod answer;
 mod api;
 mod attempt;
+mod awaited;
 mod batch;
 mod caller;
 mod cascade;
@@ -71,6 +72,8 @@ use crate::wire::websocket::{self, HandshakeError};
 
 pub use api::{Api, ApiRequest};
 pub use attempt::UpHeaders;
+pub use awaited::Awaited;
+use awaited::Awaiting;
 use caller::caller_of;
 use crowd::{Crowd, Full, SCARCE, Scarce, Share};
 use early::Early;
@@ -267,6 +270,7 @@ pub struct Core {
     api: OnceLock<Arc<dyn Api>>,
     draining: AtomicBool,
     cut: AtomicBool,
+    awaiting: Awaiting,
     ids: AtomicU64,
     /// What is known of credentials.
     pub pool: Pool,
@@ -306,6 +310,7 @@ impl Core {
             draining: AtomicBool::new(false),
             cut: AtomicBool::new(false),
             crowds: Default::default(),
+            awaiting: Awaiting::default(),
             guesses: Guesses::default(),
             uses: Uses::default(),
             ids: AtomicU64::new(0),
@@ -394,6 +399,16 @@ impl Core {
     /// Whether the process is shutting down.
     pub fn is_draining(&self) -> bool {
         self.draining.load(Ordering::Relaxed)
+    }
+
+    /// A request is awaited from one more connection while what comes back lives.
+    pub fn await_one(&self) -> Awaited {
+        self.awaiting.one()
+    }
+
+    /// How many such connections there are.
+    pub fn awaited(&self) -> usize {
+        self.awaiting.count()
     }
 
     /// From now on requests are refused: those that are open end at their next wait.
@@ -496,6 +511,7 @@ pub fn serve<D: Downstream, U: Upstream>(
         snapshot = core.snapshot();
     }
     let _in_flight = core.metrics.clone().hold(Gauge::RequestsInFlight, 1);
+    session.awaited = None;
     let mut note = Note::begin(core, snapshot.clone(), head.method(), path::split(head.target()).0);
     note.trace = begin_trace(core, &snapshot, Some(&head));
     note.allow_origin = admin::allowed_origin(&snapshot, &head);

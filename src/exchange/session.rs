@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::crowd::{Full, Scarce, Share};
 use super::note::Note;
-use super::{Core, Downstream, Ended, Next, Stop};
+use super::{Awaited, Core, Downstream, Ended, Next, Stop};
 use crate::admin::Page;
 use crate::dialect::Family;
 use crate::dialect::endpoint::Endpoint;
@@ -53,6 +53,8 @@ pub struct Session<D: Downstream> {
     family: Family,
     // See [`Session::meets`]; 0: nobody.
     met: Cell<u64>,
+    /// Its next request is awaited, if the process stops now.
+    pub awaited: Option<Awaited>,
 }
 
 /// What came instead of, or as, the next request.
@@ -128,6 +130,7 @@ impl<D: Downstream> Session<D> {
             early: None,
             family: Family::Openai,
             met: Cell::new(0),
+            awaited: None,
         }
     }
 
@@ -162,6 +165,7 @@ impl<D: Downstream> Session<D> {
                     Err(error) => return self.broken(error.into()),
                 }
                 deadline.get_or_insert(core.now() + ms(limits::HEAD_MS_MAX));
+                self.awaited.get_or_insert_with(|| core.await_one());
             }
             let until = deadline.unwrap_or(begun + ms(limits::PARK_AFTER_MS));
             match self.fill(until) {
@@ -174,7 +178,9 @@ impl<D: Downstream> Session<D> {
                     return self.broken(Refusal::shutting_down());
                 }
                 Err(Stop::ShuttingDown) => return Arrival::Closed,
-                Err(Stop::TimedOut) if core.is_draining() => return Arrival::Closed,
+                Err(Stop::TimedOut) if core.is_draining() && self.awaited.is_none() => {
+                    return Arrival::Closed;
+                }
                 Err(Stop::TimedOut) => return Arrival::Idle,
                 Ok(_) => {}
             }

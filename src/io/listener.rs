@@ -18,7 +18,7 @@ use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-use crate::exchange::{self, Core, Errand, Next, Session};
+use crate::exchange::{self, Awaited, Core, Errand, Next, Session};
 use crate::io::downstream::{self, Client};
 use crate::io::office::Office;
 use crate::io::resolver;
@@ -57,6 +57,7 @@ pub struct Listener {
     ways: Vec<Arc<Ways>>,
     office: Arc<Office>,
     stopping: AtomicBool,
+    closed: AtomicBool,
     // A connection was refused since the last sweep: there are too many.
     pressed: AtomicBool,
     room: usize,
@@ -68,6 +69,9 @@ struct Connection {
     fd: OwnedFd,
     line: Line,
     since: Instant,
+    // Invariant: there until a request has come, and while bytes are that may begin one.
+    awaited: Option<Awaited>,
+    has_asked: bool,
     _open: Held,
     parked: Option<Held>,
 }
@@ -126,6 +130,7 @@ impl Listener {
             office: Arc::new(Office::open()?),
             ways: (0..workers).map(|_| Arc::new(Ways::default())).collect(),
             stopping: AtomicBool::new(false),
+            closed: AtomicBool::new(false),
             pressed: AtomicBool::new(false),
             room: room_for_connections(),
             address: bound,
@@ -147,29 +152,52 @@ impl Listener {
         self.address
     }
 
-    /// Stops accepting and closes what is parked. Open exchanges go on.
+    /// Accepts what waits: with the socket it would be closed.
+    pub fn accept_rest(self: &Arc<Self>) {
+        for _ in 0..BACKLOG as usize / ACCEPTS_MAX {
+            if !matches!(self.accept_some(), Ok(true)) {
+                return;
+            }
+        }
+    }
+
+    /// Stops accepting and closes what is parked between two requests. Open exchanges go on, and
+    /// who has asked nothing yet may do so until [`Listener::close`].
     pub fn stop(self: &Arc<Self>) {
         self.stopping.store(true, Ordering::SeqCst);
-        drop(self.socket.lock().take());
-        let parked = std::mem::take(&mut *self.parked.lock());
-        for mut connection in parked.into_values() {
+        if let Some(socket) = self.socket.lock().take() {
+            // Another process may have it too, so it would go on telling of connections.
+            let _ = epoll::delete(&self.epoll, socket);
+        }
+        let between: Vec<Connection> = {
+            let mut parked = self.parked.lock();
+            parked.extract_if(|_, connection| connection.has_asked).map(|(_, it)| it).collect()
+        };
+        for mut connection in between {
             // Who has just begun to speak gets an answer yet.
             let begun = worker::peek(&connection.fd) == Peek::Bytes;
             if begun && epoll::delete(&self.epoll, &connection.fd).is_ok() {
                 connection.parked = None;
+                connection.awaited = Some(self.core.await_one());
                 self.start(connection);
             }
         }
     }
 
-    /// The loop of the listener's thread; returns after [`Listener::stop`].
+    /// Closes all that is parked.
+    pub fn close(&self) {
+        self.closed.store(true, Ordering::SeqCst);
+        drop(std::mem::take(&mut *self.parked.lock()));
+    }
+
+    /// The loop of the listener's thread; returns after [`Listener::close`].
     pub fn run(self: &Arc<Self>) {
         let mut events = Vec::with_capacity(EVENTS_MAX);
         let mut tick_at = Instant::now() + TICK;
         let mut ticks = 0_u64;
         let mut idleness = Idleness::default();
         let mut resume_at: Option<Instant> = None;
-        while !self.stopping.load(Ordering::SeqCst) {
+        while !self.closed.load(Ordering::SeqCst) {
             let wake_at = resume_at.map_or(tick_at, |at| at.min(tick_at));
             self.wait(&mut events, wake_at);
             for event in events.drain(..) {
@@ -231,18 +259,20 @@ impl Listener {
         }
     }
 
-    /// Accepts what waits; an error says that descriptors or memory have run out.
-    fn accept_some(self: &Arc<Self>) -> Result<(), ()> {
+    /// Accepts some of what waits: whether there may be more. An error says that descriptors or
+    /// memory have run out.
+    fn accept_some(self: &Arc<Self>) -> Result<bool, ()> {
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         for _ in 0..ACCEPTS_MAX {
             let accepted = match &*self.socket.lock() {
-                Some(socket) => {
-                    rustix::net::accept_with(socket, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK)
-                }
-                None => return Ok(()),
+                // It is counted before anybody can find the socket closed.
+                Some(socket) => rustix::net::accept_with(socket, flags)
+                    .map(|fd| (fd, self.core.await_one())),
+                None => return Ok(false),
             };
             match accepted {
-                Ok(fd) => self.admit(fd),
-                Err(rustix::io::Errno::AGAIN) => return Ok(()),
+                Ok((fd, awaited)) => self.admit(fd, awaited),
+                Err(rustix::io::Errno::AGAIN) => return Ok(false),
                 Err(
                     error @ (rustix::io::Errno::MFILE
                     | rustix::io::Errno::NFILE
@@ -257,10 +287,10 @@ impl Listener {
                 Err(_) => {}
             }
         }
-        Ok(())
+        Ok(true)
     }
 
-    fn admit(self: &Arc<Self>, fd: OwnedFd) {
+    fn admit(self: &Arc<Self>, fd: OwnedFd, awaited: Awaited) {
         let core = &self.core;
         core.metrics.count(Count::Accepted);
         let open = core.metrics.level(Gauge::Connections);
@@ -280,7 +310,15 @@ impl Listener {
         let held = core.metrics.clone().hold(Gauge::Connections, 1);
         let has_bytes = worker::peek(&fd) == Peek::Bytes;
         let line = callers::terms().map_or(Line::Plain, Line::Fresh);
-        let connection = Connection { fd, line, since: Instant::now(), _open: held, parked: None };
+        let connection = Connection {
+            fd,
+            line,
+            since: Instant::now(),
+            awaited: Some(awaited),
+            has_asked: false,
+            _open: held,
+            parked: None,
+        };
         if has_bytes {
             self.start(connection);
         } else {
@@ -291,8 +329,14 @@ impl Listener {
     /// Keeps a silent connection until it speaks, ends, or has been silent for too long.
     fn park(&self, mut connection: Connection) {
         let mut table = self.parked.lock();
-        if self.stopping.load(Ordering::SeqCst) {
+        let (stopping, closed) = (&self.stopping, &self.closed);
+        if closed.load(Ordering::SeqCst)
+            || connection.has_asked && stopping.load(Ordering::SeqCst)
+        {
             return;
+        }
+        if connection.has_asked {
+            connection.awaited = None;
         }
         let number = connection.fd.as_raw_fd();
         let flags = EventFlags::IN | EventFlags::RDHUP | EventFlags::ONESHOT;
@@ -307,7 +351,13 @@ impl Listener {
     }
 
     fn wake(self: &Arc<Self>, number: i32) {
-        let connection = self.parked.lock().remove(&number);
+        let connection = {
+            let mut parked = self.parked.lock();
+            parked.remove(&number).map(|mut connection| {
+                connection.awaited.get_or_insert_with(|| self.core.await_one());
+                connection
+            })
+        };
         let Some(mut connection) = connection else { return };
         if let Err(error) = epoll::delete(&self.epoll, &connection.fd) {
             log::error!(target: "gproxy::listener", "epoll: {error}");
@@ -460,7 +510,7 @@ impl Drop for Load {
 
 /// A connection's coroutine: requests in turn, until it ends or falls silent.
 fn converse(listener: &Arc<Listener>, connection: Connection, worker: usize) {
-    let Connection { fd, line, _open, .. } = connection;
+    let Connection { fd, line, awaited, mut has_asked, _open, .. } = connection;
     let mut sock = match Sock::adopt(fd, worker) {
         Ok(sock) => sock,
         Err(error) => {
@@ -489,11 +539,12 @@ fn converse(listener: &Arc<Listener>, connection: Connection, worker: usize) {
         metrics: core.metrics.clone(),
     };
     let mut session = Session::new(Client::new(sock, sealed));
+    session.awaited = awaited;
     loop {
         let served =
             catch_unwind(AssertUnwindSafe(|| exchange::serve(core, &mut session, &mut up)));
         match served {
-            Ok(Next::Again) => {}
+            Ok(Next::Again) => has_asked = true,
             Ok(Next::Close) => return,
             Ok(Next::Park) => break,
             Err(_) => {
@@ -504,10 +555,12 @@ fn converse(listener: &Arc<Listener>, connection: Connection, worker: usize) {
         }
     }
     drop(up);
-    let (sock, sealed) = session.down.into_parts();
+    let Session { down, awaited, .. } = session;
+    let (sock, sealed) = down.into_parts();
     let line = sealed.map_or(Line::Plain, Line::Sealed);
     if let Some(fd) = sock.release() {
-        listener.park(Connection { fd, line, since: Instant::now(), _open, parked: None });
+        let since = Instant::now();
+        listener.park(Connection { fd, line, since, awaited, has_asked, _open, parked: None });
     }
 }
 
