@@ -152,13 +152,28 @@ fn a_file_without_an_administrator_is_refused_and_the_running_tables_stay() {
     assert_eq!(reply.status, 403);
 }
 
+/// Nor does a reload that is refused for them write who has come with the file.
 #[test]
 fn certificates_that_cannot_be_read_are_found_by_a_dry_run_too() {
     let gateway = Gateway::start(&config().text());
-    gateway.rewrite_config(&config().global("extra_ca_file = \"/nowhere.pem\"").text());
+    let carol = "[[users]]\nname = \"carol\"\n[[quotas]]\nuser_name = \"carol\"\nquota = 5\n\
+                 cost_used = 2\n";
+    let config = config().tail(carol);
+    gateway.rewrite_config(&config.clone().global("extra_ca_file = \"/nowhere.pem\"").text());
     for path in ["reload?dry_run=true", "reload"] {
         let fault = admin(&gateway, "POST", path, Value::Null, 409);
         let message = fault["error"]["message"].as_str().expect("a text");
         assert!(message.contains("extra_ca_file: /nowhere.pem"), "{message}");
     }
+    let seen = || {
+        let changes = admin(&gateway, "GET", "changes?limit=1000", Value::Null, 200);
+        let changes = changes["items"].as_array().expect("a list").clone();
+        changes.iter().filter(|change| change["entity"] == "carol").count()
+    };
+    assert_eq!(seen(), 0, "nothing is written");
+    gateway.rewrite_config(&config.text());
+    admin(&gateway, "POST", "reload", Value::Null, 200);
+    assert_eq!(seen(), 1);
+    let quota = admin(&gateway, "GET", "quotas/carol:total", Value::Null, 200);
+    assert_eq!(quota["cost_used"], "2", "{quota}");
 }

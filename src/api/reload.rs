@@ -122,8 +122,9 @@ impl Interface {
             providers: loaded.snapshot.providers.len(),
             users: loaded.snapshot.users.len(),
         };
+        // Before anything is written: a file that is refused leaves nothing behind.
+        self.source.check(&loaded).map_err(|why| vec![why])?;
         if !is_meant {
-            self.source.check(&loaded).map_err(|why| vec![why])?;
             return Ok(reloaded);
         }
         let unseen = state.unseen(&loaded);
