@@ -1,18 +1,21 @@
 //! Text that must never be printed, and its digest.
 //!
 //! `Secret` has no `Debug`, no `Display` and no `PartialEq`: the compiler refuses to log or compare
-//! it. Callers that need the text say `expose`, which is easy to search for.
+//! it. Callers that need the text say `expose`, which is easy to search for. Its memory is wiped
+//! before it is given back.
 
 use std::fmt;
 
-/// A credential or key in clear text.
+use zeroize::Zeroizing;
+
+/// A credential or key in clear text, or a document with such in it.
 #[derive(Clone)]
-pub struct Secret(Box<str>);
+pub struct Secret(Zeroizing<String>);
 
 impl Secret {
-    /// Takes ownership of the text.
-    pub fn new(text: impl Into<Box<str>>) -> Secret {
-        Secret(text.into())
+    /// Takes ownership of the text; a borrowed one is copied.
+    pub fn new(text: impl Into<String>) -> Secret {
+        Secret(Zeroizing::new(text.into()))
     }
 
     /// The clear text, for the one place that must send or hash it.
@@ -102,7 +105,33 @@ impl fmt::Debug for KeyId {
 
 #[cfg(test)]
 mod tests {
+    use std::fs::File;
+    use std::os::unix::fs::FileExt;
+
     use super::*;
+
+    /// Whether a text is found in our memory there, whoever owns it by now.
+    fn is_in_memory(text: &str, at: usize, length: usize) -> bool {
+        let mut bytes = vec![0; length];
+        let memory = File::open("/proc/self/mem").unwrap();
+        // What is no memory any more holds nothing.
+        memory.read_exact_at(&mut bytes, at as u64).is_ok()
+            && bytes.windows(text.len()).any(|part| part == text.as_bytes())
+    }
+
+    #[test]
+    fn a_secret_that_was_dropped_is_nowhere_in_memory() {
+        const TEXT: &str = "sk-of-this-test-alone-";
+        let secret = Secret::new(TEXT.repeat(40));
+        let copy = secret.clone();
+        for secret in [secret, copy] {
+            let text = secret.expose();
+            let (at, length) = (text.as_ptr() as usize, text.len());
+            assert!(is_in_memory(TEXT, at, length));
+            drop(secret);
+            assert!(!is_in_memory(TEXT, at, length));
+        }
+    }
 
     #[test]
     fn digest_survives_its_text_form() {

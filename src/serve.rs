@@ -55,8 +55,9 @@ pub struct FileSource {
 }
 
 impl Source for FileSource {
-    fn read(&self) -> Result<String, ConfigError> {
+    fn read(&self) -> Result<Secret, ConfigError> {
         std::fs::read_to_string(&self.file)
+            .map(Secret::new)
             .map_err(|error| ConfigError::unreadable(&self.file, &error))
     }
 

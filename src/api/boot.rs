@@ -98,7 +98,7 @@ pub fn boot(
         let made: Made = state.made(sealer.as_ref()).map_err(|fault| {
             BootError::Other(format!("{}; give it in GPROXY_MASTER_KEY", fault.message))
         })?;
-        source.load(&state.text, &made).map_err(BootError::Config)
+        source.load(state.text.expose(), &made).map_err(BootError::Config)
     };
     let mut both = load(&state)?;
     let mut made = None;
@@ -138,7 +138,7 @@ fn open(loaded: &Loaded, now_ms: i64, lock: Option<File>) -> Result<Opened, Boot
     let kept = kept.ok_or_else(|| BootError::Other("a row of the database is no object".into()))?;
     let top_ups = opening.top_ups.clone();
     let seen = std::mem::take(&mut opening.seen).into_iter().collect();
-    let state = State { text: String::new(), declared: Vec::new(), kept, top_ups, seen };
+    let state = State { text: Secret::new(""), declared: Vec::new(), kept, top_ups, seen };
     let (statuses, uses) = (&mut opening.statuses, &mut opening.key_uses);
     let known = (std::mem::take(statuses), std::mem::take(uses));
     Ok((ledger, Accounts::new(opening), state, known))
@@ -161,7 +161,7 @@ fn seal_all(
     let mut edits = Vec::new();
     for row in state.kept.iter_mut().filter(|row| row.section == "credentials") {
         let kept = |name: &&str| row.value.get(*name)?.as_str().filter(|text| !is_sealed(text));
-        let clear = SECRETS.iter().find_map(|name| Some((*name, kept(name)?.to_owned())));
+        let clear = SECRETS.iter().find_map(|name| Some((*name, Secret::new(kept(name)?))));
         let Some((name, secret)) = clear else { continue };
         let Some(sealer) = sealer else {
             warnings.push(format!(
@@ -170,7 +170,7 @@ fn seal_all(
             ));
             continue;
         };
-        let sealed = sealer.seal(&secret, &row.id).ok_or_else(no_randomness)?;
+        let sealed = sealer.seal(secret.expose(), &row.id).ok_or_else(no_randomness)?;
         row.value.insert(name.into(), sealed.into());
         edits.push(put(row.section, &row.id, &row.value));
     }
@@ -210,13 +210,13 @@ fn row(
 
 /// A new key of a user, as a row, and in clear.
 fn key_of(user: &str, now_ms: i64) -> Result<((Kept, Edit), Secret), BootError> {
-    let key = seal::new_key().ok_or_else(no_randomness)?;
-    let digest = Digest::of(key.as_bytes()).to_text();
+    let key = seal::new_key().map(Secret::new).ok_or_else(no_randomness)?;
+    let digest = Digest::of(key.expose().as_bytes()).to_text();
     let id = digest.chars().skip("sha256:".len()).take(16).collect();
     let value = json!({
-        "user_name": user, "api_key": digest, "hint": declared::hint(&key), "label": "first key"
+        "user_name": user, "api_key": digest, "hint": declared::hint(key.expose()), "label": "first key"
     });
-    Ok((row("user_keys", id, value, now_ms)?, Secret::new(key)))
+    Ok((row("user_keys", id, value, now_ms)?, key))
 }
 
 /// Makes an administrator who may call everything.

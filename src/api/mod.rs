@@ -49,11 +49,12 @@ use crate::exchange::{Api, ApiRequest, Books, Core, Desk};
 use crate::ledger::Ledger;
 use crate::ledger::audit::Auditor;
 use crate::route::snapshot::{self, Snapshot, User};
+use crate::secret::Secret;
 
 /// Where the file comes from, and what has to happen when its settings change.
 pub trait Source: Send + Sync {
     /// The file's text, as it is now.
-    fn read(&self) -> Result<String, ConfigError>;
+    fn read(&self) -> Result<Secret, ConfigError>;
     /// The tables of a text and the rows beside it.
     fn load(&self, text: &str, made: &Made) -> Result<Loaded, Vec<ConfigError>>;
     /// Names of the settings of the process that something else than the file decides, and what

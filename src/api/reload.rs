@@ -109,7 +109,7 @@ impl Interface {
         let mut state = self.state.lock();
         let text = self.source.read().map_err(|error| texts(vec![error]))?;
         let made = state.made(self.sealer.as_ref()).map_err(|fault| vec![fault.message])?;
-        let loaded = self.source.load(&text, &made).map_err(texts)?;
+        let loaded = self.source.load(text.expose(), &made).map_err(texts)?;
         entities::has_admin(&loaded.snapshot).map_err(|fault| vec![fault.message])?;
         let needs_restart = self.settings.needs_restart(&loaded.settings);
         let mut warnings = loaded.warnings.clone();

@@ -6,6 +6,9 @@
 use ring::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use ring::digest::{Context, SHA256};
 use ring::rand::{SecureRandom, SystemRandom};
+use zeroize::Zeroizing;
+
+use crate::secret::Secret;
 
 /// What a sealed secret begins with.
 const SEALED: &str = "sealed:1:";
@@ -40,19 +43,19 @@ impl Sealer {
     }
 
     /// The secret of a text that was sealed for `row`.
-    fn open(&self, sealed: &str, row: &str) -> Option<String> {
-        let mut bytes = unhex(sealed.strip_prefix(SEALED)?)?;
+    fn open(&self, sealed: &str, row: &str) -> Option<Secret> {
+        let mut bytes = Zeroizing::new(unhex(sealed.strip_prefix(SEALED)?)?);
         let (nonce, rest) = bytes.split_at_mut_checked(NONCE_LEN)?;
         let nonce = Nonce::try_assume_unique_for_key(nonce).ok()?;
         let opened = self.0.open_in_place(nonce, Aad::from(row.as_bytes()), rest).ok()?;
-        String::from_utf8(opened.to_vec()).ok()
+        std::str::from_utf8(opened).ok().map(Secret::new)
     }
 }
 
 /// The secret in a row as it is kept; `None`: it was sealed with another key.
-pub(super) fn reveal(sealer: Option<&Sealer>, kept: &str, row: &str) -> Option<String> {
+pub(super) fn reveal(sealer: Option<&Sealer>, kept: &str, row: &str) -> Option<Secret> {
     if !is_sealed(kept) {
-        return Some(kept.to_owned());
+        return Some(Secret::new(kept));
     }
     sealer?.open(kept, row)
 }
@@ -94,6 +97,9 @@ mod tests {
         let sealer = Sealer::new(MASTER).expect("long enough");
         let sealed = sealer.seal("sk-upstream", "p:1").expect("there is randomness");
         assert!(is_sealed(&sealed) && !sealed.contains("upstream"));
+        let reveal = |sealer, kept: &str, row| {
+            reveal(sealer, kept, row).map(|secret| secret.expose().to_owned())
+        };
         assert_eq!(reveal(Some(&sealer), &sealed, "p:1").as_deref(), Some("sk-upstream"));
         assert_ne!(sealer.seal("sk-upstream", "p:1"), Some(sealed.clone()));
         let other = Sealer::new(&MASTER.replace('0', "1")).expect("long enough");

@@ -12,6 +12,7 @@ use crate::config::declared::Declared;
 use crate::config::made::{Made, Row};
 use crate::ledger::accounts::Accounts;
 use crate::ledger::entities::{Change, Edit, Entity, Record, TopUp};
+use crate::secret::Secret;
 
 /// What a credential presents, or signs with: kept as text, and sealed where there is a master key.
 pub(super) const SECRETS: [&str; 2] = ["api_key", ACCOUNT];
@@ -31,7 +32,7 @@ pub(super) struct Kept {
 /// What the tables are built from.
 pub(super) struct State {
     /// The file, as it was last read without mistakes.
-    pub(super) text: String,
+    pub(super) text: Secret,
     pub(super) declared: Vec<Declared>,
     pub(super) kept: Vec<Kept>,
     pub(super) top_ups: Vec<TopUp>,
@@ -161,8 +162,8 @@ fn credentials(kept: &[Kept], provider: &str, sealer: Option<&Sealer>) -> Result
                 Fault::new(503, "a credential in the database was sealed with another master key")
             })?;
             let secret = match name {
-                ACCOUNT => serde_json::from_str(&secret).unwrap_or_default(),
-                _ => Value::from(secret),
+                ACCOUNT => serde_json::from_str(secret.expose()).unwrap_or_default(),
+                _ => Value::from(secret.expose()),
             };
             value.insert(name.into(), secret);
         }

@@ -102,7 +102,7 @@ pub fn master_key(
 pub fn load(arguments: &Arguments, terminal: &mut Terminal<'_>) -> io::Result<Option<Loaded>> {
     let file = arguments.config_file(terminal.environment);
     let text = match std::fs::read_to_string(&file) {
-        Ok(text) => text,
+        Ok(text) => Secret::new(text),
         Err(error) => {
             let hint = "name another file with --config or GPROXY_CONFIG";
             writeln!(terminal.error, "{file}: cannot be read: {error}; {hint}")?;
@@ -110,7 +110,7 @@ pub fn load(arguments: &Arguments, terminal: &mut Terminal<'_>) -> io::Result<Op
         }
     };
     let environment = terminal.environment;
-    match config::load_with(&text, &file, &arguments.overrides, environment, &read_file) {
+    match config::load_with(text.expose(), &file, &arguments.overrides, environment, &read_file) {
         Ok(loaded) => Ok(Some(loaded)),
         Err(errors) => {
             for error in &errors {

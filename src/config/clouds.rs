@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use serde_json::Value;
+use zeroize::Zeroizing;
 
 use super::address::{Use, parse_url};
 use super::error::{At, Place, Report};
@@ -105,7 +106,7 @@ impl<'t> Cloud<'t> {
             if !enabled && value.starts_with("env:") {
                 return None;
             }
-            let text = sources.document(report, value, &place)?;
+            let text = Zeroizing::new(sources.document(report, value, &place)?);
             let Ok(Value::Object(json)) = serde_json::from_str::<Value>(&text) else {
                 report.error(&place, "is no JSON object: not the file of a service account");
                 return None;

@@ -5,6 +5,7 @@
 //! names its row.
 
 use serde_json::{Map, Value};
+use zeroize::Zeroize;
 
 use super::declared;
 
@@ -73,6 +74,7 @@ impl Made {
                     write_table(&row.value, &mut line);
                     line.push(',');
                     text.line(&line, Some(index));
+                    line.zeroize();
                 }
             }
             text.line("]", None);
@@ -97,6 +99,28 @@ impl Row {
         let name = self.value.get("name").and_then(Value::as_str).unwrap_or_default();
         let (table, key) = name.split_once('.').filter(|_| self.section == declared::SETTINGS)?;
         SETTINGS.into_iter().find(|known| *known == (table, key))
+    }
+}
+
+/// Credentials stand in both in clear.
+impl Drop for Text {
+    fn drop(&mut self) {
+        self.toml.zeroize();
+    }
+}
+
+impl Drop for Row {
+    fn drop(&mut self) {
+        self.value.values_mut().for_each(wipe);
+    }
+}
+
+fn wipe(value: &mut Value) {
+    match value {
+        Value::String(text) => text.zeroize(),
+        Value::Array(elements) => elements.iter_mut().for_each(wipe),
+        Value::Object(table) => table.values_mut().for_each(wipe),
+        Value::Null | Value::Bool(_) | Value::Number(_) => {}
     }
 }
 
@@ -150,6 +174,13 @@ mod tests {
     use toml::de::{DeTable, DeValue};
 
     use super::*;
+
+    #[test]
+    fn no_text_of_a_row_outlives_it() {
+        let mut value = json!({ "a": "s", "b": [{ "c": ["s", 1] }, "s"], "d": { "e": "s" } });
+        wipe(&mut value);
+        assert_eq!(value, json!({ "a": "", "b": [{ "c": ["", 1] }, ""], "d": { "e": "" } }));
+    }
 
     #[test]
     fn a_row_is_a_line_that_reads_back_as_it_was() {

@@ -6,6 +6,7 @@
 
 use ring::rand::SystemRandom;
 use ring::signature::{RSA_PKCS1_SHA256, RsaKeyPair};
+use zeroize::Zeroizing;
 
 use crate::limits;
 use crate::secret::{Digest, Secret};
@@ -63,7 +64,8 @@ impl Account {
         if !is_name(&client_email) {
             return Err(AccountError::Missing("client_email"));
         }
-        let der = pem(&needed("private_key")?).ok_or(AccountError::Key)?;
+        let text = Zeroizing::new(needed("private_key")?);
+        let der = pem(&text).ok_or(AccountError::Key)?;
         let key = RsaKeyPair::from_pkcs8(&der).map_err(|_| AccountError::Key)?;
         let key_id = member("private_key_id").unwrap_or_default();
         let audience = member("token_uri").unwrap_or_else(|| TOKEN_URI.to_owned());
@@ -123,10 +125,11 @@ pub fn refusal_word(body: &[u8]) -> String {
 }
 
 /// The bytes between `BEGIN PRIVATE KEY` and `END PRIVATE KEY`.
-fn pem(text: &str) -> Option<Vec<u8>> {
+fn pem(text: &str) -> Option<Zeroizing<Vec<u8>>> {
     let (_, after) = text.split_once("-----BEGIN PRIVATE KEY-----")?;
     let (inside, _) = after.split_once("-----END PRIVATE KEY-----")?;
-    let mut bytes = Vec::with_capacity(inside.len());
+    // It never grows, which would leave a part of it behind.
+    let mut bytes = Zeroizing::new(Vec::with_capacity(inside.len()));
     let (mut held, mut bits) = (0_u32, 0);
     for letter in inside.bytes().filter(|byte| !byte.is_ascii_whitespace() && *byte != b'=') {
         let value = match letter {
