@@ -119,6 +119,8 @@ pub enum ServeError {
     Boot(BootError),
     /// The system refused a thread, a signal handler or randomness.
     System(io::Error),
+    /// It stopped, and rows of the books are lost.
+    Unwritten,
 }
 
 impl std::fmt::Display for ServeError {
@@ -130,6 +132,9 @@ impl std::fmt::Display for ServeError {
             ServeError::Tls(error) => error.fmt(f),
             ServeError::Boot(error) => error.fmt(f),
             ServeError::System(error) => write!(f, "cannot start: {error}"),
+            ServeError::Unwritten => {
+                f.write_str("stopped although usage rows could not be written: they are lost")
+            }
         }
     }
 }
@@ -203,11 +208,9 @@ pub fn run(
         }
     }
     drain(&core, &listener, &mut signals);
-    if !ledger.close(LEDGER_CLOSE) {
-        log::error!(target: "gproxy", "stopped although usage rows could not be written");
-    }
+    let is_written = ledger.close(LEDGER_CLOSE);
     logging::flush();
-    Ok(())
+    if is_written { Ok(()) } else { Err(ServeError::Unwritten) }
 }
 
 fn random_seed() -> io::Result<u64> {

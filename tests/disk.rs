@@ -95,6 +95,18 @@ fn a_full_disk_refuses_or_serves_as_the_settings_say_and_recovers_without_a_rest
 }
 
 #[test]
+fn an_end_that_loses_rows_is_no_good_one() {
+    let upstream = Upstream::vendor();
+    let mut gateway = Gateway::start(&Config::to(&upstream).text());
+    limit_files(&gateway, Some(1));
+    assert_eq!(gateway.connect().ask(&chat("router/m", false)).status, 200);
+    gateway.wait_for_line("usage cannot be written: ");
+    gateway.sigterm();
+    assert_eq!(gateway.wait_exit().code(), Some(1));
+    gateway.wait_for_line("usage rows could not be written: they are lost");
+}
+
+#[test]
 fn what_is_not_our_file_is_named_and_left_as_it_is() {
     let upstream = Upstream::vendor();
     let folder = std::env::temp_dir().join(format!("gproxy-disk-{}", std::process::id()));
