@@ -1,7 +1,12 @@
 # GPROXY in an image that holds one static binary and its configuration, and nothing else.
 #
 #   docker build -t gproxy .
-#   docker run -p 8787:8787 -v gproxy-data:/data -v ./config.toml:/etc/gproxy/config.toml:ro gproxy
+#   docker run --stop-timeout 60 -p 8787:8787 -v gproxy-data:/data \
+#       -v ./config.toml:/etc/gproxy/config.toml:ro gproxy
+#
+# Docker kills ten seconds after it has asked to stop, unless it is told otherwise: open requests
+# have timeouts.drain_ms (30 s) to end, and up to 15 s to be settled and written. In a compose file
+# it is stop_grace_period: 60s, in Kubernetes terminationGracePeriodSeconds: 60.
 #
 # The shipped config.toml holds keys that everybody knows, so the gateway refuses to listen on
 # anything but loopback with it: give it one of your own.
