@@ -3,15 +3,13 @@
 //! Unlike usage they may be lost: they are dropped, and counted, when more wait than may, and when
 //! their file refuses. What must not be read in them was taken out before they came here.
 
-use std::fs::OpenOptions;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::time::Duration;
 
 use rusqlite::types::{ToSqlOutput, Value, ValueRef};
 use rusqlite::{Connection, ToSql, Transaction, params};
 
-use super::retention;
+use super::{retention, schema};
 use crate::route::snapshot::Retention;
 
 /// Name of the file in the data folder.
@@ -179,7 +177,7 @@ impl Logs {
     pub(super) fn open(folder: &Path) -> rusqlite::Result<Logs> {
         let path = folder.join(FILE);
         // What fails here fails below again, and says why.
-        let _ = OpenOptions::new().create(true).append(true).mode(0o600).open(&path);
+        let _ = schema::private(&path);
         let mut connection = Connection::open(path)?;
         connection.busy_timeout(Duration::from_secs(5))?;
         let version: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;

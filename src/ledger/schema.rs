@@ -1,7 +1,8 @@
 //! The database file: how it is opened, and what is read then.
 
-use std::fs::{DirBuilder, File, OpenOptions};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::fs::{DirBuilder, File, OpenOptions, Permissions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 use std::time::Duration;
 
@@ -35,19 +36,16 @@ pub(super) fn open(
     let cannot = |why: String| LedgerError::Open(path.clone(), why);
     let made = DirBuilder::new().recursive(true).mode(0o700).create(folder);
     made.map_err(|error| cannot(error.to_string()))?;
-    let private = |name: &str| {
-        OpenOptions::new().create(true).append(true).mode(0o600).open(folder.join(name))
-    };
     let is_shared = lock.is_some();
     let lock = match lock {
         Some(lock) => lock,
-        None => private(LOCK).map_err(|error| cannot(error.to_string()))?,
+        None => private(&folder.join(LOCK)).map_err(|error| cannot(error.to_string()))?,
     };
     // Of a lock that was handed over this is the same one once more.
     if lock.try_lock().is_err() {
         return Err(LedgerError::InUse(path));
     }
-    private(FILE).map_err(|error| cannot(error.to_string()))?;
+    private(&path).map_err(|error| cannot(error.to_string()))?;
     let sound = |error: rusqlite::Error| match error.sqlite_error_code() {
         Some(ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt) => {
             LedgerError::Damaged(path.clone(), error.to_string())
@@ -69,6 +67,20 @@ pub(super) fn open(
     let logs = folder.join(logs::FILE).exists().then(|| Logs::open(folder).ok()).flatten();
     let folder = folder.to_owned();
     Ok((Database { connection, tail, folder, logs, lock }, opening))
+}
+
+/// Opens a file, or makes it, that is read by nobody else: a copy that was brought back may come
+/// with another mode. What SQLite makes beside it has the same.
+pub(super) fn private(path: &Path) -> io::Result<File> {
+    let file = OpenOptions::new().create(true).append(true).mode(0o600).open(path)?;
+    let mode = file.metadata()?.permissions().mode() & 0o777;
+    if mode & 0o077 != 0
+        && let Err(error) = file.set_permissions(Permissions::from_mode(mode & 0o700))
+    {
+        let path = path.display();
+        log::warn!(target: "gproxy::ledger", "{path} stays open to others ({mode:o}): {error}");
+    }
+    Ok(file)
 }
 
 fn prepare(

@@ -10,6 +10,7 @@ use crate::route::snapshot::User;
 use crate::secret::{Digest, KeyId};
 use crate::testing::prng::Prng;
 use crossbeam_channel::unbounded;
+use std::os::unix::fs::PermissionsExt;
 use std::sync::atomic::AtomicU32;
 
 const NOW_MS: i64 = 20_780 * DAY_MS + 1;
@@ -164,6 +165,30 @@ fn a_newer_file_and_a_second_process_are_refused() {
     drop(newer);
     let error = open(&folder, &[]).map(drop).expect_err("too new");
     assert!(matches!(error, LedgerError::Newer(_, 99)), "{error}");
+}
+
+/// As `cp` brings a copy back, for one.
+#[test]
+fn files_that_others_could_read_are_taken_from_them() {
+    let folder = Folder::new();
+    let opened = || {
+        let (ledger, _) = open(&folder, &[]).expect("our file");
+        (ledger, logs::Logs::open(&folder.0).expect("our file"))
+    };
+    let (ledger, logs) = opened();
+    assert!(ledger.close(Duration::from_secs(10)));
+    drop((ledger, logs));
+    for name in [schema::FILE, logs::FILE] {
+        let open_to_all = std::fs::Permissions::from_mode(0o644);
+        std::fs::set_permissions(folder.0.join(name), open_to_all).expect("our file");
+    }
+    let _both = opened();
+    let files = std::fs::read_dir(&folder.0).expect("our folder").map(|file| file.expect("it"));
+    let modes: Vec<_> = files
+        .map(|file| (file.file_name(), file.metadata().expect("it").permissions().mode() & 0o777))
+        .collect();
+    assert!(modes.len() >= 4, "with those that SQLite makes: {modes:?}");
+    assert!(modes.iter().all(|(_, mode)| *mode == 0o600), "{modes:?}");
 }
 
 #[test]
