@@ -28,8 +28,8 @@ fn main() -> ExitCode {
 }
 
 fn run() -> io::Result<u8> {
-    let words: Vec<String> = std::env::args().skip(1).collect();
-    let arguments = match arguments::parse(&words) {
+    let words = arguments::as_text(std::env::args_os().skip(1));
+    let arguments = match words.and_then(|words| arguments::parse(&words)) {
         Ok(arguments) => arguments,
         Err(error) => {
             writeln!(io::stderr(), "gproxy: {error}")?;

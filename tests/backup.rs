@@ -91,7 +91,7 @@ fn a_copy_taken_while_the_writer_runs_is_whole_adds_up_and_serves() {
     });
     // A copy is not written over.
     let (is_well, told) = gproxy(&["backup", &copies[0].display().to_string()], &config);
-    assert!(!is_well && told.contains("exists"), "{told}");
+    assert!(!is_well && told.contains("cannot be written: it exists, and is left"), "{told}");
     gateway.sigterm();
     assert!(gateway.wait_exit().success());
     let now = tables(&gateway.folder().join("data/gproxy.db"));

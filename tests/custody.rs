@@ -71,6 +71,7 @@ fn an_operator_who_lost_his_key_gets_another_once_the_gateway_is_stopped() {
     assert!(!refused.status.success(), "its books are in use");
     let why = String::from_utf8_lossy(&refused.stderr).into_owned();
     assert!(why.contains("in use by another process") && refused.stdout.is_empty(), "{why}");
+    assert!(why.contains("stop it, and start it again") && !why.contains("data_dir"), "{why}");
     gateway.sigterm();
     assert!(gateway.wait_exit().success());
     let out = reset(&gateway);

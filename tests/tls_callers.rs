@@ -192,8 +192,7 @@ fn who_is_in_the_handshake_or_behind_it_is_answered_behind_the_signal() {
     let upstream = Upstream::vendor();
     let ask = chat(MODEL, false);
     for _ in 0..10 {
-        let Sealed { mut gateway, port } =
-            start(&Config::to(&upstream), &shipped(""), trusting());
+        let Sealed { mut gateway, port } = start(&Config::to(&upstream), &shipped(""), trusting());
         // This one says hello at once, and asks nothing.
         let mut sealed = gateway.connect();
         let name = ServerName::try_from("localhost").unwrap();

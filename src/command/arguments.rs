@@ -3,6 +3,7 @@
 //! A pure function. An unknown word is an error with a hint, never ignored; flags of v1 that mean
 //! nothing now are warned of. No message quotes a value, which may be a key.
 
+use std::ffi::OsString;
 use std::fmt;
 
 use crate::config::Overrides;
@@ -181,6 +182,14 @@ const RETIRED: &[(&str, &str)] = &[
     ("--database-secret-key", "give a master key with --master-key-file or GPROXY_MASTER_KEY"),
     ("--spoof-emulation", "requests go up as what they are"),
 ];
+
+/// The words after the program's name, as text.
+pub fn as_text(words: impl Iterator<Item = OsString>) -> Result<Vec<String>, ArgumentError> {
+    let word = |(at, word): (usize, OsString)| {
+        word.into_string().or_else(|_| error(format!("word {} is not UTF-8", at + 1)))
+    };
+    words.enumerate().map(word).collect()
+}
 
 /// Reads the words after the program's name.
 pub fn parse(words: &[String]) -> Result<Arguments, ArgumentError> {
@@ -439,6 +448,16 @@ mod tests {
             Command::Version => "version",
             Command::Help => "help",
         }
+    }
+
+    #[test]
+    fn a_word_that_is_no_text_is_a_mistake_and_is_not_quoted() {
+        use std::os::unix::ffi::OsStringExt;
+        let words =
+            |last: &[u8]| [b"check".to_vec(), last.to_vec()].into_iter().map(OsString::from_vec);
+        assert_eq!(as_text(words(b"--json")).expect("text"), ["check", "--json"]);
+        let why = as_text(words(b"caf\xe9")).expect_err("no text").to_string();
+        assert!(why.starts_with("word 2 is not UTF-8;"), "{why}");
     }
 
     #[test]

@@ -5,7 +5,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::arguments::Arguments;
 use super::{EXIT_MISTAKE, EXIT_WELL, Terminal, load};
-use crate::api;
+use crate::api::{self, BootError};
+use crate::ledger::LedgerError;
 
 /// No key could be made.
 const EXIT_FAILED: u8 = 1;
@@ -21,7 +22,15 @@ pub(super) fn run(arguments: &Arguments, terminal: &mut Terminal<'_>) -> io::Res
             Ok(EXIT_WELL)
         }
         Err(why) => {
-            writeln!(terminal.error, "{why}")?;
+            match why {
+                BootError::Ledger(LedgerError::InUse(path)) => writeln!(
+                    terminal.error,
+                    "the ledger {} is in use by another process, the gateway as it seems: stop it, \
+                     and start it again afterwards",
+                    path.display()
+                )?,
+                why => writeln!(terminal.error, "{why}")?,
+            }
             Ok(EXIT_FAILED)
         }
     }

@@ -56,12 +56,10 @@ pub fn take(folder: &Path) -> io::Result<Option<Estate>> {
             | io::ErrorKind::ConnectionRefused
             | io::ErrorKind::ConnectionReset
             | io::ErrorKind::UnexpectedEof => Ok(None),
-            io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => {
-                Err(io::Error::other(format!(
-                    "the process that serves this data folder gives nothing within {GIVE_MAX:?}: \
+            io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => Err(io::Error::other(format!(
+                "the process that serves this data folder gives nothing within {GIVE_MAX:?}: \
                      another one may be taking over from it"
-                )))
-            }
+            ))),
             _ => Err(error),
         },
     }
@@ -125,8 +123,7 @@ pub fn give(
 /// Waits until the next one serves; an error says that it has ended.
 fn give_one(next: &mut UnixStream, socket: Option<OwnedFd>, lock: &OwnedFd) -> io::Result<()> {
     next.set_write_timeout(Some(GIVE_MAX))?;
-    let given: Vec<BorrowedFd<'_>> =
-        socket.iter().map(AsFd::as_fd).chain([lock.as_fd()]).collect();
+    let given: Vec<BorrowedFd<'_>> = socket.iter().map(AsFd::as_fd).chain([lock.as_fd()]).collect();
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
     let mut ancillary = SendAncillaryBuffer::new(&mut space);
     ancillary.push(SendAncillaryMessage::ScmRights(&given));

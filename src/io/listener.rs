@@ -266,8 +266,9 @@ impl Listener {
         for _ in 0..ACCEPTS_MAX {
             let accepted = match &*self.socket.lock() {
                 // It is counted before anybody can find the socket closed.
-                Some(socket) => rustix::net::accept_with(socket, flags)
-                    .map(|fd| (fd, self.core.await_one())),
+                Some(socket) => {
+                    rustix::net::accept_with(socket, flags).map(|fd| (fd, self.core.await_one()))
+                }
                 None => return Ok(false),
             };
             match accepted {
@@ -330,8 +331,7 @@ impl Listener {
     fn park(&self, mut connection: Connection) {
         let mut table = self.parked.lock();
         let (stopping, closed) = (&self.stopping, &self.closed);
-        if closed.load(Ordering::SeqCst)
-            || connection.has_asked && stopping.load(Ordering::SeqCst)
+        if closed.load(Ordering::SeqCst) || connection.has_asked && stopping.load(Ordering::SeqCst)
         {
             return;
         }

@@ -65,6 +65,8 @@ pub enum LedgerError {
     Newer(PathBuf, i64),
     /// Another process has it.
     InUse(PathBuf),
+    /// A copy of it cannot be written.
+    Copy(PathBuf, String),
 }
 
 impl fmt::Display for LedgerError {
@@ -84,6 +86,9 @@ impl fmt::Display for LedgerError {
                 "the ledger {} was written by a newer version of this program (format {version})",
                 path.display()
             ),
+            LedgerError::Copy(path, why) => {
+                write!(f, "the copy {} cannot be written: {why}", path.display())
+            }
             LedgerError::InUse(path) => write!(
                 f,
                 "the ledger {} is in use by another process; give each its own data_dir",

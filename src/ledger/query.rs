@@ -4,6 +4,7 @@
 //! waits for the disk. A search for rows asks the hourly sums first where there are any to find.
 
 use std::fs::OpenOptions;
+use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -105,11 +106,14 @@ pub(super) fn open_current(folder: &Path) -> Result<Connection, LedgerError> {
 
 /// Writes a consistent copy of the books to a file that must not be there yet. The gateway may run.
 pub fn copy(folder: &Path, target: &Path) -> Result<(), LedgerError> {
-    let cannot = |why: String| LedgerError::Open(target.to_owned(), why);
+    let cannot = |why: String| LedgerError::Copy(target.to_owned(), why);
     let books = open(folder)?;
     // The copy is as private as what it is of; an empty file is taken for none.
     let made = OpenOptions::new().create_new(true).write(true).mode(0o600).open(target);
-    made.map_err(|error| cannot(error.to_string()))?;
+    made.map_err(|error| match error.kind() {
+        io::ErrorKind::AlreadyExists => cannot("it exists, and is left as it is".into()),
+        _ => cannot(error.to_string()),
+    })?;
     let Some(name) = target.to_str() else { return Err(cannot("its name is no text".into())) };
     let copied = books.execute("VACUUM INTO ?1", [name]);
     let synced = copied.map_err(|error| cannot(error.to_string())).and_then(|_| {

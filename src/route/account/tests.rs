@@ -19,7 +19,8 @@ fn members(name: &str) -> Option<String> {
 
 fn from_base64url(text: &str) -> Vec<u8> {
     let standard = text.replace('-', "+").replace('_', "/");
-    pem(&format!("-----BEGIN PRIVATE KEY-----{standard}-----END PRIVATE KEY-----")).expect("base64")
+    let text = format!("-----BEGIN PRIVATE KEY-----{standard}-----END PRIVATE KEY-----");
+    pem(&text).expect("base64").to_vec()
 }
 
 #[test]
