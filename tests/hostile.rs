@@ -5,6 +5,8 @@
 mod support;
 
 use std::os::unix::fs::PermissionsExt;
+use std::sync::Mutex;
+use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
@@ -199,6 +201,33 @@ fn running_out_of_descriptors_is_survived_and_no_credential_is_blamed() {
     let health = admin(&gateway, "GET", "health", Value::Null, 200);
     let circuits = |item: &Value| item["circuits"].as_array().map_or(0, Vec::len);
     assert!(health["items"].as_array().expect("a list").iter().all(|item| circuits(item) == 0));
+}
+
+#[test]
+fn a_stream_that_is_open_goes_on_while_there_is_no_descriptor_left() {
+    const EVENTS: usize = 600;
+    let (go_on, may_go_on) = channel::<()>();
+    let may_go_on = Mutex::new(may_go_on);
+    let upstream = Upstream::answering(move |conn, _| {
+        conn.stream_head();
+        for number in 0..EVENTS {
+            may_go_on.lock().expect("never poisoned").recv().expect("the test says when");
+            conn.piece(format!("data: {{\"n\":{number}}}\n\n"));
+        }
+        conn.end();
+    });
+    let gateway = Gateway::start(&Config::to(&upstream).workers(1).text());
+    let mut client = gateway.connect();
+    client.send(&chat(MODEL, true));
+    assert_eq!(client.head().expect("the stream begins").status, 200);
+    limit_descriptors(&gateway, Some(3));
+    // Each is read before the next comes: no write ever waits, nor does its coroutine.
+    for number in 0..EVENTS {
+        go_on.send(()).expect("the upstream waits");
+        client.chunks_until(&format!("data: {{\"n\":{number}}}\n\n"));
+    }
+    assert_eq!(client.chunk().expect("a polite end"), None);
+    limit_descriptors(&gateway, getrlimit(Resource::Nofile).current);
 }
 
 #[test]

@@ -258,7 +258,7 @@ impl Sock {
 
     /// Reads what is there, waiting at most `wait` for the first byte. `Ok(0)` is the peer's end.
     pub fn read(&mut self, buf: &mut [u8], wait: Duration) -> io::Result<usize> {
-        self.give_way()?;
+        self.give_way();
         let home = Home::here();
         self.io.set_read_timeout(Some(wait))?;
         let result = self.io.read(buf);
@@ -271,7 +271,7 @@ impl Sock {
         if buf.is_empty() {
             return Ok(0);
         }
-        self.give_way()?;
+        self.give_way();
         let home = Home::here();
         self.io.set_write_timeout(Some(wait))?;
         let result = self.io.write(buf);
@@ -299,15 +299,15 @@ impl Sock {
 
     /// Lets the worker poll now and then, even when neither end of a relay ever makes us wait.
     /// (`yield_now` would not: a worker polls only when its queue is empty.)
-    fn give_way(&mut self) -> io::Result<()> {
+    fn give_way(&mut self) {
         let shared = self.io.inner_mut();
         shared.operations += 1;
         if shared.operations < OPERATIONS_MAX {
-            return Ok(());
+            return;
         }
         shared.operations = 0;
         shared.quiet = false;
-        Timer::new(self.worker)?.sleep(Duration::ZERO)
+        give_way(self.worker);
     }
 
     /// The descriptor, for a look from outside ([`peek`], [`shut_down`]).
@@ -415,7 +415,7 @@ impl Both {
 
     /// Waits at most `wait` until one of them has moved.
     pub fn wait(&mut self, wait: Duration) -> io::Result<()> {
-        self.give_way()?;
+        self.give_way();
         let home = Home::here();
         self.io.set_read_timeout(Some(wait))?;
         let result = self.io.read(&mut [0; 1]);
@@ -424,13 +424,20 @@ impl Both {
     }
 
     /// Lets the worker poll now and then, when neither ever makes us wait.
-    pub fn give_way(&mut self) -> io::Result<()> {
+    pub fn give_way(&mut self) {
         self.turns += 1;
-        if self.turns < OPERATIONS_MAX {
-            return Ok(());
+        if self.turns >= OPERATIONS_MAX {
+            self.turns = 0;
+            give_way(self.worker);
         }
-        self.turns = 0;
-        Timer::new(self.worker)?.sleep(Duration::ZERO)
+    }
+}
+
+/// Suspends the coroutine until its worker has polled. Where no descriptor is left there is no
+/// timer: the others wait a little longer, and nobody's connection is to blame.
+fn give_way(worker: usize) {
+    if let Ok(mut timer) = Timer::new(worker) {
+        let _ = timer.sleep(Duration::ZERO);
     }
 }
 

@@ -382,8 +382,7 @@ impl Pipe for Open {
     }
 
     fn give_way(&mut self) {
-        // Without a timer others wait a little longer.
-        let _ = self.both.give_way();
+        self.both.give_way();
     }
 
     fn mask(&mut self) -> [u8; 4] {
