@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use super::pipe::{Moment, SimPipe};
 use crate::exchange::{
     Call, Clock, Core, Desk, Downstream, Fetch, Fetched, Hedge, Pipe, Raced, Reply, Spool, Stop,
     Unanswered, Upstream, Work,
@@ -62,11 +63,11 @@ impl SimClock {
         self.0.now_us.load(Ordering::Relaxed) / 1_000
     }
 
-    fn at(&self) -> Instant {
+    pub(super) fn at(&self) -> Instant {
         self.0.base + Duration::from_micros(self.0.now_us.load(Ordering::Relaxed))
     }
 
-    fn advance_to(&self, until: Instant) {
+    pub(super) fn advance_to(&self, until: Instant) {
         self.advance_us(until.saturating_duration_since(self.at()).as_micros() as u64);
     }
 }
@@ -209,6 +210,23 @@ impl Wire {
         }
     }
 
+    /// What has come, for a session: it has no faults.
+    fn read_now(&mut self, buf: &mut [u8]) -> Option<usize> {
+        let count = (self.released - self.at).min(buf.len());
+        buf[..count].copy_from_slice(&self.input[self.at..self.at + count]);
+        self.at += count;
+        Some(count).filter(|count| *count > 0)
+    }
+
+    /// As much as the caller takes: behind `write_stop` nothing.
+    fn write_now(&mut self, bytes: &[u8]) -> usize {
+        let room = self.write_stop.map_or(bytes.len(), |(place, _)| {
+            place.saturating_sub(self.out.len()).min(bytes.len())
+        });
+        self.out.extend_from_slice(&bytes[..room]);
+        room
+    }
+
     fn silence(&mut self, until: Instant, clock: &SimClock) -> Result<(), Stop> {
         clock.advance_to(until);
         Err(Stop::TimedOut)
@@ -279,13 +297,12 @@ impl Downstream for SimDownstream {
         self.wire.borrow_mut().read(buf, until, &self.clock)
     }
 
-    // No simulated caller asks for a WebSocket.
-    fn read_now(&mut self, _: &mut [u8]) -> Result<Option<usize>, Stop> {
-        Err(Stop::Gone)
+    fn read_now(&mut self, buf: &mut [u8]) -> Result<Option<usize>, Stop> {
+        Ok(self.wire.borrow_mut().read_now(buf))
     }
 
-    fn write_now(&mut self, _: &[u8]) -> Result<usize, Stop> {
-        Err(Stop::Gone)
+    fn write_now(&mut self, bytes: &[u8]) -> Result<usize, Stop> {
+        Ok(self.wire.borrow_mut().write_now(bytes))
     }
 
     fn write(&mut self, bytes: &[u8]) -> Result<(), Stop> {
@@ -354,6 +371,8 @@ pub(super) struct Script {
     pub(super) waits_one_in: usize,
     /// How long each wait takes.
     pub(super) wait_ms: u64,
+    /// What happens in a session that this reply opens.
+    pub(super) session: Vec<(u64, Moment)>,
 }
 
 /// How a reply's body ends.
@@ -381,6 +400,7 @@ impl Script {
             waits_first: false,
             waits_one_in: 0,
             wait_ms: 0,
+            session: Vec::new(),
         }
     }
 
@@ -534,7 +554,12 @@ impl SimUpstream {
             }
             Outcome::Answer(script) => {
                 self.clock.advance_ms(left_ms);
+                let (core, wire, clock) = (&self.core, &self.wire, &self.clock);
+                let pipe = |moments: &Vec<_>| {
+                    SimPipe::new(core.clone(), wire.clone(), clock.clone(), moments.clone())
+                };
                 Ok(SimReply {
+                    pipe: (script.status == 101).then(|| pipe(&script.session)),
                     is_ready: !script.waits_first,
                     script,
                     call: number,
@@ -608,6 +633,7 @@ pub(super) struct SimReply {
     quiet_ms: u64,
     // How much of the present wait has passed.
     waited_ms: u64,
+    pipe: Option<SimPipe>,
     wire: Rc<RefCell<Wire>>,
     clock: SimClock,
     prng: Prng,
@@ -620,7 +646,7 @@ impl Reply for SimReply {
     }
 
     fn pipe(&mut self) -> Option<&mut dyn Pipe> {
-        None
+        self.pipe.as_mut().map(|pipe| pipe as &mut dyn Pipe)
     }
 
     fn status(&self) -> u16 {

@@ -283,6 +283,7 @@ fn reply(number: usize, called: &Called, credential: &str, prng: &mut Prng) -> (
         waits_first: prng.one_in(2),
         waits_one_in,
         wait_ms: *prng.pick(waits_ms),
+        session: Vec::new(),
     };
     (script, expected)
 }
