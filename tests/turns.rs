@@ -2,6 +2,10 @@
 
 mod support;
 
+use std::sync::Mutex;
+use std::sync::mpsc::{Sender, channel};
+use std::time::Duration;
+
 use serde_json::{Value, json};
 use support::books::{self, Row};
 use support::config::ALICE_KEY;
@@ -482,4 +486,60 @@ fn the_built_in_channel_answers_sessions_with_usage() {
     assert_eq!(upstream.count(), 0);
     // Nobody is left waiting.
     wait_for("no call", || (gateway.gauge("gproxy_upstream_in_flight") == 0.0).then_some(()));
+}
+
+/// Begins an answer to each `response.create`, and ends it when the test says so.
+fn slow_vendor() -> (Upstream, Sender<()>) {
+    let (go_on, may_go_on) = channel::<()>();
+    let may_go_on = Mutex::new(may_go_on);
+    let upstream = Upstream::answering(move |conn, seen| {
+        assert!(conn.switch(seen, ""));
+        while let Some(heard) = conn.frame().filter(|heard| heard.opcode != CLOSE) {
+            assert_eq!(heard.json()["type"], "response.create");
+            conn.tell(&json!({"type": "response.created", "response": {}}));
+            if may_go_on.lock().expect("never poisoned").recv().is_ok() {
+                let usage = json!({"input_tokens": 100, "output_tokens": 10});
+                conn.tell(&json!({"type": "response.completed", "response": {"usage": usage}}));
+            }
+        }
+        conn.cut();
+    });
+    (upstream, go_on)
+}
+
+#[test]
+fn a_process_that_ends_waits_for_the_answer_that_is_open() {
+    let (upstream, go_on) = slow_vendor();
+    let mut gateway = Gateway::start(&Config::to(&upstream).tail(&models()).text());
+    let mut client = dial(&gateway, "/v1/responses", ADMIN_KEY);
+    client.tell(&create("router/cheap"));
+    assert_eq!(client.event()["type"], "response.created");
+    gateway.sigterm();
+    assert!(client.is_silent(Duration::from_millis(2_500)), "it is not cut");
+    go_on.send(()).expect("the upstream waits");
+    assert_eq!(client.event()["type"], "response.completed");
+    assert_eq!(client.close().code(), 1001);
+    drop(client);
+    assert!(gateway.wait_exit().success());
+    let rows = rows(&gateway, 1);
+    assert_eq!((rows[0].text("outcome"), rows[0].number("input_tokens")), ("ok", 100));
+}
+
+#[test]
+fn an_answer_that_is_open_at_the_drain_limit_is_told_so_and_is_no_whole_one() {
+    let (upstream, go_on) = slow_vendor();
+    let config = Config::to(&upstream).tail(&models()).timeout("drain_ms = 300");
+    let mut gateway = Gateway::start(&config.text());
+    let mut client = dial(&gateway, "/v1/responses", ADMIN_KEY);
+    client.tell(&create("router/cheap"));
+    assert_eq!(client.event()["type"], "response.created");
+    gateway.sigterm();
+    let error = client.event();
+    assert_eq!((&error["type"], &error["status"]), (&json!("error"), &json!(503)));
+    let close = client.close();
+    assert_eq!(close.code(), 1001);
+    assert!(close.reason().contains("shutting down"), "{}", close.reason());
+    drop((client, go_on));
+    assert!(gateway.wait_exit().success());
+    assert_eq!(rows(&gateway, 1)[0].text("outcome"), "cut");
 }

@@ -422,6 +422,12 @@ impl Listener {
         self.live.endpoint.dialect == Dialect::Gemini
     }
 
+    /// The last answer is over, whatever may still be told of its usage. Known where
+    /// [`Listener::ends_with_the_next`].
+    pub fn is_between(&self) -> bool {
+        self.ends_with_the_next() && self.turn_over
+    }
+
     /// Reads an event, and names its model as the caller knows it. What is no JSON passes.
     pub fn hear(&mut self, event: &mut Vec<u8>, names: &Names) -> News {
         match self.live.endpoint.dialect {

@@ -430,7 +430,6 @@ impl<'a, D: Downstream> Tunnel<'a, D> {
     /// Passes events on in both directions until the session ends.
     fn run<R: Reply>(&mut self, reply: &mut R) -> Result<(), Ended> {
         let pipe = reply.pipe().expect("the caller has seen that it switched protocols");
-        let idle = Duration::from_millis(limits::TUNNEL_IDLE_MS_MAX);
         let mut moved_at = self.core.now();
         loop {
             let moved = self.pump(pipe)?;
@@ -439,10 +438,8 @@ impl<'a, D: Downstream> Tunnel<'a, D> {
                 return if self.broke { Err(Ended::Cut) } else { Ok(()) };
             }
             moved_at = if moved { now } else { moved_at };
-            let silent = now.saturating_duration_since(moved_at);
-            let drains = self.core.is_draining() && silent >= LOOK_EVERY;
-            if silent >= idle || drains || self.core.is_cut() {
-                self.close(pipe, GOING_AWAY, GOING_AWAY);
+            if let Some((refusal, code)) = self.reason(now.saturating_duration_since(moved_at)) {
+                self.give_up(pipe, &refusal, code);
             }
             if moved {
                 pipe.give_way();
@@ -450,6 +447,33 @@ impl<'a, D: Downstream> Tunnel<'a, D> {
             }
             pipe.wait(self.closing_until.unwrap_or(now + LOOK_EVERY).min(now + LOOK_EVERY));
         }
+    }
+
+    /// Why the session cannot go on after so much silence of both, if so, and what its close says.
+    fn reason(&self, silent: Duration) -> Option<(Refusal, u16)> {
+        let drains = self.core.is_draining() && silent >= LOOK_EVERY && !self.is_answering();
+        if drains || self.core.is_cut() {
+            Some((Refusal::shutting_down(), GOING_AWAY))
+        } else if silent >= Duration::from_millis(limits::TUNNEL_IDLE_MS_MAX) {
+            Some((Refusal::from(broken(Phase::Relay, Cause::TimedOut)), GOING_AWAY))
+        } else {
+            None
+        }
+    }
+
+    /// The caller waits for an answer, or for more of one.
+    fn is_answering(&self) -> bool {
+        self.turns.as_ref().is_some_and(Turns::is_open)
+    }
+
+    /// Ends a session that cannot go on; of an answer that is open the caller is told why.
+    fn give_up(&mut self, pipe: &mut dyn Pipe, refusal: &Refusal, code: u16) {
+        if self.closing_until.is_none() && self.is_answering() {
+            self.broke = true;
+            self.put_error(refusal);
+            self.down.put(Kind::Close, &websocket::close(code, &refusal.message), None);
+        }
+        self.close(pipe, code, GOING_AWAY);
     }
 
     /// Both have said their last words and heard ours, or had time enough for it.
@@ -659,14 +683,7 @@ impl<'a, D: Downstream> Tunnel<'a, D> {
     fn lost(&mut self) {
         if self.closing_until.is_none() {
             self.broke = true;
-            let failure = Failure {
-                phase: Phase::Relay,
-                sent: Sent::Part,
-                cause: Cause::Disconnected,
-                reused: false,
-                after_ms: 0,
-            };
-            let refusal = Refusal::from(failure);
+            let refusal = Refusal::from(broken(Phase::Relay, Cause::Disconnected));
             self.put_error(&refusal);
             self.down.put(Kind::Close, &websocket::close(BROKEN, &refusal.message), None);
             self.begin_closing();
@@ -685,4 +702,9 @@ impl<'a, D: Downstream> Tunnel<'a, D> {
         let held = self.down.held() + self.up.held();
         self.share.set(self.core, self.note, held).is_ok() || held <= limits::RELAY_BYTES
     }
+}
+
+/// How an upstream fails within a session.
+fn broken(phase: Phase, cause: Cause) -> Failure {
+    Failure { phase, sent: Sent::Part, cause, reused: false, after_ms: 0 }
 }

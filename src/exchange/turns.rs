@@ -30,6 +30,8 @@ pub(super) struct Turns<'a> {
     names: Named,
     listener: Listener,
     open: VecDeque<Turn>,
+    // Where no answer stands for it until it begins: one was asked for.
+    is_asked: bool,
     // Who writes down what the caller says; empty: nobody, as far as is known.
     transcriber: String,
     rows: u64,
@@ -96,6 +98,7 @@ impl<'a> Turns<'a> {
             names: Named::of(hands, plan),
             listener: Listener::new(hands.call.live),
             open: VecDeque::new(),
+            is_asked: false,
             transcriber: String::new(),
             rows: 0,
             meter: credential.and_then(|credential| Meter::of(hands.core, credential)),
@@ -154,6 +157,8 @@ impl<'a> Turns<'a> {
             self.open[at].text_bytes += text_bytes;
             result = result.and_then(|()| self.is_covered(note, at));
         }
+        // Whatever it was about: if an answer comes all the same, it says so when it begins.
+        self.is_asked &= failed.is_none();
         if let Some(status) = failed
             && let Some(at) = self.open.iter().position(|turn| !turn.begun)
             && let Some(turn) = self.open.remove(at)
@@ -161,6 +166,11 @@ impl<'a> Turns<'a> {
             self.record(note, turn, status, "ok");
         }
         result
+    }
+
+    /// An answer was asked for, or has begun, and has not ended.
+    pub(super) fn is_open(&self) -> bool {
+        self.is_asked || (!self.open.is_empty() && !self.listener.is_between())
     }
 
     /// The session has ended, in a word. What is open is recorded; the only answer of all is left
@@ -219,9 +229,12 @@ impl<'a> Turns<'a> {
         }
         self.admit(note, names)?;
         // Where each has a model of its own, they come in the order in which they were asked for.
-        if self.hands.call.live.many_models {
-            let turn = self.turn(note, names.clone(), false);
-            self.push(turn);
+        match self.hands.call.live.many_models {
+            true => {
+                let turn = self.turn(note, names.clone(), false);
+                self.push(turn);
+            }
+            false => self.is_asked = true,
         }
         Ok(())
     }
@@ -229,6 +242,7 @@ impl<'a> Turns<'a> {
     /// An answer begins. One that was not asked for has to be admitted yet; if it cannot be, it is
     /// recorded all the same.
     fn begin(&mut self, note: &mut Note) -> Result<(), Refusal> {
+        self.is_asked = false;
         if self.hands.call.live.many_models
             && let Some(at) = self.open.iter().position(|turn| !turn.begun)
         {

@@ -15,6 +15,19 @@ struct Heard {
 }
 
 const REALTIME: &str = "/v1/realtime?model=alpha/rt";
+const GEMINI: &str = "/v1beta/models/alpha/gem:BidiGenerateContent";
+/// Each way to ask for an answer, and that answer's end.
+const ANSWERS: [(&str, &str, &str); 2] = [
+    (REALTIME, "{\"type\":\"response.create\"}", "{\"type\":\"response.done\",\"response\":{}}"),
+    (
+        "/v1/responses",
+        "{\"type\":\"response.create\",\"model\":\"alpha/m\"}",
+        "{\"type\":\"response.completed\",\"response\":{}}",
+    ),
+];
+const CREATED: Moment = Moment::Says("{\"type\":\"response.created\",\"response\":{}}");
+const SPEAKS: Moment = Moment::Says("{\"serverContent\":{\"modelTurn\":{}}}");
+const TURN_OVER: &str = "{\"serverContent\":{\"turnComplete\":true}}";
 
 /// A session at this path. The caller sends his events at these moments; what comes at the very
 /// first comes with the handshake.
@@ -91,5 +104,53 @@ fn a_silent_session_ends_soon_when_the_process_is_to_end() {
         let heard = session(REALTIME, &[], &[(100_000, moment)]);
         assert_eq!(heard.close, Some((1001, String::new())));
         assert!((100_000..105_000).contains(&heard.over_ms), "{}", heard.over_ms);
+    }
+}
+
+#[test]
+fn an_answer_that_is_open_when_the_process_drains_comes_to_its_end() {
+    let ends = |target, ask, end, moments: &[(u64, Moment)]| {
+        let moments = [moments, &[(1_000, Moment::Drains), (20_000, Moment::Says(end))]].concat();
+        let heard = session(target, &[(0, ask)], &moments);
+        assert_eq!(heard.events.last().map(String::as_str), Some(end), "{target}");
+        assert_eq!(heard.close, Some((1001, String::new())), "{target}");
+        assert!((20_000..25_000).contains(&heard.over_ms), "{target}: {}", heard.over_ms);
+    };
+    for (target, ask, end) in ANSWERS {
+        ends(target, ask, end, &[]);
+        ends(target, ask, end, &[(500, CREATED)]);
+    }
+    ends(GEMINI, "{\"setup\":{}}", TURN_OVER, &[(500, SPEAKS)]);
+}
+
+#[test]
+fn an_answer_that_is_open_when_time_is_over_is_told_to_have_broken_off() {
+    for (target, ask, _) in ANSWERS {
+        for moments in [vec![], vec![(500, CREATED)]] {
+            let moments = [moments, vec![(1_000, Moment::Drains), (31_000, Moment::Cuts)]].concat();
+            let heard = session(target, &[(0, ask)], &moments);
+            let error = heard.events.last().expect("an event");
+            assert!(error.contains("\"status\":503") && error.contains("shutting down"), "{error}");
+            let (code, reason) = heard.close.expect("a close");
+            assert!(code == 1001 && reason.contains("shutting down"), "{code} {reason}");
+            assert!((31_000..36_000).contains(&heard.over_ms), "{}", heard.over_ms);
+        }
+    }
+    let moments = [(500, SPEAKS), (1_000, Moment::Drains), (31_000, Moment::Cuts)];
+    let heard = session(GEMINI, &[(0, "{\"setup\":{}}")], &moments);
+    assert_eq!(heard.events.len(), 1, "its clients know no such event");
+    assert!(heard.close.is_some_and(|(_, reason)| reason.contains("shutting down")));
+}
+
+#[test]
+fn an_answer_that_was_refused_or_is_over_holds_up_no_end() {
+    let refused = Moment::Says("{\"type\":\"error\",\"status\":400,\"error\":{}}");
+    for (target, ask, end) in ANSWERS {
+        for said in [refused.clone(), Moment::Says(end)] {
+            let moments = [(500, said), (1_000, Moment::Drains)];
+            let heard = session(target, &[(0, ask)], &moments);
+            assert_eq!(heard.close, Some((1001, String::new())), "{target}");
+            assert!(heard.over_ms < 6_000, "{target}: {}", heard.over_ms);
+        }
     }
 }
