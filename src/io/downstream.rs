@@ -45,8 +45,10 @@ impl Client {
             }
             let over = if begun { Stop::Gone } else { Stop::TimedOut };
             let now = Instant::now();
-            let wait = worker::slice_until(until, now).ok_or(over)?.min(SLICE_MAX);
-            match sealed.feed(&mut Patient { sock: &mut self.sock, wait }) {
+            if now >= until {
+                return Err(over);
+            }
+            match sealed.feed(&mut Patient { sock: &mut self.sock, until: Some(until) }) {
                 Ok(()) if !begun => {
                     begun = true;
                     until = until.max(now + Duration::from_millis(limits::HEAD_MS_MAX));
@@ -66,7 +68,7 @@ impl Client {
         let Some(sealed) = &mut self.sealed else { return Err(Stop::Gone) };
         let mut done = 0;
         loop {
-            let mut patient = Patient { sock: &mut self.sock, wait: SLICE_MAX };
+            let mut patient = Patient { sock: &mut self.sock, until: None };
             while sealed.owes() {
                 insist(|| sealed.pay(&mut patient))?;
             }
@@ -82,10 +84,12 @@ impl Client {
 pub fn shake(sock: &mut Sock, sealed: &mut Sealed) -> io::Result<()> {
     let deadline = Instant::now() + Duration::from_millis(limits::HEAD_MS_MAX);
     loop {
-        let wait = worker::slice_until(deadline, Instant::now());
-        let wait = wait.ok_or(io::ErrorKind::TimedOut)?.min(SLICE_MAX);
-        match sealed.shake(&mut Patient { sock: &mut *sock, wait }) {
-            Err(error) if error.kind() == io::ErrorKind::TimedOut && !worker::is_cut() => {}
+        match sealed.shake(&mut Patient { sock: &mut *sock, until: Some(deadline) }) {
+            Err(error) if error.kind() == io::ErrorKind::TimedOut => {
+                if worker::is_cut() || Instant::now() >= deadline {
+                    return Err(error);
+                }
+            }
             other => return other,
         }
     }
@@ -172,7 +176,7 @@ impl Downstream for Client {
         if let Some(sealed) = &mut self.sealed {
             sealed.close();
             // Whoever takes nothing any more needs no goodbye.
-            let mut patient = Patient { sock: &mut self.sock, wait: SLICE_MAX };
+            let mut patient = Patient { sock: &mut self.sock, until: None };
             while sealed.owes() && sealed.pay(&mut patient).is_ok() {}
         }
         worker::shut_down(&self.sock.shared(), Shutdown::Write);
@@ -185,21 +189,33 @@ impl Downstream for Client {
     }
 }
 
-/// Reads and writes that wait so long.
+/// Reads and writes that wait for a slice each.
 struct Patient<'a> {
     sock: &'a mut Sock,
-    wait: Duration,
+    // From then on none waits: TLS reads again and again by itself while it shakes hands, and a
+    // peer that sends byte by byte must not set the pace. `None`: whoever asks has limits himself.
+    until: Option<Instant>,
+}
+
+impl Patient<'_> {
+    fn wait(&self) -> io::Result<Duration> {
+        let Some(until) = self.until else { return Ok(SLICE_MAX) };
+        let slice = worker::slice_until(until, Instant::now());
+        Ok(slice.ok_or(io::ErrorKind::TimedOut)?.min(SLICE_MAX))
+    }
 }
 
 impl Read for Patient<'_> {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        self.sock.read(buf, self.wait)
+        let wait = self.wait()?;
+        self.sock.read(buf, wait)
     }
 }
 
 impl Write for Patient<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.sock.write(bytes, self.wait)
+        let wait = self.wait()?;
+        self.sock.write(bytes, wait)
     }
 
     fn flush(&mut self) -> io::Result<()> {
