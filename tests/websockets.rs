@@ -415,6 +415,31 @@ fn an_upstream_that_breaks_off_is_told_within_the_session() {
 }
 
 #[test]
+fn an_upstream_that_falls_silent_is_told_within_the_session() {
+    for begins in [false, true] {
+        let upstream = sessions(move |conn, _| {
+            conn.frame();
+            if begins {
+                conn.tell(&json!({"type": "response.created", "response": {}}));
+            }
+            while conn.frame().is_some_and(|frame| frame.opcode != CLOSE) {}
+        });
+        let limit = if begins { "between_bytes_ms = 300" } else { "first_byte_ms = 300" };
+        let gateway = Gateway::start(&Config::to(&upstream).timeout(limit).text());
+        let mut client = dial(&gateway, REALTIME);
+        client.tell(&json!({"type": "response.create"}));
+        if begins {
+            assert_eq!(client.event()["type"], "response.created");
+        }
+        let error = client.event();
+        assert_eq!((&error["type"], &error["status"]), (&json!("error"), &json!(504)));
+        assert_eq!(client.close().code(), 1011);
+        assert_eq!(rows(&gateway, 1)[0].text("outcome"), "cut");
+        is_quiet(&gateway);
+    }
+}
+
+#[test]
 fn an_upstreams_close_passes_with_its_code_and_ends_both() {
     let upstream = sessions(|conn, _| {
         conn.raw(frame(128 | CLOSE, &[&3000_u16.to_be_bytes()[..], b"enough"].concat(), false));

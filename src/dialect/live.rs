@@ -99,11 +99,14 @@ const TRANSCRIBED: &str = "conversation.item.input_audio_transcription.completed
 const OWN_USAGE: Path = &[key("usage")];
 const USAGE: Path = &[key("response"), key("usage")];
 const TIER: Path = &[key("response"), key("service_tier")];
-const GEMINI_PATHS: [Path; 4] = [
+const GEMINI_PATHS: [Path; 7] = [
     &[key("usageMetadata")],
     &[key("serverContent")],
     &[key("serverContent"), key("turnComplete")],
     &[key("toolCall")],
+    &[key("serverContent"), key("modelTurn")],
+    &[key("serverContent"), key("generationComplete")],
+    &[key("serverContent"), key("interrupted")],
 ];
 
 /// Versions in the name of Google's service.
@@ -409,12 +412,13 @@ pub struct Listener {
     live: &'static Live,
     has_begun: bool,
     turn_over: bool,
+    is_speaking: bool,
 }
 
 impl Listener {
     /// One that has heard nothing yet.
     pub fn new(live: &'static Live) -> Listener {
-        Listener { live, has_begun: false, turn_over: true }
+        Listener { live, has_begun: false, turn_over: true, is_speaking: false }
     }
 
     /// The end of an answer is known when the next begins: its usage may come behind it.
@@ -426,6 +430,12 @@ impl Listener {
     /// [`Listener::ends_with_the_next`].
     pub fn is_between(&self) -> bool {
         self.ends_with_the_next() && self.turn_over
+    }
+
+    /// The model is in the middle of what it says: it neither listens nor waits for a tool of the
+    /// caller's. Known where [`Listener::ends_with_the_next`].
+    pub fn is_speaking(&self) -> bool {
+        self.is_speaking
     }
 
     /// Reads an event, and names its model as the caller knows it. What is no JSON passes.
@@ -481,7 +491,7 @@ impl Listener {
     }
 
     fn gemini(&mut self, event: &[u8]) -> Option<News> {
-        let [usage, content, complete, tool, ..] =
+        let [usage, content, complete, tool, spoken, generated, interrupted, ..] =
             read(Watch::of(&GEMINI_PATHS), event, |_| ()).ok()?;
         let mut news = News::default();
         let usage = object(event, usage);
@@ -495,7 +505,11 @@ impl Listener {
             told.add(Dialect::Gemini, &value);
             told
         });
-        self.turn_over |= complete.is_some_and(|(kind, _)| kind == Kind::True);
+        let is_true = |value: Option<(Kind, _)>| value.is_some_and(|(kind, _)| kind == Kind::True);
+        let is_complete = is_true(complete);
+        self.turn_over |= is_complete;
+        let pauses = is_complete || tool.is_some() || is_true(generated) || is_true(interrupted);
+        self.is_speaking = (self.is_speaking || spoken.is_some()) && !pauses;
         Some(news)
     }
 }

@@ -284,6 +284,10 @@ struct Tunnel<'a, D: Downstream> {
     up: Side,
     input: Vec<u8>,
     share: Share,
+    // When the caller took some of what he is owed, or was owed nothing.
+    taken_at: Instant,
+    // When the upstream said something, or could not since the caller takes nothing.
+    heard_at: Instant,
     // From our last words on: until when the ends have time for theirs.
     closing_until: Option<Instant>,
     // He is owed an answer of ours, which he has to read before he is read again.
@@ -324,6 +328,8 @@ impl<'a, D: Downstream> Tunnel<'a, D> {
             up: Side::new(false, event_bytes_max),
             input: vec![0; limits::RELAY_BYTES],
             share: Share::new(core, Scarce::Bytes),
+            taken_at: core.now(),
+            heard_at: core.now(),
             closing_until: None,
             answered: false,
             broke: false,
@@ -431,14 +437,19 @@ impl<'a, D: Downstream> Tunnel<'a, D> {
     fn run<R: Reply>(&mut self, reply: &mut R) -> Result<(), Ended> {
         let pipe = reply.pipe().expect("the caller has seen that it switched protocols");
         let mut moved_at = self.core.now();
+        let pause = Duration::from_millis(limits::WRITE_PAUSE_MS_MAX);
         loop {
-            let moved = self.pump(pipe)?;
             let now = self.core.now();
+            let moved = self.pump(pipe, now)?;
             if self.is_over(now) {
                 return if self.broke { Err(Ended::Cut) } else { Ok(()) };
             }
+            // Who does not read cannot be told anything either.
+            if now.saturating_duration_since(self.taken_at) >= pause {
+                return Err(Ended::Gone);
+            }
             moved_at = if moved { now } else { moved_at };
-            if let Some((refusal, code)) = self.reason(now.saturating_duration_since(moved_at)) {
+            if let Some((refusal, code)) = self.reason(now, moved_at) {
                 self.give_up(pipe, &refusal, code);
             }
             if moved {
@@ -449,16 +460,27 @@ impl<'a, D: Downstream> Tunnel<'a, D> {
         }
     }
 
-    /// Why the session cannot go on after so much silence of both, if so, and what its close says.
-    fn reason(&self, silent: Duration) -> Option<(Refusal, u16)> {
+    /// Why the session cannot go on, if so, and the code of its close. `moved_at`: when either end
+    /// said or took something.
+    fn reason(&self, now: Instant, moved_at: Instant) -> Option<(Refusal, u16)> {
+        let silent = now.saturating_duration_since(moved_at);
         let drains = self.core.is_draining() && silent >= LOOK_EVERY && !self.is_answering();
         if drains || self.core.is_cut() {
             Some((Refusal::shutting_down(), GOING_AWAY))
+        } else if let Some(phase) = self.overdue(now) {
+            Some((Refusal::from(broken(phase, Cause::TimedOut)), BROKEN))
         } else if silent >= Duration::from_millis(limits::TUNNEL_IDLE_MS_MAX) {
             Some((Refusal::from(broken(Phase::Relay, Cause::TimedOut)), GOING_AWAY))
         } else {
             None
         }
+    }
+
+    /// The phase of an answer in which the upstream is silent for too long.
+    fn overdue(&self, now: Instant) -> Option<Phase> {
+        let (since, phase, limit) = self.turns.as_ref()?.awaited()?;
+        let silent = now.saturating_duration_since(since.max(self.heard_at));
+        (silent >= limit).then_some(phase)
     }
 
     /// The caller waits for an answer, or for more of one.
@@ -485,11 +507,13 @@ impl<'a, D: Downstream> Tunnel<'a, D> {
     }
 
     /// Moves what can be moved now. Whether something was.
-    fn pump(&mut self, pipe: &mut dyn Pipe) -> Result<bool, Ended> {
-        let mut moved = false;
+    fn pump(&mut self, pipe: &mut dyn Pipe, now: Instant) -> Result<bool, Ended> {
         // Also when nothing is owed: TLS may hold back what it took.
         let count = self.session.down.write_now(self.down.owed()).map_err(|_| Ended::Gone)?;
-        moved |= self.down.gave(count);
+        let mut moved = self.down.gave(count);
+        if moved || self.down.owed().is_empty() {
+            self.taken_at = now;
+        }
         if !self.is_lost {
             match pipe.write(self.up.owed()) {
                 Ok(count) => moved |= self.up.gave(count),
@@ -500,9 +524,12 @@ impl<'a, D: Downstream> Tunnel<'a, D> {
         if self.up.owed().is_empty() && !self.answered && !self.down.has_closed {
             moved |= self.read_down(pipe)?;
         }
-        if self.down.owed().is_empty() && !self.up.has_closed {
-            moved |= self.read_up(pipe);
+        let is_free = self.down.owed().is_empty();
+        let heard = is_free && !self.up.has_closed && self.read_up(pipe);
+        if heard || !is_free {
+            self.heard_at = now;
         }
+        moved |= heard;
         if !self.has_room() {
             self.broke = true;
             self.down.deafen();

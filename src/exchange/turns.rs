@@ -5,7 +5,7 @@
 //! billed by its own model, its own size and its own tier.
 
 use std::collections::VecDeque;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::attempt::Plan;
 use super::note::Note;
@@ -16,6 +16,7 @@ use crate::dialect::ask::AskError;
 use crate::dialect::live::{Listener, Names, News, Wish};
 use crate::dialect::refusal::Refusal;
 use crate::dialect::usage::Told;
+use crate::failure::Phase;
 use crate::limits;
 use crate::route::plan::{self, RouteError, Target};
 
@@ -30,8 +31,8 @@ pub(super) struct Turns<'a> {
     names: Named,
     listener: Listener,
     open: VecDeque<Turn>,
-    // Where no answer stands for it until it begins: one was asked for.
-    is_asked: bool,
+    // Where no answer stands for it until it begins: when one was asked for.
+    asked_at: Option<Instant>,
     // Who writes down what the caller says; empty: nobody, as far as is known.
     transcriber: String,
     rows: u64,
@@ -98,7 +99,7 @@ impl<'a> Turns<'a> {
             names: Named::of(hands, plan),
             listener: Listener::new(hands.call.live),
             open: VecDeque::new(),
-            is_asked: false,
+            asked_at: None,
             transcriber: String::new(),
             rows: 0,
             meter: credential.and_then(|credential| Meter::of(hands.core, credential)),
@@ -158,7 +159,7 @@ impl<'a> Turns<'a> {
             result = result.and_then(|()| self.is_covered(note, at));
         }
         // Whatever it was about: if an answer comes all the same, it says so when it begins.
-        self.is_asked &= failed.is_none();
+        self.asked_at = self.asked_at.filter(|_| failed.is_none());
         if let Some(status) = failed
             && let Some(at) = self.open.iter().position(|turn| !turn.begun)
             && let Some(turn) = self.open.remove(at)
@@ -170,7 +171,27 @@ impl<'a> Turns<'a> {
 
     /// An answer was asked for, or has begun, and has not ended.
     pub(super) fn is_open(&self) -> bool {
-        self.is_asked || (!self.open.is_empty() && !self.listener.is_between())
+        self.asked_at.is_some() || (!self.open.is_empty() && !self.listener.is_between())
+    }
+
+    /// Since when the upstream owes a word of an answer, and how long it may be silent in which
+    /// phase; `None`: it is not its turn.
+    pub(super) fn awaited(&self) -> Option<(Instant, Phase, Duration)> {
+        let begun = self.open.iter().rev().find(|turn| turn.begun);
+        let (at, is_begun) = match begun.or(self.open.front()) {
+            // Where nobody asks, it may as well listen.
+            Some(_) if self.listener.ends_with_the_next() && !self.listener.is_speaking() => {
+                return None;
+            }
+            Some(turn) => (turn.at, turn.begun),
+            None => (self.asked_at?, false),
+        };
+        let timeouts = &self.hands.snapshot.providers[self.provider].timeouts;
+        let (phase, limit_ms) = match is_begun {
+            true => (Phase::Relay, timeouts.between_bytes_ms),
+            false => (Phase::AwaitHead, timeouts.first_byte_ms),
+        };
+        Some((at, phase, Duration::from_millis(limit_ms)))
     }
 
     /// The session has ended, in a word. What is open is recorded; the only answer of all is left
@@ -234,7 +255,7 @@ impl<'a> Turns<'a> {
                 let turn = self.turn(note, names.clone(), false);
                 self.push(turn);
             }
-            false => self.is_asked = true,
+            false => self.asked_at = Some(self.hands.core.now()),
         }
         Ok(())
     }
@@ -242,7 +263,7 @@ impl<'a> Turns<'a> {
     /// An answer begins. One that was not asked for has to be admitted yet; if it cannot be, it is
     /// recorded all the same.
     fn begin(&mut self, note: &mut Note) -> Result<(), Refusal> {
-        self.is_asked = false;
+        self.asked_at = None;
         if self.hands.call.live.many_models
             && let Some(at) = self.open.iter().position(|turn| !turn.begun)
         {

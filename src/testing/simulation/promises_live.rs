@@ -3,6 +3,9 @@
 use super::connection::{ADA, CONFIG, Connection, Step, once};
 use super::ends::{Script, Wire};
 use super::pipe::Moment;
+use crate::exchange::Stop;
+use crate::limits;
+use crate::metrics::Count;
 use crate::wire::websocket::{self, Kind, Reader};
 
 /// How a session went: what the caller heard, and when it was over.
@@ -86,7 +89,7 @@ fn session(target: &str, sends: &[(u64, &str)], moments: &[(u64, Moment)]) -> He
     run(connection(target, sends, moments))
 }
 
-const IDLE_MS: u64 = crate::limits::TUNNEL_IDLE_MS_MAX;
+const IDLE_MS: u64 = limits::TUNNEL_IDLE_MS_MAX;
 
 #[test]
 fn a_session_in_which_nobody_says_anything_ends_after_a_quarter_of_an_hour() {
@@ -153,4 +156,70 @@ fn an_answer_that_was_refused_or_is_over_holds_up_no_end() {
             assert!(heard.over_ms < 6_000, "{target}: {}", heard.over_ms);
         }
     }
+}
+
+/// A caller that goes on talking: every 20 seconds for so many.
+fn talk(seconds: u64) -> Vec<(u64, &'static str)> {
+    (20..=seconds).step_by(20).map(|at_s| (at_s * 1_000, "{}")).collect()
+}
+
+#[test]
+fn an_upstream_that_does_not_answer_or_falls_silent_is_told_at_its_limit() {
+    const FIRST_BYTE_MS: u64 = 600_000;
+    const BETWEEN_BYTES_MS: u64 = 120_000;
+    for (target, ask, _) in ANSWERS {
+        for (moments, silent_from, limit, why) in [
+            (vec![], 0, FIRST_BYTE_MS, "did not answer in time"),
+            (vec![(50_000, CREATED)], 50_000, BETWEEN_BYTES_MS, "fell silent"),
+        ] {
+            // What the caller says meanwhile is no sign of life of the upstream's.
+            let sends = [vec![(0, ask)], talk(700)].concat();
+            let heard = session(target, &sends, &moments);
+            let error = heard.events.last().expect("an event");
+            assert!(error.contains("\"status\":504") && error.contains(why), "{error}");
+            assert_eq!(heard.close.map(|(code, _)| code), Some(1011), "{target}");
+            let over = silent_from + limit..silent_from + limit + 5_000;
+            assert!(over.contains(&heard.over_ms), "{target}: {}", heard.over_ms);
+        }
+    }
+    let sends = [vec![(0, "{\"setup\":{}}")], talk(200)].concat();
+    let heard = session(GEMINI, &sends, &[(50_000, SPEAKS)]);
+    let (code, reason) = heard.close.expect("a close");
+    assert!(code == 1011 && reason.contains("fell silent"), "{code} {reason}");
+    assert!((170_000..175_000).contains(&heard.over_ms), "{}", heard.over_ms);
+}
+
+#[test]
+fn an_upstream_whose_turn_it_is_not_may_be_silent() {
+    for said in [
+        TURN_OVER,
+        "{\"toolCall\":{\"functionCalls\":[]}}",
+        "{\"serverContent\":{\"generationComplete\":true}}",
+        "{\"serverContent\":{\"interrupted\":true}}",
+    ] {
+        let moments = [(1_000, SPEAKS), (50_000, Moment::Says(said))];
+        let heard = session(GEMINI, &[(0, "{\"setup\":{}}")], &moments);
+        assert_eq!(heard.close.map(|(code, _)| code), Some(1001), "{said}");
+        let silent_ms = heard.over_ms - 50_000;
+        assert!((IDLE_MS..IDLE_MS + 5_000).contains(&silent_ms), "{said}: {silent_ms}");
+    }
+    for (target, ask, end) in ANSWERS {
+        let moments = [(500, CREATED), (50_000, Moment::Says(end))];
+        let heard = session(target, &[(0, ask)], &moments);
+        assert_eq!(heard.close, Some((1001, String::new())), "{target}");
+        assert!(heard.over_ms > 50_000 + IDLE_MS, "{target}: {}", heard.over_ms);
+    }
+}
+
+#[test]
+fn a_caller_that_takes_nothing_is_hung_up_on_whatever_it_says() {
+    let long = format!("{{\"data\":\"{}\"}}", "x".repeat(5_000));
+    let moments = [(10_000, Moment::Says(long.leak()))];
+    let connection = connection(REALTIME, &talk(200), &moments);
+    connection.wire.borrow_mut().write_stop = Some((2_000, Stop::TimedOut));
+    let core = connection.core.clone();
+    let heard = run(connection);
+    assert_eq!((heard.events.len(), heard.close), (0, None));
+    assert!((70_000..75_000).contains(&heard.over_ms), "{}", heard.over_ms);
+    assert_eq!(core.metrics.counted(Count::DownstreamsGone), 1);
 }
