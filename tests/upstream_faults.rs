@@ -5,6 +5,7 @@ mod support;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use support::client::{chat, find, post};
 use support::upstream::{Conn, STREAM_HEAD};
@@ -156,6 +157,35 @@ fn an_upstream_that_falls_silent_within_a_reply_is_a_visible_break() {
         assert_eq!(reply.status, 200);
         assert!(!reply.complete, "{}", reply.text());
         assert!(reply.text().contains("\"choices\":[{\"index\":0}]"), "{}", reply.text());
+    }
+}
+
+/// The limit of all ends with the head of a stream, whether or not its call says that it is one.
+#[test]
+fn a_living_stream_is_cut_by_no_limit_of_the_whole_however_it_was_asked_for() {
+    let upstream = Upstream::answering(|conn, _| {
+        conn.stream_head();
+        for _ in 0..6 {
+            conn.piece("data: {}\n\n");
+            std::thread::sleep(Duration::from_millis(120));
+        }
+        conn.end();
+    });
+    let config = Config::to(&upstream).timeout("total_ms = 400").setting("passthrough = true");
+    let gateway = Gateway::start(&config.text());
+    let bearer = format!("Bearer {}", support::ADMIN_KEY);
+    let fields = [("authorization", &*bearer)];
+    let get = |target: &str| support::request("GET", target, &fields, b"");
+    let asks = [
+        chat(MODEL, true),
+        get("/openai-main/v1/responses/resp_1?stream=true"),
+        post("/openai-main/v1/threads/thread_1/runs", "{\"stream\":true}"),
+        get("/openai-main/v1/tomorrow"),
+    ];
+    for ask in asks {
+        let reply = gateway.connect().ask(&ask);
+        assert_eq!((reply.status, reply.complete), (200, true), "{}", reply.text());
+        assert_eq!(reply.text(), "data: {}\n\n".repeat(6));
     }
 }
 

@@ -26,7 +26,7 @@ use crate::metrics::{Count, Gauge};
 use crate::money;
 use crate::route::snapshot::{Billing, Limits, Snapshot, User};
 use crate::wire::head::Head;
-use crate::wire::{body, header};
+use crate::wire::{body, header, sse};
 
 /// Room in front of a chunk for its size line.
 const CHUNK_LINE_MAX: usize = 18;
@@ -220,10 +220,12 @@ enum Kind {
 
 impl Kind {
     fn of(content_type: &[u8]) -> Kind {
+        if sse::is_type(content_type) {
+            return Kind::EventStream;
+        }
         let essence = content_type.split(|byte| *byte == b';').next().unwrap_or_default();
         let essence = essence.trim_ascii().to_ascii_lowercase();
         match essence.as_slice() {
-            b"text/event-stream" => Kind::EventStream,
             b"application/json" => Kind::Json,
             essence if essence.ends_with(b"+json") => Kind::Json,
             essence if LINES.iter().any(|name| essence.ends_with(name)) => Kind::Lines,

@@ -32,6 +32,7 @@ use crate::route::fence::{self, Fence};
 use crate::route::snapshot::{Provider, Timeouts};
 use crate::wire::head::Headers;
 use crate::wire::reply::{Framing, ReplyHead};
+use crate::wire::sse;
 
 /// The connections of one worker to upstreams, by the proxy that they go through and the fence that
 /// they were opened within: who may not open one may not take a kept one either. They never meet
@@ -258,10 +259,15 @@ impl Caller {
         let connection =
             connection.inspect_err(|failure| self.tell(call.provider, call.url, failure))?;
         let (head, incoming) = http::call(connection, &address, call, watch.clone())?;
-        if call.stream {
-            watch.streams();
-        }
+        let_live(call, &head, &watch);
         Ok(Answer::of(head, incoming, attached, guard))
+    }
+}
+
+/// A stream is cut by silence alone, also one that nobody here has asked for in so many words.
+fn let_live(call: &Call<'_>, head: &ReplyHead, watch: &Watch) {
+    if call.stream || head.headers.get("content-type").is_some_and(sse::is_type) {
+        watch.streams();
     }
 }
 

@@ -22,6 +22,12 @@ use std::ops::Range;
 /// The byte order mark that may open a stream and is no part of its first line.
 pub const BOM: &[u8] = b"\xEF\xBB\xBF";
 
+/// Whether a body of this `content-type` is such a stream.
+pub fn is_type(content_type: &[u8]) -> bool {
+    let essence = content_type.split(|byte| *byte == b';').next().unwrap_or_default();
+    essence.trim_ascii().eq_ignore_ascii_case(b"text/event-stream")
+}
+
 /// Finds the ends of pieces. Owns no bytes.
 #[derive(Clone, Copy, Debug)]
 pub struct Splitter {

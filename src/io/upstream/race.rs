@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use super::{Answer, Attached, Caller, Ways};
+use super::{Answer, Attached, Caller, Ways, let_live};
 use crate::exchange::{Beside, Call, Hedge, Raced, Waiting, speaks};
 use crate::failure::{Cause, Failure, Phase, Sent};
 use crate::io::http::{self, Address, Incoming};
@@ -258,9 +258,7 @@ impl Own {
         let address = Address::of(call.url).ok_or_else(malformed)?;
         let connection = way.connection(call.url, &address, provider, &watch)?;
         let (head, incoming) = http::call(connection, &address, call, watch.clone())?;
-        if call.stream {
-            watch.streams();
-        }
+        let_live(call, &head, &watch);
         Ok(Ended { head, incoming, guard })
     }
 }
