@@ -568,3 +568,32 @@ fn a_silent_upstream_is_bridged_by_signs_of_life() {
         }
     }
 }
+
+#[test]
+fn an_event_that_trickles_in_is_bridged_by_signs_of_life() {
+    let (go_on, may_go_on) = std::sync::mpsc::channel::<()>();
+    let may_go_on = std::sync::Mutex::new(may_go_on);
+    let upstream = Upstream::answering(move |conn, _| {
+        conn.stream_head();
+        conn.piece("data: {\"n\":1");
+        let may_go_on = may_go_on.lock().expect("never poisoned");
+        // The upstream is never silent for as long as a wait takes.
+        while may_go_on.recv_timeout(Duration::from_millis(20)).is_err() && conn.piece("1") {}
+        conn.piece("}\n\n");
+        conn.end();
+    });
+    let config = Config::to(&upstream).workers(1).setting("keepalive_ms = 300");
+    let gateway = Gateway::start(&config.text());
+    let sign = "event: ping\ndata: {\"type\": \"ping\"}\n\n";
+    let mut client = gateway.connect();
+    client.send(&post("/v1/messages", r#"{"model":"anthropic-main/m","stream":true}"#));
+    assert_eq!(client.head().expect("a head").status, 200);
+    let mut text = client.chunks_until(&format!("{sign}{sign}"));
+    go_on.send(()).expect("the upstream waits");
+    while let Some(more) = client.chunk().expect("the stream ends well") {
+        text.extend(more);
+    }
+    let text = String::from_utf8(text).expect("UTF-8");
+    let event = text.replace(sign, "");
+    assert!(event.starts_with("data: {\"n\":11") && event.ends_with("1}\n\n"), "{event}");
+}

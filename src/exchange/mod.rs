@@ -194,8 +194,8 @@ pub trait Reply {
     fn is_orphaned(&self) -> bool;
     /// The next piece of the body, as it came; an empty one is its proper end.
     fn piece(&mut self) -> Result<&[u8], Failure>;
-    /// From now on silence of that length ends [`Reply::piece`] with [`Cause::Quiet`], after which
-    /// it may be called again.
+    /// Something has just gone downstream. Silence of that length towards it ends [`Reply::piece`]
+    /// with [`Cause::Quiet`], after which it may be called again.
     ///
     /// [`Cause::Quiet`]: crate::failure::Cause::Quiet
     fn keep_alive(&mut self, every: Duration);

@@ -493,19 +493,21 @@ impl<D: Downstream, R: Reply> Relay<'_, D, R> {
 
     /// Passes the rest of the body on until it ends.
     fn pass_on(&mut self) -> Result<(), Ended> {
-        let keep_alive = self.plan.endpoint.dialect.keep_alive();
-        let every = self.plan.provider.keepalive_ms;
-        if self.rewriter.is_stream() && every > 0 && !keep_alive.is_empty() {
-            self.reply.keep_alive(Duration::from_millis(every));
+        let sign = self.plan.endpoint.dialect.keep_alive();
+        let every = Duration::from_millis(self.plan.provider.keepalive_ms);
+        let keeps_alive = self.rewriter.is_stream() && !every.is_zero() && !sign.is_empty();
+        if keeps_alive {
+            self.reply.keep_alive(every);
         }
         loop {
             let mut ended = match self.gather() {
                 Ok(ended) => ended,
                 Err(broken) => return Err(self.break_off(broken)),
             };
-            // What a stream leaves in `out` is never half an event, so this stands between two.
-            if std::mem::take(&mut self.is_quiet) {
-                self.out.extend_from_slice(keep_alive);
+            // What a stream leaves in `out` is never half an event, so this stands between two; but
+            // its end may be one.
+            if std::mem::take(&mut self.is_quiet) && !ended {
+                self.out.extend_from_slice(sign);
             }
             if !ended && self.is_spent() {
                 self.cut_short();
@@ -518,6 +520,9 @@ impl<D: Downstream, R: Reply> Relay<'_, D, R> {
             if start < self.out.len() {
                 self.check_heard()?;
                 self.session.send(&self.out[start..])?;
+                if keeps_alive {
+                    self.reply.keep_alive(every);
+                }
             }
             self.empty();
             if ended {

@@ -255,7 +255,7 @@ impl Incoming {
         }
     }
 
-    /// Silence of that length is to be told.
+    /// Silence of that length towards the downstream, from now on, is to be told.
     pub fn keep_alive(&self, every: Duration) {
         self.watch.keep_alive(every);
     }

@@ -52,8 +52,8 @@ struct State {
     cause: Option<Cause>,
     end: End,
     streams: bool,
-    // When silence was told last.
-    told_at: Option<Instant>,
+    // When something went downstream, or silence was to be told there.
+    told_at: Instant,
     /// Until when, and the reply's place among those that are read on.
     drains: Option<(Instant, [Held; 2])>,
 }
@@ -117,7 +117,7 @@ impl Watch {
             cause: None,
             end: End::Open,
             streams: false,
-            told_at: None,
+            told_at: now,
             drains: None,
         };
         Watch {
@@ -232,9 +232,11 @@ impl Watch {
     }
 
     fn wait_from(&self, now: Instant, deadline: Instant) -> Result<Duration, Cause> {
-        // The first wait of a phase begins without a look: most end within microseconds.
-        if self.waited.swap(true, Ordering::Relaxed) && !self.is_orphaned() {
-            if let Some(downstream) = &self.downstream
+        let has_waited = self.waited.swap(true, Ordering::Relaxed);
+        if !self.is_orphaned() {
+            // The first wait of a phase begins without a look: most end within microseconds.
+            if has_waited
+                && let Some(downstream) = &self.downstream
                 && worker::has_left(downstream)
                 && !self.reads_on()
             {
@@ -264,10 +266,14 @@ impl Watch {
         Ok(slice)
     }
 
-    /// From now on silence of that length ends a wait with [`Cause::Quiet`], again and again; zero:
+    /// Something has just gone downstream. Silence of that length towards it, counted from now, ends
+    /// a wait with [`Cause::Quiet`], again and again, whatever the upstream sends meanwhile; zero:
     /// none does.
     pub fn keep_alive(&self, every: Duration) {
         self.quiet_ms.store(every.as_millis() as u64, Ordering::Relaxed);
+        if !every.is_zero() {
+            self.state.lock().told_at = Instant::now();
+        }
     }
 
     fn tell_silence(&self, now: Instant) -> Result<(), Cause> {
@@ -280,11 +286,11 @@ impl Watch {
         if state.phase < Phase::AwaitHead {
             return Ok(());
         }
-        let since = state.phase_begun.max(state.told_at).unwrap_or(now);
-        if now.saturating_duration_since(since) < Duration::from_millis(quiet_ms) {
+        let silent = now.saturating_duration_since(state.told_at);
+        if silent < Duration::from_millis(quiet_ms) {
             return Ok(());
         }
-        state.told_at = Some(now);
+        state.told_at = now;
         self.is_quiet.store(true, Ordering::Relaxed);
         Err(Cause::Quiet)
     }

@@ -565,6 +565,7 @@ impl SimUpstream {
                     call: number,
                     at: 0,
                     quiet_ms: 0,
+                    told_ms: 0,
                     waited_ms: 0,
                     wire: self.wire.clone(),
                     clock: self.clock.clone(),
@@ -629,8 +630,9 @@ pub(super) struct SimReply {
     call: usize,
     at: usize,
     is_ready: bool,
-    // Silence of so long is told; 0: none is.
+    // Silence of so long is told; 0: none is. When something went down, or it was told, last.
     quiet_ms: u64,
+    told_ms: u64,
     // How much of the present wait has passed.
     waited_ms: u64,
     pipe: Option<SimPipe>,
@@ -643,6 +645,7 @@ pub(super) struct SimReply {
 impl Reply for SimReply {
     fn keep_alive(&mut self, every: Duration) {
         self.quiet_ms = every.as_millis() as u64;
+        self.told_ms = self.clock.now_ms();
     }
 
     fn pipe(&mut self) -> Option<&mut dyn Pipe> {
@@ -682,9 +685,11 @@ impl Reply for SimReply {
                 wire.waits.push(Wait { call: self.call, came: self.at, went });
             }
             let left = self.script.wait_ms - self.waited_ms;
-            if self.quiet_ms > 0 && left > self.quiet_ms {
-                self.waited_ms += self.quiet_ms;
-                self.clock.advance_ms(self.quiet_ms);
+            let patience = (self.told_ms + self.quiet_ms).saturating_sub(self.clock.now_ms());
+            if self.quiet_ms > 0 && left > patience {
+                self.waited_ms += patience;
+                self.clock.advance_ms(patience);
+                self.told_ms = self.clock.now_ms();
                 let (phase, sent, cause) = (Phase::Relay, Sent::Part, Cause::Quiet);
                 return Err(Failure { phase, sent, cause, reused: false, after_ms: 0 });
             }

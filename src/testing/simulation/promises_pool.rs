@@ -226,14 +226,14 @@ fn no_further_answer_is_asked_for_once_the_caller_has_left() {
     }
 }
 
-/// The stream's two events come 40 seconds apart.
-fn slow_stream(path: &str, body: &str) -> String {
+/// A stream that comes in pieces, with a pause before each; what came down.
+fn slow_stream(path: &str, body: &str, events: &str, piece_max: usize, wait_ms: u64) -> String {
     let config = CONFIG.replace("keepalive_ms = 0", "keepalive_ms = 15000");
     let script = Script {
-        piece_max: 8,
+        piece_max,
         waits_one_in: 1,
-        wait_ms: 40_000,
-        ..Script::new(200, "text/event-stream", LAST.repeat(2).as_bytes())
+        wait_ms,
+        ..Script::new(200, "text/event-stream", events.as_bytes())
     };
     let mut connection = Connection::new(
         &config,
@@ -258,14 +258,24 @@ fn a_silent_stream_shows_signs_of_life_between_events_in_its_dialect() {
         ("/v1/messages", stream, ping),
         ("/v1beta/models/alpha/m:streamGenerateContent?alt=sse", "{}", ""),
     ] {
-        let text = slow_stream(path, body);
+        let text = slow_stream(path, body, &LAST.repeat(2), 8, 40_000);
         assert_eq!(text.replace(": keep-alive\n\n", "").replace(ping, ""), LAST.repeat(2));
-        // Two in each wait of 40 seconds.
+        // Two in each wait of 40 seconds, and a third where nothing went down in between.
         let parts = text.split_inclusive("\n\n").filter(|part| *part != LAST).count();
-        assert!(if sign.is_empty() { parts == 0 } else { parts >= 6 && parts % 2 == 0 }, "{text}");
+        assert!(if sign.is_empty() { parts == 0 } else { parts >= 6 }, "{text}");
         for part in text.split_inclusive("\n\n") {
             assert!(part == LAST || part == sign, "{text}");
         }
+    }
+}
+
+#[test]
+fn an_event_that_comes_byte_by_byte_is_bridged_by_signs_of_life_in_front_of_it() {
+    let event = format!("data: {}\n\n", "1".repeat(37));
+    // Something comes every 900 milliseconds, and the event is whole after 40.5 seconds.
+    for (path, sign) in [("/v1/chat/completions", LIFE), ("/v1/messages", PING)] {
+        let text = slow_stream(path, STREAM, &event.repeat(2), 1, 900);
+        assert_eq!(text, format!("{}{event}", sign.repeat(2)).repeat(2));
     }
 }
 
