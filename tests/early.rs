@@ -9,7 +9,7 @@ use support::books;
 use support::client::{chat, post};
 use support::{ADMIN_KEY, Gateway, Upstream, vendor, wait_for};
 
-const SIGN: &str = ": keep-alive\n\n";
+const SIGN: &str = ": keep-alive\n";
 
 /// Providers `one` and `two` with one credential each, and the alias `either` on both.
 fn config(ports: [u16; 2], setting: &str) -> String {

@@ -111,6 +111,8 @@ fn a_stream_ends_with_its_cost_where_it_was_asked_for_and_never_in_geminis() {
             continue;
         }
         let comment = comment.unwrap_or_else(|| panic!("no comment in {text}"));
+        // A blank line behind it would end an event that is none.
+        assert!(text.ends_with(&format!("\n\n: x-gproxy {comment}\n")), "{text}");
         let told = |name: &str| {
             comment
                 .split(' ')

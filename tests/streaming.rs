@@ -542,7 +542,7 @@ fn a_silent_upstream_is_bridged_by_signs_of_life() {
     let config = Config::to(&upstream).workers(1).setting("keepalive_ms = 300");
     let gateway = Gateway::start(&config.text());
     for (target, body, sign) in [
-        ("/v1/chat/completions", chat_body("openai-main/m", true), ": keep-alive\n\n"),
+        ("/v1/chat/completions", chat_body("openai-main/m", true), ": keep-alive\n"),
         (
             "/v1/messages",
             r#"{"model":"anthropic-main/m","stream":true}"#.to_owned(),

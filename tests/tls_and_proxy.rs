@@ -160,7 +160,7 @@ fn silence_behind_tls_is_bridged_and_ends_at_its_limit() {
     let reply = gateway.connect().ask(&chat(MODEL, true));
     assert_eq!((reply.status, reply.complete), (200, false));
     let text = reply.text();
-    assert!(text.starts_with("data: {}\n\n: keep-alive\n\n: keep-alive\n\n"), "{text}");
+    assert!(text.starts_with("data: {}\n\n: keep-alive\n: keep-alive\n"), "{text}");
     assert!(text.contains("data: {\"error\":"), "{text}");
 }
 

@@ -442,7 +442,7 @@ impl<D: Downstream, R: Reply> Relay<'_, D, R> {
         }
     }
 
-    /// The same for a stream, as a comment behind its last event.
+    /// The same for a stream, as a comment behind its last event: see [`Dialect::keep_alive`].
     fn comment(&mut self) {
         let Some(settlement) = &self.note.settlement else { return };
         let bill = settlement.bill(&self.seen(!self.note.quota_ended));
@@ -450,7 +450,7 @@ impl<D: Downstream, R: Reply> Relay<'_, D, R> {
         for (name, value) in bill.receipt() {
             self.out.extend_from_slice(format!(" {name}={value}").as_bytes());
         }
-        self.out.extend_from_slice(b"\n\n");
+        self.out.push(b'\n');
     }
 
     /// What was seen of the call so far.
