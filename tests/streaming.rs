@@ -597,3 +597,43 @@ fn an_event_that_trickles_in_is_bridged_by_signs_of_life() {
     let event = text.replace(sign, "");
     assert!(event.starts_with("data: {\"n\":11") && event.ends_with("1}\n\n"), "{event}");
 }
+
+/// What no table has is told nothing that its clients might not take.
+#[test]
+fn a_stream_of_an_unknown_path_is_told_what_its_provider_speaks() {
+    let (go_on, may_go_on) = channel::<()>();
+    let may_go_on = Mutex::new(may_go_on);
+    let upstream = Upstream::answering(move |conn, _| {
+        conn.stream_head();
+        conn.piece("data: {}\n\n");
+        may_go_on.lock().expect("never poisoned").recv().expect("the test says when");
+        conn.cut();
+    });
+    let config = Config::to(&upstream).setting("keepalive_ms = 200\npassthrough = true");
+    let gateway = Gateway::start(&config.text());
+    let openai = "data: {\"error\":{\"message\":";
+    let anthropic = "event: error\ndata: {\"type\":\"error\"";
+    let gemini = "data: {\"error\":{\"code\":502,";
+    let ping = "event: ping\ndata: {\"type\": \"ping\"}\n\n";
+    for (provider, key, sign, error) in [
+        ("openai-main", "api-key", ": keep-alive\n", openai),
+        ("anthropic-main", "api-key", ping, anthropic),
+        ("vertex-main", "api-key", "", gemini),
+        // It speaks all of them: the caller's is the one to be told in, and a sign may be wrong.
+        ("router", "api-key", "", openai),
+        ("router", "x-goog-api-key", "", gemini),
+    ] {
+        let mut client = gateway.connect();
+        let target = format!("/{provider}/v7/tomorrow");
+        client.send(&support::request("GET", &target, &[(key, support::ADMIN_KEY)], b""));
+        assert_eq!(client.head().expect("a head").status, 200, "{provider}");
+        client.chunks_until("data: {}\n\n");
+        match sign {
+            "" => assert!(client.is_silent(Duration::from_millis(700)), "{provider}"),
+            sign => drop(client.chunks_until(&sign.repeat(2))),
+        }
+        go_on.send(()).expect("the upstream waits");
+        let rest = String::from_utf8_lossy(&client.read_to_close()).into_owned();
+        assert!(rest.contains(error), "{provider}: {rest}");
+    }
+}

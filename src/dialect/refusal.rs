@@ -4,7 +4,6 @@
 //! the official clients raise their typed exceptions with the message readable. Whatever a message
 //! quotes is escaped. Which error becomes which refusal is `edge.rs`'s to say.
 
-use super::endpoint::Endpoint;
 use super::path::base_paths;
 use super::{Dialect, Family};
 use crate::wire::header;
@@ -418,11 +417,11 @@ impl Refusal {
         out
     }
 
-    /// The event that ends a stream of this endpoint which has already begun.
-    pub fn event(&self, endpoint: &Endpoint) -> Vec<u8> {
+    /// The event that ends a stream of this dialect which has already begun.
+    pub fn event(&self, dialect: Dialect) -> Vec<u8> {
         let mut out = Vec::with_capacity(256);
-        let message = self.text(endpoint.dialect.family());
-        match endpoint.dialect {
+        let message = self.text(dialect.family());
+        match dialect {
             Dialect::OpenaiChat | Dialect::OpenaiEmbeddings => {
                 out.extend_from_slice(b"data: ");
                 self.openai(&message, &mut out);

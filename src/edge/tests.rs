@@ -149,7 +149,7 @@ fn every_refusal_looks_native_to_every_family() {
 fn every_endpoint_has_its_error_event() {
     let mut found = String::new();
     for endpoint in ENDPOINTS {
-        let event = Refusal::from(StreamError::EventTooLong).event(endpoint);
+        let event = Refusal::from(StreamError::EventTooLong).event(endpoint.dialect);
         let event = event.escape_ascii();
         writeln!(found, "{}\n  {event}", endpoint.name).expect("a string takes everything");
     }
@@ -169,7 +169,7 @@ fn every_body_and_event_is_json_and_holds_the_message() {
             }
         }
         for endpoint in ENDPOINTS {
-            let event = refusal.event(endpoint);
+            let event = refusal.event(endpoint.dialect);
             let event = std::str::from_utf8(&event).expect("an event is text");
             let data = event.lines().find_map(|line| line.strip_prefix("data: "));
             let json: serde_json::Value =

@@ -17,6 +17,7 @@ use super::settlement::{self, Figure, Seen};
 use super::upload::{self, Upload};
 use super::{Core, Downstream, Ended, Reply};
 use crate::dialect::refusal::Refusal;
+use crate::dialect::resource::PASSTHROUGH;
 use crate::dialect::rewrite::{Change, Rewriter, StreamError};
 use crate::dialect::usage::Tap;
 use crate::dialect::{Dialect, finish, headers, ratelimit, trouble};
@@ -205,6 +206,17 @@ fn meter_of<'s>(snapshot: &'s Snapshot, plan: &Plan<'_>, note: &Note) -> Option<
     let user = note.user.map(|at| &snapshot.users[at])?;
     let ends = snapshot.billing.quota_ends_streams && finish::has_one(plan.endpoint);
     (ends && !user.quotas.is_empty()).then_some(user)
+}
+
+/// The dialect of this call's events. A path that no table has is taken for what its provider
+/// speaks; `None`: that is of several families.
+fn dialect_of(plan: &Plan<'_>) -> Option<Dialect> {
+    if !std::ptr::eq(plan.endpoint, &PASSTHROUGH.endpoint) {
+        return Some(plan.endpoint.dialect);
+    }
+    let spoken = plan.provider.dialects();
+    let first = spoken.iter().next()?;
+    spoken.iter().all(|other| other.family() == first.family()).then_some(first)
 }
 
 /// How types of JSON in lines end.
@@ -493,7 +505,7 @@ impl<D: Downstream, R: Reply> Relay<'_, D, R> {
 
     /// Passes the rest of the body on until it ends.
     fn pass_on(&mut self) -> Result<(), Ended> {
-        let sign = self.plan.endpoint.dialect.keep_alive();
+        let sign = dialect_of(self.plan).map_or(&b""[..], Dialect::keep_alive);
         let every = Duration::from_millis(self.plan.provider.keepalive_ms);
         let keeps_alive = self.rewriter.is_stream() && !every.is_zero() && !sign.is_empty();
         if keeps_alive {
@@ -670,6 +682,14 @@ impl<D: Downstream, R: Reply> Relay<'_, D, R> {
         ring.keep(&self.core.recordings, self.note, self.snapshot, secret, ended);
     }
 
+    /// The dialect of an event of ours: where it could be one of several, the caller's.
+    fn event_dialect(&self) -> Dialect {
+        let family = self.session.family();
+        let is_callers = |dialect: &Dialect| dialect.family() == family;
+        let callers = || self.plan.provider.dialects().iter().find(is_callers);
+        dialect_of(self.plan).or_else(callers).unwrap_or(self.plan.endpoint.dialect)
+    }
+
     /// The end that nobody can take for a proper one.
     fn break_off(&mut self, broken: Broken) -> Ended {
         let Some(refusal) = broken.refusal() else { return Ended::Gone };
@@ -680,7 +700,7 @@ impl<D: Downstream, R: Reply> Relay<'_, D, R> {
         if self.rewriter.is_stream() {
             // Behind the events that came whole with the break: what a stream leaves in `out` is
             // never half an event.
-            self.out.extend_from_slice(&refusal.event(self.plan.endpoint));
+            self.out.extend_from_slice(&refusal.event(self.event_dialect()));
             let start = self.frame_out(false);
             if self.session.send(&self.out[start..]).is_err() {
                 return Ended::Gone;

@@ -588,7 +588,7 @@ impl<D: Downstream> Session<D> {
 
     /// In a stream that has begun a refusal is its last event, and a cut.
     fn refuse_late(&mut self, refusal: &Refusal, note: &mut Note) -> Next {
-        let event = self.early.map(|endpoint| refusal.event(endpoint)).unwrap_or_default();
+        let event = self.early.map(|endpoint| refusal.event(endpoint.dialect)).unwrap_or_default();
         if let Some(trace) = &mut note.trace {
             trace.response_body(&event);
         }
