@@ -9,7 +9,8 @@ use serde_json::json;
 use support::admin::admin;
 use support::client::{chat, post, request};
 use support::upstream::{Conn, Seen};
-use support::{ADMIN_KEY, ALICE_KEY, Gateway, Upstream, gateway, wait_for};
+use support::websocket::TEXT;
+use support::{ADMIN_KEY, ALICE_KEY, Client, Gateway, Reply, Upstream, gateway, wait_for};
 
 /// Providers `one` and `two` with one credential each, and the alias `either` on both.
 fn config(ports: [u16; 2], targets: &str, more: &str) -> String {
@@ -212,6 +213,84 @@ fn in_a_providers_scope_only_its_own_targets_count() {
     assert_eq!((reply.status, one.count()), (200, 0));
     let reply = gateway.connect().ask(&post("/one/v1/chat/completions", body));
     assert_eq!((reply.status, two.count()), (500, 1));
+}
+
+fn ask_as(gateway: &Gateway, key: &str, method: &str, target: &str, body: &str) -> Reply {
+    let key = format!("Bearer {key}");
+    let mut fields = vec![("authorization", key.as_str())];
+    if body.starts_with("--b") {
+        fields.push(("content-type", "multipart/form-data; boundary=b"));
+    }
+    gateway.connect().ask(&request(method, target, &fields, body.as_bytes()))
+}
+
+#[test]
+fn where_one_target_is_asked_it_is_the_first_that_the_caller_may_call() {
+    let (one, two) = (answers(200), answers(200));
+    let permission = "[[permissions]]\nuser_name = \"alice\"\nprovider_name = \"two\"\n\
+        model_pattern = \"either\"\n";
+    let gateway = Gateway::start(&config([one.port, two.port], IN_ORDER, permission));
+    let alice = |method: &str, target: &str, body: &str| {
+        let reply = ask_as(&gateway, ALICE_KEY, method, target, body);
+        assert_eq!(reply.status, 200, "{target}: {}", reply.text());
+        reply
+    };
+    // What the list shows is found by its name.
+    assert_eq!(alice("GET", "/v1/models", "").json()["data"][0]["id"], "either");
+    assert_eq!(alice("GET", "/v1/models/either", "").json()["owned_by"], "two");
+    let form = "--b\r\nContent-Disposition: form-data; name=\"model\"\r\n\r\neither\r\n--b--\r\n";
+    alice("POST", "/v1/audio/transcriptions", form);
+    assert_eq!(two.last().text(), form.replace("either", "m-two"));
+    alice("GET", "/v1/chat/completions?model=either", "");
+    assert_eq!(two.last().query(), "model=m-two");
+    let batch = |models: &[&str]| {
+        let one = |model: &&str| json!({ "params": { "model": model } });
+        json!({ "requests": models.iter().map(one).collect::<Vec<_>>() })
+    };
+    alice("POST", "/v1/messages/batches", &batch(&["either"]).to_string());
+    assert_eq!(two.last().json(), batch(&["m-two"]));
+    assert_eq!(one.count(), 0);
+    // One provider serves a batch: that of the names before it.
+    let both = batch(&["two/m-two", "either"]).to_string();
+    let reply = ask_as(&gateway, ADMIN_KEY, "POST", "/v1/messages/batches", &both);
+    assert_eq!(reply.status, 200, "{}", reply.text());
+    assert_eq!(two.last().json(), batch(&["m-two", "m-two"]));
+}
+
+/// Answers each event of a session with the model that it names.
+fn sessions() -> Upstream {
+    Upstream::answering(|conn, seen| {
+        conn.switch(seen, "");
+        while let Some(frame) = conn.frame().filter(|frame| frame.opcode == TEXT) {
+            let model = frame.json()["model"].clone();
+            conn.tell(&json!({ "type": "response.completed", "response": { "heard": model } }));
+        }
+    })
+}
+
+#[test]
+fn a_session_is_opened_where_its_dialect_is_spoken_and_stays_there() {
+    let (one, two) = (sessions(), sessions());
+    let ports = [one.port, two.port];
+    let both = config(ports, IN_ORDER, "");
+    let speaks = |dialect: &str, port: u16| {
+        (format!("{port}\" }}"), format!("{port}\", dialects = [\"{dialect}\"] }}"))
+    };
+    let mut apart = both.clone();
+    for (from, to) in [speaks("anthropic", one.port), speaks("openai_responses", two.port)] {
+        apart = apart.replacen(&from, &to, 1);
+    }
+    for (text, names) in [(apart, ["either", "either"]), (both, ["two/m-two", "either"])] {
+        let gateway = Gateway::start(&text);
+        let mut client: Client = gateway.connect();
+        client.dial("/v1/responses", &[("authorization", &format!("Bearer {ADMIN_KEY}"))]);
+        for name in names {
+            client.tell(&json!({ "type": "response.create", "model": name }));
+            let event = client.event();
+            assert_eq!(event["response"]["heard"], "m-two", "{names:?}: {event}");
+        }
+    }
+    assert_eq!((one.count(), two.count()), (0, 2));
 }
 
 /// The rows of the books, as `gproxy usage --json` prints them.

@@ -10,7 +10,7 @@ use crate::dialect::ask::AskError;
 use crate::dialect::batch::{Batch, Exchange};
 use crate::dialect::refusal::Refusal;
 use crate::dialect::resource::Call;
-use crate::route::plan::{self, Need, RouteError};
+use crate::route::plan::{self, Need, RouteError, Target};
 use crate::route::snapshot::Snapshot;
 use crate::wire::head::Head;
 
@@ -84,7 +84,12 @@ fn exchange(
     let mut served = Vec::new();
     for name in batch.names() {
         let about = |error| super::about(error, name);
-        let target = plan::resolve(snapshot, scope, name).map_err(about)?;
+        let at = note.provider;
+        let may = |target: &Target<'_>| {
+            at.is_none_or(|at| at == target.provider)
+                && plan::admit(snapshot, user, target, dialect).is_ok()
+        };
+        let target = plan::first_that(snapshot, scope, name, may).map_err(about)?;
         if served.is_empty() {
             note.provider = Some(target.provider);
             note.model_asked = name.to_owned();

@@ -52,13 +52,13 @@ use std::time::{Duration, Instant};
 use parking_lot::{Mutex, RwLock};
 
 use crate::admin::{self, Reader};
-use crate::dialect::Family;
 use crate::dialect::ask::{self, AskError};
 use crate::dialect::endpoint::{Endpoint, ModelPlace};
 use crate::dialect::listed::Listed;
 use crate::dialect::live;
 use crate::dialect::path::{self, PathError};
 use crate::dialect::refusal::Refusal;
+use crate::dialect::{Dialect, Family};
 use crate::failure::{Failure, Unstored};
 use crate::metrics::{Gauge, Metrics};
 use crate::route::channel::Destination;
@@ -596,7 +596,7 @@ fn answer<D: Downstream, U: Upstream>(
         let dialect = route.endpoint.dialect;
         nameless::target(snapshot, scope, head, note, dialect, Need::Every)?
     } else {
-        target(snapshot, scope, &asked, note)?
+        target(snapshot, scope, &asked, note, route.endpoint.dialect)?
     };
     let all = plan::targets(snapshot, scope, &asked, |place| core.pool.turn(place));
     if !all.is_empty() {
@@ -681,15 +681,19 @@ fn carry<D: Downstream, U: Upstream>(
     relay::relay(core, snapshot, session, head, plan, result?, note)
 }
 
-/// Finds who serves the model.
+/// Finds who serves the model: of several targets the first that the caller may ask for it.
 fn target<'t>(
     snapshot: &'t Snapshot,
     scope: Option<usize>,
     asked: &'t str,
     note: &mut Note,
+    dialect: Dialect,
 ) -> Result<Target<'t>, Refusal> {
     note.model_asked = asked.to_owned();
-    let target = plan::resolve(snapshot, scope, asked).map_err(|error| about(error, asked))?;
+    let user = note.user.unwrap_or_default();
+    let may = |target: &Target<'_>| plan::admit(snapshot, user, target, dialect).is_ok();
+    let target = plan::first_that(snapshot, scope, asked, may);
+    let target = target.map_err(|error| about(error, asked))?;
     note.provider = Some(target.provider);
     note.model_served = target.model_served.to_owned();
     Ok(target)

@@ -146,7 +146,7 @@ pub(super) fn form<D: Downstream, U: Upstream>(
     let target = if asked.is_empty() {
         target(snapshot, scope, head, note, route.endpoint.dialect, Need::Every)?
     } else {
-        super::target(snapshot, scope, &asked, note)?
+        super::target(snapshot, scope, &asked, note, route.endpoint.dialect)?
     };
     let user = note.user.unwrap_or_default();
     let destination = super::admit(snapshot, user, &target, route.endpoint)?;
@@ -247,8 +247,9 @@ fn filtered(snapshot: &Snapshot, scope: Option<usize>, provider: usize, call: &C
     let query = &call.query.rest;
     let is_named = matches!(call.resource.endpoint.places, Places::Models(_));
     let asked = path::parameter(query, MODEL).filter(|_| is_named);
-    let target = asked.as_deref().and_then(|name| plan::resolve(snapshot, scope, name).ok());
-    match target.filter(|target| target.provider == provider) {
+    let is_there = |target: &Target<'_>| target.provider == provider;
+    let found = |name| plan::first_that(snapshot, scope, name, is_there).ok();
+    match asked.as_deref().and_then(found).filter(is_there) {
         Some(target) => path::with_parameter(query, MODEL, target.model_served),
         None => query.to_string(),
     }

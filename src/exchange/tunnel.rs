@@ -148,10 +148,10 @@ impl Hands<'_> {
 
     fn target<'t>(&'t self, asked: &'t str, note: &mut Note) -> Result<Target<'t>, Refusal> {
         let scope = self.scope();
-        if !asked.is_empty() {
-            return super::target(self.snapshot, scope, asked, note);
-        }
         let dialect = self.call.live.endpoint.dialect;
+        if !asked.is_empty() {
+            return super::target(self.snapshot, scope, asked, note, dialect);
+        }
         nameless::target(self.snapshot, scope, self.head, note, dialect, Need::Every)
     }
 

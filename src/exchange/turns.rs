@@ -226,9 +226,9 @@ impl<'a> Turns<'a> {
         if !call.live.many_models {
             return Err(AskError::OtherModel);
         }
-        let target = plan::resolve(snapshot, self.hands.scope(), name);
-        let target = target.ok().filter(|target| target.provider == self.provider);
-        let target = target.ok_or(AskError::OtherModel)?;
+        let is_here = |target: &Target<'_>| target.provider == self.provider;
+        let target = plan::first_that(snapshot, self.hands.scope(), name, is_here);
+        let target = target.ok().filter(is_here).ok_or(AskError::OtherModel)?;
         let plan = self.hands.plan(&target, "", note).map_err(|_| AskError::OtherModel)?;
         Ok(Named::of(self.hands, &plan))
     }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use crate::dialect::listed::Listed;
 use crate::dialect::models::Entry;
-use crate::route::plan;
+use crate::route::plan::{self, Target};
 use crate::route::snapshot::{ListSource, Model, Provider, Snapshot};
 
 /// The lists that upstreams gave, by the provider's name, each in the order of the ids.
@@ -64,7 +64,8 @@ pub fn find<'s>(
     scope: Option<usize>,
     id: &'s str,
 ) -> Option<Entry<'s>> {
-    let target = plan::resolve(snapshot, scope, id).ok()?;
+    let may = |target: &Target<'_>| snapshot.permits(user, target.provider, target.permission_name);
+    let target = plan::first_that(snapshot, scope, id, may).ok().filter(may)?;
     let provider = &snapshot.providers[target.provider];
     let model = provider.models.get(target.model_served);
     let list = live_of(provider, live);
@@ -73,9 +74,8 @@ pub fn find<'s>(
         .alias_named(target.permission_name)
         .is_some_and(|alias| alias.is_at(target.provider));
     let is_declared = model.is_some() && (list.is_none() || provider.lists == ListSource::Both);
-    let seen = (is_declared || listed.is_some() || is_alias)
-        && snapshot.permits(user, target.provider, target.permission_name);
-    seen.then(|| entry(Cow::Borrowed(id), provider, model, listed))
+    let is_listed = is_declared || listed.is_some() || is_alias;
+    is_listed.then(|| entry(Cow::Borrowed(id), provider, model, listed))
 }
 
 /// The provider's live list; `None`: it wants none, or none has come yet.

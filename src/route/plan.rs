@@ -175,6 +175,19 @@ pub fn targets<'t>(
     all.into_iter().map(|target| renamed(target.provider, asked, &target.model_id, asked)).collect()
 }
 
+/// Who serves a call for which only one is asked: the first of an alias's targets that fits. Where
+/// none does, or the name is no such alias's, as [`resolve`] says.
+pub fn first_that<'t>(
+    snapshot: &'t Snapshot,
+    scope: Option<usize>,
+    asked: &'t str,
+    fits: impl Fn(&Target<'_>) -> bool,
+) -> Result<Target<'t>, RouteError> {
+    let first = resolve(snapshot, scope, asked)?;
+    let all = targets(snapshot, scope, asked, |_| 0);
+    Ok(all.into_iter().find(|target| fits(target)).unwrap_or(first))
+}
+
 fn renamed<'t>(
     provider: usize,
     model_asked: &'t str,

@@ -267,7 +267,7 @@ fn a_silent_stream_shows_signs_of_life_between_events_in_its_dialect() {
 
 #[test]
 fn an_event_that_comes_byte_by_byte_is_bridged_by_signs_of_life_in_front_of_it() {
-    let event = format!("data: {}\n\n", "1".repeat(37));
+    let event = format!("data: [\"[DONE]\",\"message_stop\"]{}\n\n", " ".repeat(12));
     // Something comes every 900 milliseconds, and the event is whole after 40.5 seconds.
     for (path, sign) in [("/v1/chat/completions", LIFE), ("/v1/messages", PING)] {
         let text = slow_stream(path, STREAM, &event.repeat(2), 1, 900);
