@@ -5,6 +5,8 @@ mod support;
 use std::sync::Mutex;
 use std::sync::mpsc::{Sender, channel};
 
+use serde_json::Value;
+use support::admin::admin;
 use support::books;
 use support::client::{chat, post};
 use support::{ADMIN_KEY, Gateway, Upstream, vendor, wait_for};
@@ -97,6 +99,9 @@ fn an_upstreams_refusal_behind_an_early_head_is_an_event_and_costs_nothing() {
         assert_eq!(rows.len(), 1);
         assert_eq!((rows[0].number("status"), rows[0].text("outcome")), (200, "refused"));
         assert_eq!((rows[0].text("usage_source"), rows[0].number("cost")), ("none", 0));
+        let kept = &admin(&gateway, "GET", "refusals", Value::Null, 200)["items"][0];
+        assert_eq!(kept["request_id"], rows[0].text("request_id"));
+        assert!(kept["message"].as_str().is_some_and(|says| rest.contains(says)), "{kept}");
     }
 }
 

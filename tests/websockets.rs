@@ -4,7 +4,8 @@ mod support;
 
 use std::time::Duration;
 
-use serde_json::json;
+use serde_json::{Value, json};
+use support::admin;
 use support::books::{self, Row};
 use support::client::chat;
 use support::config::{ALICE_KEY, provider};
@@ -293,6 +294,42 @@ fn gates_behind_the_first_event_answer_within_the_session() {
     assert_eq!(upstream.accepted(), 0);
     gateway.wait_for_line("endpoint=responses.socket");
     is_quiet(&gateway);
+}
+
+#[test]
+fn what_is_refused_within_a_session_is_kept_and_counted_like_any_refusal() {
+    let upstream = vendor();
+    let quota = "[[quotas]]\nuser_name = \"alice\"\nquota = \"0\"\n";
+    let gateway = Gateway::start(&Config::to(&upstream).tail(quota).text());
+    let mut expected = Vec::new();
+    for (model, status) in [("router/x", 403), ("openai-main/gpt-x", 402)] {
+        let mut client = gateway.connect();
+        let head = client.dial("/v1/responses", &[("authorization", &bearer(ALICE_KEY))]);
+        client.tell(&json!({"type": "response.create", "model": model}));
+        let message = client.event()["error"]["message"].clone();
+        assert!(client.close().code() == 1008 && client.is_closed());
+        let id = head.header("x-gproxy-request-id").expect("every answer has one");
+        expected.push((id.to_owned(), model, status, message));
+    }
+    let own = |path: &str| {
+        let path = format!("/user/api/{path}");
+        let reply = admin::call(&gateway, ALICE_KEY, "GET", &path, &Value::Null);
+        (reply.status, reply.json())
+    };
+    let kept = wait_for("both refusals", || {
+        let kept = own("refusals").1["items"].as_array().cloned();
+        kept.filter(|kept| kept.len() == 2)
+    });
+    for (id, model, status, message) in &expected {
+        let kept = kept.iter().find(|kept| kept["request_id"] == *id).expect("it is kept");
+        assert_eq!((&kept["model"], &kept["message"]), (&json!(model), message));
+        assert_eq!(kept["status"], *status);
+        let (found, story) = own(&format!("requests/{id}"));
+        assert_eq!((found, &story["refusal"]["status"]), (200, &json!(status)));
+        let name = format!("gproxy_refusals_total{{status=\"{status}\"}}");
+        assert_eq!(gateway.gauge(&name), 1.0);
+    }
+    assert_eq!(gateway.gauge("gproxy_requests_refused_total"), 2.0);
 }
 
 #[test]

@@ -459,8 +459,8 @@ pub enum Ended {
     Refused(Refusal),
     /// The answer broke off after its first byte.
     Cut,
-    /// The downstream was told within its session why it ends.
-    Told,
+    /// The downstream was told this within its session, which ends.
+    Told(Refusal),
     /// The downstream left.
     Gone,
 }

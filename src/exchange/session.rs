@@ -512,26 +512,20 @@ impl<D: Downstream> Session<D> {
                 note.end = if note.quota_ended { "quota" } else { "ok" };
                 self.next(core, note)
             }
-            Err(Ended::Refused(refusal)) if self.early.is_some() => {
-                core.metrics.refused(refusal.status);
-                (note.end, note.refused) = ("refused", true);
-                self.refuse_late(&refusal, note)
-            }
             Err(Ended::Refused(refusal)) => {
-                assert!(!self.committed, "a refusal comes before the commit");
-                core.metrics.refused(refusal.status);
-                (note.end, note.refused) = ("refused", true);
-                core.refusals.keep(note, &refusal, core.unix_ms());
-                self.refuse(core, head, family, &refusal, note)
+                was_refused(core, &refusal, note);
+                match self.early {
+                    Some(endpoint) => self.refuse_late(endpoint, &refusal, note),
+                    None => self.refuse(core, head, family, &refusal, note),
+                }
             }
             Err(Ended::Cut) => {
                 core.metrics.count(Count::RepliesCut);
                 note.end = "cut";
                 Next::Close
             }
-            Err(Ended::Told) => {
-                core.metrics.count(Count::Refused);
-                note.end = "refused";
+            Err(Ended::Told(refusal)) => {
+                was_refused(core, &refusal, note);
                 Next::Close
             }
             Err(Ended::Gone) => {
@@ -555,6 +549,7 @@ impl<D: Downstream> Session<D> {
         refusal: &Refusal,
         note: &mut Note,
     ) -> Next {
+        assert!(!self.committed, "a refusal comes before the commit");
         if refusal.close || self.body_is_in_the_way(core) {
             self.keep = false;
         }
@@ -587,8 +582,13 @@ impl<D: Downstream> Session<D> {
     }
 
     /// In a stream that has begun a refusal is its last event, and a cut.
-    fn refuse_late(&mut self, refusal: &Refusal, note: &mut Note) -> Next {
-        let event = self.early.map(|endpoint| refusal.event(endpoint.dialect)).unwrap_or_default();
+    fn refuse_late(
+        &mut self,
+        endpoint: &'static Endpoint,
+        refusal: &Refusal,
+        note: &mut Note,
+    ) -> Next {
+        let event = refusal.event(endpoint.dialect);
         if let Some(trace) = &mut note.trace {
             trace.response_body(&event);
         }
@@ -660,6 +660,13 @@ impl<D: Downstream> Session<D> {
             }
         }
     }
+}
+
+/// Counts and keeps a refusal, however it is told.
+fn was_refused(core: &Core, refusal: &Refusal, note: &mut Note) {
+    core.metrics.refused(refusal.status);
+    core.refusals.keep(note, refusal, core.unix_ms());
+    (note.end, note.refused) = ("refused", true);
 }
 
 /// The answer to a connection that is one too many, of which nothing is read.

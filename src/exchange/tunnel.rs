@@ -109,7 +109,7 @@ impl Hands<'_> {
             Ok(Some(first)) => match self.open(&mut tunnel, up, first) {
                 Err(Ended::Refused(refusal)) => {
                     let code = if refusal.status < 500 { REFUSED } else { BROKEN };
-                    Err(tunnel.refuse(&refusal, code))
+                    Err(tunnel.refuse(refusal, code))
                 }
                 result => result,
             },
@@ -364,7 +364,7 @@ impl<'a, D: Downstream> Tunnel<'a, D> {
             }
             if !self.has_room() {
                 self.down.deafen();
-                return Err(self.refuse(&Refusal::overloaded(), TRY_LATER));
+                return Err(self.refuse(Refusal::overloaded(), TRY_LATER));
             }
             let now = self.core.now();
             if self.core.is_draining() || now >= idle_until {
@@ -394,11 +394,11 @@ impl<'a, D: Downstream> Tunnel<'a, D> {
     }
 
     /// Ends a session that leads nowhere.
-    fn refuse(&mut self, refusal: &Refusal, code: u16) -> Ended {
-        self.put_error(refusal);
+    fn refuse(&mut self, refusal: Refusal, code: u16) -> Ended {
+        self.put_error(&refusal);
         self.note.status = refusal.status;
         match self.leave(code, &refusal.message) {
-            Ended::Cut => Ended::Told,
+            Ended::Cut => Ended::Told(refusal),
             gone => gone,
         }
     }
@@ -419,7 +419,7 @@ impl<'a, D: Downstream> Tunnel<'a, D> {
             Err(Ended::Gone) => "gone",
             Err(_) => "cut",
         };
-        if let Err(Ended::Cut | Ended::Told) = result {
+        if let Err(Ended::Cut | Ended::Told(_)) = result {
             self.note.place = None;
             self.session.linger(self.core);
         }
