@@ -222,3 +222,26 @@ fn every_answer_has_an_id_of_our_own_and_the_time_it_took() {
     let reply = gateway.connect().ask(&post("/v1/chat/completions", chat_body(MODEL, false)));
     assert_eq!(reply.header("x-request-id"), reply.header("x-gproxy-request-id"));
 }
+
+#[test]
+fn clients_find_an_id_by_the_name_that_they_know_whatever_the_upstream_calls_its_own() {
+    let claude = r#"{"model":"router/claude","messages":[]}"#.to_owned();
+    for (target, body, known, other) in [
+        ("/v1/messages", claude, "request-id", "x-request-id"),
+        ("/v1/chat/completions", chat_body("router/m", false), "x-request-id", "request-id"),
+    ] {
+        for named in [known, other] {
+            let upstream = Upstream::answering(move |conn, _| {
+                let fields = format!("content-type: application/json\r\n{named}: req_1\r\n");
+                conn.whole_with(200, &fields, r#"{"model":"m"}"#);
+            });
+            let gateway = Gateway::start(&Config::to(&upstream).text());
+            let reply = gateway.connect().ask(&post(target, &body));
+            assert_eq!(reply.header(named), Some("req_1"), "{target}");
+            let ours = reply.header("x-gproxy-request-id").expect("an id on every answer");
+            let expected = if named == known { "req_1" } else { ours };
+            assert_eq!(reply.header(known), Some(expected), "{target}");
+            assert_eq!(reply.headers.iter().filter(|(name, _)| name == known).count(), 1);
+        }
+    }
+}

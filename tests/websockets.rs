@@ -145,6 +145,23 @@ fn realtime_names_its_model_in_the_query_and_each_answer_is_a_row() {
 }
 
 #[test]
+fn a_handshake_is_answered_with_the_fields_of_every_answer() {
+    let upstream = Upstream::answering(|conn, seen| {
+        conn.switch(seen, "");
+    });
+    let gateway = Gateway::start(&Config::to(&upstream).text());
+    // The upstream names no id, or has not been called yet.
+    for target in [REALTIME, "/v1/responses", GEMINI] {
+        let mut client = gateway.connect();
+        let head = client.dial(target, &[("authorization", &bearer(ADMIN_KEY))]);
+        let id = head.header("x-gproxy-request-id");
+        assert!(id.is_some() && head.header("x-request-id") == id, "{head:?}");
+        let overhead = head.header("x-gproxy-overhead-us").expect("a time on every answer");
+        assert!(overhead.parse::<u64>().is_ok(), "{overhead}");
+    }
+}
+
+#[test]
 fn responses_name_their_model_in_the_first_event_and_no_other_later() {
     let upstream = vendor();
     let gateway = Gateway::start(&Config::to(&upstream).text());

@@ -20,7 +20,7 @@ use crate::dialect::refusal::Refusal;
 use crate::dialect::resource::PASSTHROUGH;
 use crate::dialect::rewrite::{Change, Rewriter, StreamError};
 use crate::dialect::usage::Tap;
-use crate::dialect::{Dialect, finish, headers, ratelimit, trouble};
+use crate::dialect::{Dialect, Family, finish, headers, ratelimit, trouble};
 use crate::failure::{Cause, Failure};
 use crate::limits;
 use crate::metrics::{Count, Gauge};
@@ -165,6 +165,19 @@ pub(super) fn relay<D: Downstream, R: Reply>(
     }
     relay.ends_well = matches!(result, Ok(()) | Err(Ended::Refused(_)));
     result
+}
+
+/// Our id under the name by which the family's clients look for one, unless the upstream gave one.
+pub(super) fn write_id<'r>(
+    family: Family,
+    mut upstreams: impl Iterator<Item = (&'r str, &'r [u8])>,
+    note: &Note,
+    out: &mut Vec<u8>,
+) {
+    let ours = family.request_id_field();
+    if !upstreams.any(|(name, _)| name == ours) {
+        header::field(ours, note.id.as_str().as_bytes(), out);
+    }
 }
 
 /// How the bytes of this reply pass, by its status and type, whether some may change, whether they
@@ -390,20 +403,15 @@ impl<D: Downstream, R: Reply> Relay<'_, D, R> {
         if let Some(mask) = &self.mask {
             mask.replace(out, from);
         }
-        let is_id = |(name, _): (&str, &[u8])| name == "x-request-id" || name == "request-id";
-        let has_id = self.reply.headers().any(is_id);
         self.session.own_fields(self.core, self.note, out);
-        if !has_id {
-            let name = self.plan.endpoint.dialect.family().request_id_field();
-            header::field(name, self.note.id.as_str().as_bytes(), out);
-        }
+        let family = self.plan.endpoint.dialect.family();
+        write_id(family, self.reply.headers(), self.note, out);
         if self.reply.status() >= 400 {
             header::field("x-gproxy-source", b"upstream", out);
         }
         let overhead_us = self.note.overhead_us(self.core.now());
         header::field_number("x-gproxy-overhead-us", overhead_us, out);
         if let Some(standing) = &self.note.standing {
-            let family = self.plan.endpoint.dialect.family();
             ratelimit::write(standing, family, self.core.clock.unix_ms(), out);
         }
         if ended && self.billing.receipts {

@@ -216,6 +216,10 @@ impl Hands<'_> {
             header::field("sec-websocket-protocol", protocol.as_bytes(), &mut out);
         }
         header::field("x-gproxy-request-id", note.id.as_str().as_bytes(), &mut out);
+        let family = self.call.live.endpoint.dialect.family();
+        relay::write_id(family, reply.into_iter().flat_map(R::headers), note, &mut out);
+        let overhead_us = note.overhead_us(self.core.now());
+        header::field_number("x-gproxy-overhead-us", overhead_us, &mut out);
         out.extend_from_slice(b"\r\n");
         session.close_after();
         note.status = 101;
