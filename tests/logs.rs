@@ -8,8 +8,13 @@ use rusqlite::Connection;
 use support::client::post;
 use support::{ADMIN_KEY, Config, Gateway, Upstream, request, wait_for};
 
-const SECRETS: [&str; 4] =
-    ["upstream-credential-5f2a", ADMIN_KEY, "cookie-secret-9c1d", "query-secret-77aa"];
+const SECRETS: [&str; 5] = [
+    "upstream-credential-5f2a",
+    ADMIN_KEY,
+    "cookie-secret-9c1d",
+    "query-secret-77aa",
+    "of-the-proxy-before-us-31e8",
+];
 
 /// Quotes the credential that it was given, in a field and in its body, and fails once.
 fn quoting() -> Upstream {
@@ -43,6 +48,7 @@ fn calls(gateway: &Gateway) {
     let headers = [
         ("authorization", key.as_str()),
         ("cookie", "session=cookie-secret-9c1d"),
+        ("ocp-apim-subscription-key", "of-the-proxy-before-us-31e8"),
         ("x-note", "query-secret-77aa is no name of a secret"),
         ("content-type", "application/json"),
     ];

@@ -36,8 +36,11 @@ const SECRET_PARAMETERS: &[&str] = &[
     "sig",
     "signature",
     "upload_id",
+    "subscription-key",
     "gproxy_session",
 ];
+/// Fields that are called keys and open nothing.
+const OPEN_KEYS: [&str; 2] = ["sec-websocket-key", "idempotency-key"];
 /// A shorter text is no secret, and would be found in every sentence.
 const SECRET_BYTES_MIN: usize = 4;
 
@@ -405,7 +408,10 @@ fn is_secret_field(name: &str) -> bool {
     let name = name.to_ascii_lowercase();
     let parts = ["auth", "cookie", "api-key", "apikey", "secret", "password", "signature"];
     let is_address = name == "x-goog-upload-url";
-    is_address || parts.iter().any(|part| name.contains(part)) || name.ends_with("token")
+    let is_key = name.ends_with("key") && !OPEN_KEYS.iter().any(|open| name.ends_with(open));
+    // Tokens that are counted are many.
+    let has_token = name.split(['-', '_']).any(|word| word.ends_with("token"));
+    is_address || is_key || has_token || parts.iter().any(|part| name.contains(part))
 }
 
 fn redacted_query(query: &str) -> String {
@@ -461,6 +467,7 @@ mod tests {
             ("KEY=abc&access_token=x", "KEY=***&access_token=***"),
             ("%zz=abc", "%zz=***"),
             ("keys=abc", "keys=abc"),
+            ("Subscription-Key=abc", "Subscription-Key=***"),
             ("upload_id=a&gproxy_session=b", "upload_id=***&gproxy_session=***"),
         ];
         for (query, expected) in rows {
@@ -470,10 +477,34 @@ mod tests {
 
     #[test]
     fn fields_that_carry_secrets_are_known_by_their_names() {
-        for name in ["authorization", "Cookie", "x-goog-api-key", "X-Goog-Upload-URL", "x-token"] {
+        for name in [
+            "authorization",
+            "Cookie",
+            "x-goog-api-key",
+            "X-Goog-Upload-URL",
+            "x-token",
+            "X-Token-Value",
+            "x_access_token",
+            "Ocp-Apim-Subscription-Key",
+            "x-functions-key",
+            "x-access-key",
+            "x_access_key",
+            "key",
+        ] {
             assert!(is_secret_field(name), "{name}");
         }
-        for name in ["x-ratelimit-remaining-tokens", "content-type", "anthropic-beta", "host"] {
+        for name in [
+            "x-ratelimit-remaining-tokens",
+            "anthropic-ratelimit-input-tokens-limit",
+            "x-gproxy-output-tokens",
+            "content-type",
+            "anthropic-beta",
+            "host",
+            "Sec-WebSocket-Key",
+            "Idempotency-Key",
+            "x-idempotency-key",
+            "x-keys",
+        ] {
             assert!(!is_secret_field(name), "{name}");
         }
     }
