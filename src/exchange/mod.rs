@@ -23,6 +23,7 @@ mod guesses;
 mod hedge;
 mod incoming;
 mod lists;
+mod mask;
 mod nameless;
 mod note;
 pub mod office;

@@ -9,8 +9,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::attempt::{Plan, UpHeaders};
+use super::mask::mask;
 use super::note::Note;
-use super::relay::mask;
 use super::{Books, Core};
 use crate::dialect::headers;
 use crate::dialect::path;

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use super::relay::mask;
+use super::mask::mask;
 use super::{Core, Errand, Fetch, ListFailure, Upstream, errand, tokens};
 use crate::dialect::endpoint::{ENDPOINTS, Endpoint};
 use crate::dialect::listed::Listed;
