@@ -170,10 +170,16 @@ impl Share {
         let crowd = &core.crowds[self.scarce as usize];
         let result = match note.sharer() {
             _ if taken > most => Err(Full),
+            _ if self.is_small() => Ok(()),
             Some(user) => crowd.take(&mut self.place, user, by, Level { taken, most }),
             None => Ok(()),
         };
         result.inspect_err(|Full| core.metrics.count(self.scarce.refusals()))
+    }
+
+    /// So little memory is nobody's to contend for: whoever holds much still asks for small things.
+    fn is_small(&self) -> bool {
+        self.scarce == Scarce::Bytes && self.held.by() <= limits::RELAY_BYTES as i64
     }
 
     /// Has so much of it from now on, more or less than before.
