@@ -293,13 +293,13 @@ impl Stream {
                 self.terminal.piece(piece);
                 pass(&mut self.tap, &mut self.editor, piece, out);
             } else {
-                self.held.extend_from_slice(piece);
+                self.hold(piece);
                 self.release(out);
             }
             rest = tail;
         }
         self.check_room(rest.len())?;
-        self.held.extend_from_slice(rest);
+        self.hold(rest);
         Ok(())
     }
 
@@ -316,8 +316,22 @@ impl Stream {
         self.held = Vec::new();
     }
 
+    /// Holds more of a piece. Of one that is long, room for an eighth more is taken and not for as
+    /// much again: what is taken counts.
+    fn hold(&mut self, bytes: &[u8]) {
+        let length = self.held.len() + bytes.len();
+        if length > self.held.capacity() && length > EVENT_KEPT_BYTES_MAX {
+            self.held.reserve_exact(bytes.len() + length / 8);
+        }
+        self.held.extend_from_slice(bytes);
+    }
+
     /// Hands out what is held, as one piece.
     fn release(&mut self, out: &mut Vec<u8>) {
+        if self.held.len() > EVENT_KEPT_BYTES_MAX {
+            // With room for what follows at once, which would double it otherwise.
+            out.reserve_exact(self.held.len() + 2 * EVENT_KEPT_BYTES_MAX);
+        }
         self.terminal.piece(&self.held);
         pass(&mut self.tap, &mut self.editor, &self.held, out);
         self.held.clear();
