@@ -163,10 +163,11 @@ fn an_upstream_that_falls_silent_within_a_reply_is_a_visible_break() {
 /// The limit of all ends with the head of a stream, whether or not its call says that it is one.
 #[test]
 fn a_living_stream_is_cut_by_no_limit_of_the_whole_however_it_was_asked_for() {
+    const EVENT: &str = "data: [\"[DONE]\"]\n\n";
     let upstream = Upstream::answering(|conn, _| {
         conn.stream_head();
         for _ in 0..6 {
-            conn.piece("data: {}\n\n");
+            conn.piece(EVENT);
             std::thread::sleep(Duration::from_millis(120));
         }
         conn.end();
@@ -185,7 +186,7 @@ fn a_living_stream_is_cut_by_no_limit_of_the_whole_however_it_was_asked_for() {
     for ask in asks {
         let reply = gateway.connect().ask(&ask);
         assert_eq!((reply.status, reply.complete), (200, true), "{}", reply.text());
-        assert_eq!(reply.text(), "data: {}\n\n".repeat(6));
+        assert_eq!(reply.text(), EVENT.repeat(6));
     }
 }
 

@@ -213,8 +213,9 @@ fn key_of(user: &str, now_ms: i64) -> Result<((Kept, Edit), Secret), BootError> 
     let key = seal::new_key().map(Secret::new).ok_or_else(no_randomness)?;
     let digest = Digest::of(key.expose().as_bytes()).to_text();
     let id = digest.chars().skip("sha256:".len()).take(16).collect();
+    let hint = declared::hint(key.expose());
     let value = json!({
-        "user_name": user, "api_key": digest, "hint": declared::hint(key.expose()), "label": "first key"
+        "user_name": user, "api_key": digest, "hint": hint, "label": "first key"
     });
     Ok((row("user_keys", id, value, now_ms)?, key))
 }

@@ -266,9 +266,9 @@ impl Watch {
         Ok(slice)
     }
 
-    /// Something has just gone downstream. Silence of that length towards it, counted from now, ends
-    /// a wait with [`Cause::Quiet`], again and again, whatever the upstream sends meanwhile; zero:
-    /// none does.
+    /// Something has just gone downstream. Silence of that length towards it, counted from now,
+    /// ends a wait with [`Cause::Quiet`], again and again, whatever the upstream sends meanwhile;
+    /// zero: none does.
     pub fn keep_alive(&self, every: Duration) {
         self.quiet_ms.store(every.as_millis() as u64, Ordering::Relaxed);
         if !every.is_zero() {

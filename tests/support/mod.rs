@@ -11,6 +11,7 @@ pub mod books;
 pub mod client;
 pub mod config;
 pub mod gateway;
+pub mod pool;
 pub mod tls;
 pub mod upstream;
 pub mod vendor;
