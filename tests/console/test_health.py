@@ -98,7 +98,7 @@ def test_a_credential_is_made_with_a_ceiling_that_is_shown_and_taken_back(gatewa
     expect(field.locator(".mistake")).to_contain_text("must be from 1")
     dialog.get_by_label("Side by side").fill("40")
     dialog.get_by_role("button", name="Make it").click()
-    row = page.get_by_role("table", name="Credentials").get_by_role("row")
+    row = page.get_by_role("table", name="Credentials", exact=True).get_by_role("row")
     row = row.filter(has_text="bounded")
     expect(row.get_by_role("cell").nth(5)).to_have_text("40")
     row.get_by_role("button", name="Change").click()
