@@ -567,7 +567,7 @@ fn what_breaks_a_rule_or_a_limit_is_closed_with_its_code() {
 fn what_finds_no_memory_is_told_to_come_back_whether_its_session_has_begun_or_not() {
     let upstream = vendor();
     let config = Config::to(&upstream)
-        .limit("held_bytes_max = 1048576")
+        .limit("held_bytes_max = 1200000")
         .limit("body_bytes_max = 524288")
         .limit("event_bytes_max = 524288");
     let gateway = Gateway::start(&config.text());
