@@ -50,9 +50,9 @@ pub enum Family {
 
 impl Dialect {
     /// What may stand between two events of a stream and says nothing; empty where clients would
-    /// not take it. A comment is one line without a blank one behind it: to the official client in
-    /// Go a blank line always ends an event, be it an empty one, which is no JSON, and to the one
-    /// in Python it does so once an event had an `id`.
+    /// not take it. A comment is one line without a blank one behind it: to older versions of the
+    /// official client in Go a blank line always ends an event, be it an empty one, which is no
+    /// JSON, and to the one in Python it does so once an event had an `id`.
     pub fn keep_alive(self) -> &'static [u8] {
         match self {
             Dialect::OpenaiChat | Dialect::OpenaiResponses | Dialect::OpenaiEmbeddings => {
