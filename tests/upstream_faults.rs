@@ -566,3 +566,28 @@ fn proxies_named_in_the_environment_are_ignored() {
     let gateway = Gateway::start_with(&Config::to(&upstream).text(), &environment);
     assert_eq!(gateway.connect().ask(&chat(MODEL, false)).status, 200);
 }
+
+/// However a request fills the buffers on its way up, the wait behind it is one for the answer.
+#[test]
+fn a_request_of_any_size_is_waited_for_as_one_that_has_left() {
+    let upstream = Upstream::answering(|conn, _| {
+        std::thread::sleep(Duration::from_millis(400));
+        conn.whole(200, r#"{"model":"m","usage":{"prompt_tokens":1,"completion_tokens":1}}"#);
+    });
+    let config = Config::to(&upstream);
+    let config = config.timeout("between_bytes_ms = 150").timeout("first_byte_ms = 10000");
+    let gateway = Gateway::start(&config.text());
+    let sizes = (2_500..6_000).step_by(250).chain((68_000..71_000).step_by(250));
+    let asked: Vec<_> = sizes
+        .map(|size| {
+            let body = format!(r#"{{"model":"{MODEL}","x":"{}"}}"#, "x".repeat(size));
+            let mut client = gateway.connect();
+            client.send(&post("/v1/chat/completions", body));
+            (size, client)
+        })
+        .collect();
+    for (size, mut client) in asked {
+        let reply = client.reply().expect("an answer");
+        assert_eq!(reply.status, 200, "{size}: {}", reply.text());
+    }
+}

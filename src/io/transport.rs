@@ -422,15 +422,16 @@ impl Transport for Plain {
 
     fn await_input(&mut self, _: NextTimeout) -> Result<bool, Error> {
         let watch = Watch::current().ok_or(Error::ConnectionFailed)?;
-        if self.buffers.queued > 0 {
-            match self.flush(&watch) {
-                Ok(()) => {
-                    self.buffers.release_output();
-                    watch.request_written();
-                }
-                Err(error) if !self.broken => return Err(error),
-                Err(_) => {}
-            }
+        if self.buffers.queued > 0
+            && let Err(error) = self.flush(&watch)
+            && !self.broken
+        {
+            return Err(error);
+        }
+        // All of it has left: just now, or before, when that filled the buffer.
+        if !self.broken {
+            self.buffers.release_output();
+            watch.request_written();
         }
         // It may have answered before it took all of the request, but not before it took any.
         if self.broken && !watch.has_sent() {
