@@ -128,6 +128,59 @@ pub struct Told {
     pub any: bool,
     /// What was told holds the output's count.
     pub output: bool,
+    /// The part of Anthropic's that stood beside its totals.
+    beside: Beside,
+}
+
+/// Anthropic: what making a conversation shorter, or asking an adviser, took besides the message.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Beside {
+    input: u64,
+    cache_read: u64,
+    cache_5min: u64,
+    cache_1h: u64,
+    output: u64,
+}
+
+/// Types of Anthropic's `iterations` that its totals do not hold: `message` they do.
+const BESIDE: [&str; 2] = ["compaction", "advisor_message"];
+
+impl Beside {
+    /// The sum of what is told of.
+    fn of(iterations: &Node<'_>) -> Beside {
+        let mut sum = Beside::default();
+        let is_beside = |one: &&Node<'_>| {
+            one.get("type").and_then(Node::as_str).is_some_and(|name| BESIDE.contains(&name))
+        };
+        for one in iterations.values().filter(is_beside) {
+            let mut own = Told::default();
+            own.message(one);
+            let usage = own.usage;
+            for (sum, more) in [
+                (&mut sum.input, usage.input_tokens),
+                (&mut sum.cache_read, usage.cache_read_input_tokens),
+                (&mut sum.cache_5min, usage.cache_creation_input_tokens_5min),
+                (&mut sum.cache_1h, usage.cache_creation_input_tokens_1h),
+                (&mut sum.output, usage.output_tokens),
+            ] {
+                *sum = sum.saturating_add(more);
+            }
+        }
+        sum
+    }
+
+    /// The totals with it, or without.
+    fn apply(self, usage: &mut Usage, with: fn(u64, u64) -> u64) {
+        for (total, own) in [
+            (&mut usage.input_tokens, self.input),
+            (&mut usage.cache_read_input_tokens, self.cache_read),
+            (&mut usage.cache_creation_input_tokens_5min, self.cache_5min),
+            (&mut usage.cache_creation_input_tokens_1h, self.cache_1h),
+            (&mut usage.output_tokens, self.output),
+        ] {
+            *total = with(*total, own);
+        }
+    }
 }
 
 /// A count; what is none counts as zero, and so does what no call can use: an upstream that counts
@@ -174,6 +227,12 @@ impl Told {
         if !value.is_object() {
             return;
         }
+        if dialect == Dialect::Gemini {
+            self.gemini_tier(value);
+        }
+        if !is_telling(dialect, value) {
+            return;
+        }
         self.any = true;
         match dialect {
             Dialect::OpenaiChat | Dialect::OpenaiResponses | Dialect::OpenaiEmbeddings => {
@@ -210,7 +269,13 @@ impl Told {
         let cached_parts = of_input.and_then(|details| details.get("cached_tokens_details"));
         let uncached = |name| detail(of_input, name).saturating_sub(detail(cached_parts, name));
         let (audio_in, image_in) = (uncached("audio_tokens").min(rest), uncached("image_tokens"));
-        let all_out = either("completion_tokens", "output_tokens");
+        let thoughts = detail(of_output, "reasoning_tokens");
+        let mut all_out = either("completion_tokens", "output_tokens");
+        // xAI counts its thoughts beside what they led to; only the total of all tells.
+        let total = value.get("total_tokens").map_or(0, count);
+        if thoughts > 0 && total == all_in + all_out + thoughts {
+            all_out += thoughts;
+        }
         let audio_out = detail(of_output, "audio_tokens").min(all_out);
         self.usage = Usage {
             input_tokens: rest,
@@ -218,7 +283,7 @@ impl Told {
             cache_creation_input_tokens_5min: written,
             cache_creation_input_tokens_1h: 0,
             output_tokens: all_out,
-            reasoning_tokens: detail(of_output, "reasoning_tokens").min(all_out),
+            reasoning_tokens: thoughts.min(all_out),
             input_audio_tokens: audio_in,
             output_audio_tokens: audio_out,
             tool_calls: self.usage.tool_calls,
@@ -229,8 +294,17 @@ impl Told {
         self.output = true;
     }
 
-    /// Each field that is there replaces the one before: the counts of a stream are cumulative.
     fn anthropic(&mut self, value: &Node<'_>) {
+        self.beside.apply(&mut self.usage, u64::saturating_sub);
+        self.message(value);
+        if let Some(iterations) = value.get("iterations") {
+            self.beside = Beside::of(iterations);
+        }
+        self.beside.apply(&mut self.usage, u64::saturating_add);
+    }
+
+    /// Each field that is there replaces the one before: the counts of a stream are cumulative.
+    fn message(&mut self, value: &Node<'_>) {
         let usage = &mut self.usage;
         let field =
             |name: &str| value.get(name).filter(|found| !matches!(found, Node::Null)).map(count);
@@ -266,8 +340,20 @@ impl Told {
         }
     }
 
+    /// AI Studio names the tier, Vertex the kind of traffic.
+    fn gemini_tier(&mut self, value: &Node<'_>) {
+        let named = |name: &str| value.get(name).and_then(Node::as_str);
+        if let Some(name) = named("serviceTier").or(named("trafficType")) {
+            let name = name.to_ascii_lowercase();
+            let name = name.trim_start_matches("service_tier_").trim_start_matches("on_demand_");
+            let name = if name == "provisioned_throughput" { "scale" } else { name };
+            self.tier = ServiceTier::named(name);
+        }
+    }
+
     /// Thoughts stand beside the candidates, cached tokens within the prompt.
     fn gemini(&mut self, value: &Node<'_>) {
+        let before = self.usage;
         let field = |name: &str| value.get(name).map_or(0, count);
         let of = |modality: &str, name: &str| {
             let parts = value.get(name).into_iter().flat_map(Node::values);
@@ -305,6 +391,36 @@ impl Told {
             tool_calls: self.usage.tool_calls,
             ..Usage::default()
         };
+        // What an event leaves out stays as an earlier one told it.
+        if !has_count(value, &GEMINI_INPUT) {
+            self.usage.input_tokens = before.input_tokens;
+            self.usage.cache_read_input_tokens = before.cache_read_input_tokens;
+            self.usage.input_audio_tokens = before.input_audio_tokens;
+            self.usage.input_image_tokens = before.input_image_tokens;
+        }
+        if !has_count(value, &GEMINI_OUTPUT) {
+            self.usage.output_tokens = before.output_tokens;
+            self.usage.reasoning_tokens = before.reasoning_tokens;
+            self.usage.output_audio_tokens = before.output_audio_tokens;
+            self.usage.output_image_tokens = before.output_image_tokens;
+        }
         self.output = true;
+    }
+}
+
+const GEMINI_INPUT: [&str; 2] = ["promptTokenCount", "toolUsePromptTokenCount"];
+const GEMINI_OUTPUT: [&str; 3] =
+    ["candidatesTokenCount", "responseTokenCount", "thoughtsTokenCount"];
+
+fn has_count(value: &Node<'_>, names: &[&str]) -> bool {
+    names.iter().any(|name| value.get(name).is_some_and(|found| !matches!(found, Node::Null)))
+}
+
+/// It tells something: Vertex sends the object empty, or with the kind of traffic alone, in all
+/// events but the last, and some servers fill theirs with `null`.
+fn is_telling(dialect: Dialect, value: &Node<'_>) -> bool {
+    match dialect {
+        Dialect::Gemini => has_count(value, &GEMINI_INPUT) || has_count(value, &GEMINI_OUTPUT),
+        _ => value.values().any(|field| !matches!(field, Node::Null)),
     }
 }

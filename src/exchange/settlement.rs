@@ -472,6 +472,12 @@ fn guess(bytes: u64) -> u64 {
     bytes.div_ceil(BYTES_PER_TOKEN)
 }
 
+/// The prompt was counted.
+fn has_prompt(usage: &Usage) -> bool {
+    let cached = usage.cache_creation_input_tokens_5min | usage.cache_creation_input_tokens_1h;
+    usage.input_tokens | usage.cache_read_input_tokens | cached > 0
+}
+
 impl Settlement {
     /// What was used so far: what was told, and of the rest a guess.
     pub(super) fn so_far(&self, seen: &Seen) -> Usage {
@@ -484,7 +490,12 @@ impl Settlement {
             return usage;
         }
         let input_tokens = guess(seen.bytes_in).min(self.input_max);
-        let begun = if any { usage } else { Usage { input_tokens, ..Usage::default() } };
+        let begun = match () {
+            () if !any => Usage { input_tokens, ..Usage::default() },
+            // Some count nothing before the end.
+            () if !has_prompt(&usage) => Usage { input_tokens, ..usage },
+            () => usage,
+        };
         Usage { output_tokens: begun.output_tokens.max(guess(seen.text_bytes)), ..begun }
     }
 
@@ -511,7 +522,7 @@ impl Settlement {
         }
         let generated = guess(seen.text_bytes);
         // The prompt is known; of the answer at least what went by.
-        if any && generated <= usage.output_tokens {
+        if any && generated <= usage.output_tokens && has_prompt(&usage) {
             return (usage, UsageSource::Partial);
         }
         // Nothing was told: of a whole answer only a stream's text says anything, and of a call

@@ -65,7 +65,13 @@ const IMAGE_DONE: [&[u8]; 2] = [b"\"image_generation.completed\"", b"\"image_edi
 
 /// What stands in front of generated text, by dialect: for the estimate of a stream that breaks off
 /// before it told its usage.
-const OPENAI_TEXT: &[&[u8]] = &[b"\"content\":\"", b"\"arguments\":\"", b"\"text\":\""];
+const OPENAI_TEXT: &[&[u8]] = &[
+    b"\"content\":\"",
+    b"\"arguments\":\"",
+    b"\"text\":\"",
+    b"\"reasoning_content\":\"",
+    b"\"refusal\":\"",
+];
 /// What came in deltas is said again, whole, at the end of each part, of each item and of all.
 const RESPONSES_TEXT: &[&[u8]] = &[b"\"delta\":\"", b"\"delta\": \""];
 const ANTHROPIC_TEXT: &[&[u8]] = &[b"\"text\":\"", b"\"partial_json\":\"", b"\"thinking\":\""];

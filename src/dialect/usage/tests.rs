@@ -251,3 +251,87 @@ fn what_is_no_usage_is_none() {
     tap.feed(long.as_bytes());
     assert_eq!(tap.told(), Told::default());
 }
+
+#[test]
+fn thoughts_that_stand_beside_the_output_are_added_to_it_once() {
+    let reply = |total: Value| {
+        json!({"usage": {"prompt_tokens": 10_120, "completion_tokens": 1_499,
+            "total_tokens": total, "completion_tokens_details": {"reasoning_tokens": 2_809}}})
+    };
+    let outside = [10_120, 0, 0, 0, 4_308, 2_809, 0, 0, 0];
+    whole("chat.completions", &reply(json!(14_428)), outside);
+    let unknown = [10_120, 0, 0, 0, 1_499, 1_499, 0, 0, 0];
+    whole("chat.completions", &reply(Value::Null), unknown);
+    whole("chat.completions", &reply(json!(11_619)), unknown);
+}
+
+#[test]
+fn what_anthropic_did_beside_the_message_is_added_once() {
+    let message = json!({"type": "message", "input_tokens": 10, "output_tokens": 5});
+    let beside = json!({"type": "compaction", "input_tokens": 1_000, "output_tokens": 200,
+        "cache_read_input_tokens": 7, "cache_creation_input_tokens": 3});
+    let usage = |iterations: &Value| json!({"input_tokens": 10, "output_tokens": 5, "iterations": iterations});
+    let both = json!([beside, message]);
+    let expected = [1_010, 7, 3, 0, 205, 0, 0, 0, 0];
+    whole("messages", &json!({"usage": usage(&both)}), expected);
+    let advised = json!([message, {"type": "advisor_message", "model": "m", "input_tokens": 1,
+        "output_tokens": 2}]);
+    whole("messages", &json!({"usage": usage(&advised)}), [11, 0, 0, 0, 7, 0, 0, 0, 0]);
+    let plain = json!([message]);
+    whole("messages", &json!({"usage": usage(&plain)}), [10, 0, 0, 0, 5, 0, 0, 0, 0]);
+    let start = json!({"type": "message_start", "message": {"usage": usage(&Value::Null)}});
+    let delta = json!({"type": "message_delta", "usage": usage(&both)});
+    let last = json!({"type": "message_delta", "usage": {"output_tokens": 6}});
+    stream("messages", &[start.clone(), delta.clone(), delta.clone()], expected);
+    stream("messages", &[start, delta, last], [1_010, 7, 3, 0, 206, 0, 0, 0, 0]);
+}
+
+#[test]
+fn gemini_names_its_tier_in_two_ways() {
+    for (field, tier) in [
+        (json!({"serviceTier": "priority"}), ServiceTier::Priority),
+        (json!({"serviceTier": "SERVICE_TIER_FLEX"}), ServiceTier::Flex),
+        (json!({"serviceTier": "standard"}), ServiceTier::Default),
+        (json!({"trafficType": "ON_DEMAND"}), ServiceTier::Default),
+        (json!({"trafficType": "ON_DEMAND_PRIORITY"}), ServiceTier::Priority),
+        (json!({"trafficType": "ON_DEMAND_FLEX"}), ServiceTier::Flex),
+        (json!({"trafficType": "PROVISIONED_THROUGHPUT"}), ServiceTier::Scale),
+    ] {
+        let mut usage = field;
+        usage["promptTokenCount"] = json!(1);
+        let told =
+            whole("generateContent", &json!({"usageMetadata": usage}), [1, 0, 0, 0, 0, 0, 0, 0, 0]);
+        assert_eq!(told.tier, tier, "{usage}");
+    }
+}
+
+#[test]
+fn a_usage_that_counts_nothing_tells_nothing_and_takes_nothing_back() {
+    let event = |usage: Value| json!({"candidates": [], "usageMetadata": usage});
+    let full = event(json!({"promptTokenCount": 50, "candidatesTokenCount": 7}));
+    let traffic = event(json!({"trafficType": "ON_DEMAND"}));
+    let input = event(json!({"promptTokenCount": 51, "totalTokenCount": 51}));
+    let told = stream(
+        "streamGenerateContent",
+        &[full, traffic.clone(), input],
+        [51, 0, 0, 0, 7, 0, 0, 0, 0],
+    );
+    assert!(told.told().any);
+    for (name, nothing) in [
+        ("streamGenerateContent", traffic),
+        ("streamGenerateContent", event(json!({}))),
+        ("chat.completions", json!({"usage": {}})),
+        ("chat.completions", json!({"usage": {"prompt_tokens": null}})),
+    ] {
+        assert!(!stream(name, &[nothing], [0; 9]).told().any, "{name}");
+    }
+}
+
+#[test]
+fn thoughts_and_refusals_are_text() {
+    let delta = |delta: Value| json!({"choices": [{"delta": delta}], "usage": null});
+    let reasoning = delta(json!({"content": null, "reasoning_content": "abcd"}));
+    let refusal = delta(json!({"refusal": "ab"}));
+    let tap = stream("chat.completions", &[reasoning, refusal], [0; 9]);
+    assert_eq!(tap.text_bytes(), 6);
+}
