@@ -188,6 +188,8 @@ fn first_known(
     names: Vec<String>,
     mut ask: impl FnMut(&str, TYPE) -> Result<Answer, Cause>,
 ) -> Result<(Vec<IpAddr>, Duration), Cause> {
+    // A search domain whose servers fail says nothing about the names behind it.
+    let mut first = None;
     for name in names {
         let mut addresses = Vec::new();
         let mut ttl_s = TTL_S_MAX;
@@ -211,11 +213,9 @@ fn first_known(
             return Ok((addresses, life));
         }
         // The family that failed may be the one that it has.
-        if let Some(cause) = failed {
-            return Err(cause);
-        }
+        first = first.or(failed);
     }
-    Ok((Vec::new(), MISSING_FOR))
+    first.map_or(Ok((Vec::new(), MISSING_FOR)), Err)
 }
 
 /// Nobody waits for an answer any more.
@@ -411,6 +411,24 @@ mod tests {
             Ok(Answer { addresses, ttl_s: 60, truncated: false })
         });
         known.map(|(addresses, _)| addresses.iter().map(IpAddr::to_string).collect())
+    }
+
+    #[test]
+    fn a_search_domain_that_fails_leaves_the_names_behind_it() {
+        let names = || vec!["a.test.internal".to_owned(), "a.test".to_owned()];
+        let addresses = vec![IpAddr::V4(Ipv4Addr::LOCALHOST)];
+        let found = first_known(names(), |name, record| match (name, record) {
+            ("a.test", TYPE::A) => {
+                Ok(Answer { addresses: addresses.clone(), ttl_s: 9, truncated: false })
+            }
+            _ => Err(Cause::TimedOut),
+        });
+        assert_eq!(found.map(|(addresses, _)| addresses), Ok(addresses.clone()));
+        let failed = first_known(names(), |name, _| match name {
+            "a.test" => Ok(Answer { addresses: Vec::new(), ttl_s: 9, truncated: false }),
+            _ => Err(Cause::Exhausted),
+        });
+        assert_eq!(failed, Err(Cause::Exhausted));
     }
 
     #[test]
