@@ -35,13 +35,22 @@ const NEVER_UP: &[&str] = &[
 
 /// Goes up only when the provider's `forward_headers` names it: who the caller is.
 const UP_WHEN_NAMED: &[&str] = &[
+    "cdn-loop",
+    "fly-client-ip",
     "forwarded",
     "openai-organization",
     "openai-project",
+    "true-client-ip",
     "via",
+    "x-client-ip",
+    "x-cluster-client-ip",
+    "x-envoy-external-address",
     "x-goog-user-project",
     "x-real-ip",
 ];
+
+/// Fields of proxies that stay too. Cloudflare refuses what comes with its own from elsewhere.
+const PROXY_PREFIXES: [&str; 2] = ["x-forwarded-", "cf-"];
 
 /// Never comes down: what frames a message, and what speaks for the upstream's host, which a
 /// downstream would take for ours.
@@ -58,6 +67,7 @@ const NEVER_DOWN: &[&str] = &[
     "set-cookie2",
     "strict-transport-security",
     // See `exchange/upload.rs`.
+    "x-goog-upload-control-url",
     "x-goog-upload-url",
 ];
 
@@ -94,7 +104,8 @@ pub fn goes_up<'c>(
 /// The field stays here unless a provider's `forward_headers` names it. Naming any other field
 /// there changes nothing: it goes up anyway, or never.
 pub fn may_be_forwarded(name: &str) -> bool {
-    is_one_of(name, UP_WHEN_NAMED) || header::starts_with(name, "x-forwarded-")
+    is_one_of(name, UP_WHEN_NAMED)
+        || PROXY_PREFIXES.iter().any(|prefix| header::starts_with(name, prefix))
 }
 
 /// The fields of the request that go up, with what we add; `host`, `content-length` and the
@@ -235,7 +246,8 @@ mod tests {
     fn the_callers_person_goes_up_only_when_the_provider_says_so() {
         let lines = "OpenAI-Organization: org\r\nOpenAI-Project: p\r\nX-Forwarded-For: 1.2.3.4\r\n\
                      X-Forwarded-Proto: https\r\nX-Real-IP: 1.2.3.4\r\n\
-                     Forwarded: for=x\r\nVia: 1.1 x\r\n";
+                     Forwarded: for=x\r\nVia: 1.1 x\r\nCF-Connecting-IP: 1.2.3.4\r\n\
+                     CDN-Loop: cloudflare\r\nTrue-Client-IP: 1.2.3.4\r\n";
         goes(lines, Dialect::OpenaiChat, &[], &["accept-encoding: identity"]);
         let expected = ["openai-organization: org", "accept-encoding: identity"];
         goes(lines, Dialect::OpenaiChat, &["OpenAI-Organization"], &expected);

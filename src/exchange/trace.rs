@@ -407,7 +407,7 @@ fn masked(secrets: &[Secret], text: String) -> String {
 fn is_secret_field(name: &str) -> bool {
     let name = name.to_ascii_lowercase();
     let parts = ["auth", "cookie", "api-key", "apikey", "secret", "password", "signature"];
-    let is_address = name == "x-goog-upload-url";
+    let is_address = ["x-goog-upload-url", "x-goog-upload-control-url"].contains(&name.as_str());
     let is_key = name.ends_with("key") && !OPEN_KEYS.iter().any(|open| name.ends_with(open));
     // Tokens that are counted are many.
     let has_token = name.split(['-', '_']).any(|word| word.ends_with("token"));
