@@ -298,9 +298,16 @@ impl Wish {
             None | Some((Kind::Null, _)) => Ok(None),
             Some(_) => Err(AskError::ModelNotText),
         };
+        let (new, old) = (name(new)?, name(old)?);
+        // Which of the two places counts is the upstream's to say.
+        if let (Some((new, _)), Some((old, _))) = (&new, &old)
+            && new != old
+        {
+            return Err(AskError::ModelTwice);
+        }
         let mut wish = Wish {
             asks: string(event, kind) == "response.create",
-            transcriber: name(new)?.or(name(old)?).map(|(name, _)| name),
+            transcriber: new.or(old).map(|(name, _)| name),
             ..Wish::default()
         };
         if let Some((name, span)) = name(model.clone())? {

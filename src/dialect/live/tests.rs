@@ -145,6 +145,14 @@ fn events_ask_for_answers_and_for_a_transcript() {
         let wish = Wish::read(&REALTIME, event.as_bytes()).expect("sound");
         assert_eq!(wish.transcriber.as_deref(), Some("whisper-1"), "{event}");
     }
+    let both = |other: &str| {
+        let new = r#""audio":{"input":{"transcription":{"model":"whisper-1"}}}"#;
+        let old = format!(r#""input_audio_transcription":{{"model":"{other}"}}"#);
+        let event = format!(r#"{{"session":{{{new},{old}}}}}"#);
+        Wish::read(&REALTIME, event.as_bytes()).map(|wish| wish.transcriber)
+    };
+    assert_eq!(both("whisper-1"), Ok(Some("whisper-1".to_owned())));
+    assert_eq!(both("other"), Err(AskError::ModelTwice));
 }
 
 #[test]
