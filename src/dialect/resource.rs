@@ -255,6 +255,7 @@ pub fn parse<'t>(
         _ => (false, below),
     };
     let (version, below) = path::skip_versions(below)?;
+    let below = path::skip_project(below)?;
     let tail = joined(below);
     let resource = find(method, &tail, family, is_upload)?.ok_or(PathError::NotFound)?;
     if !resource.takes(method) && resource.allow.is_empty() {

@@ -74,7 +74,7 @@ pub(super) fn answer<D: Downstream, U: Upstream>(
     let takes_body = match head.method() {
         "POST" | "PUT" | "PATCH" => true,
         "DELETE" => is_small(head),
-        _ => head.framing == Framing::None,
+        _ => head.framing.is_empty(),
     };
     if !takes_body {
         return Err(AskError::BodyNotTaken.into());

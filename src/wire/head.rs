@@ -29,6 +29,11 @@ pub enum Framing {
 }
 
 impl Framing {
+    /// Nothing comes.
+    pub fn is_empty(self) -> bool {
+        matches!(self, Framing::None | Framing::Length(0))
+    }
+
     /// The length that was declared.
     pub fn length(self) -> Option<u64> {
         match self {

@@ -6,7 +6,7 @@
 #[cfg(test)]
 mod tests;
 
-use super::head::{Framing, Head};
+use super::head::Head;
 use super::header;
 
 /// What RFC 6455 appends to a key before it is hashed.
@@ -43,7 +43,7 @@ pub fn is_asked(head: &Head) -> bool {
 pub fn key_of(head: &Head) -> Result<&[u8], HandshakeError> {
     let names_it = |value: &[u8]| header::is_named(value, "upgrade");
     let connected = head.headers.all("connection").any(names_it);
-    if !head.http11 || head.framing != Framing::None || !connected {
+    if !head.http11 || !head.framing.is_empty() || !connected {
         return Err(HandshakeError::NoUpgrade);
     }
     if head.headers.get("sec-websocket-version") != Some(b"13") {

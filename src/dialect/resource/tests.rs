@@ -85,3 +85,16 @@ fn anything_in_a_scope_can_pass_raw_and_nothing_outside_of_one() {
     assert!(raw("/v1/x", &is_provider).is_none());
     assert!(raw("/router/../x", &is_provider).is_none());
 }
+
+/// Google's clients in Vertex's mode say where a thing is as its maker's reply did.
+#[test]
+fn a_project_in_front_of_a_cache_is_passed_over() {
+    for prefix in ["/v1beta1", "/openai-main/v1beta1"] {
+        let scope = if prefix.starts_with("/openai") { "openai-main" } else { "-" };
+        for method in ["GET", "PATCH", "DELETE"] {
+            let target = format!("{prefix}/projects/p/locations/l/cachedContents/1");
+            let expected = format!("{scope} gemini.cached_content v1beta1 cachedContents/1");
+            check(method, &target, Family::Gemini, &expected);
+        }
+    }
+}
