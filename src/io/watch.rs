@@ -243,7 +243,10 @@ impl Watch {
                 self.died(Cause::DownstreamGone);
                 return Err(Cause::DownstreamGone);
             }
-            self.tell_silence(now)?;
+            // Who has just left, and is read on for, is told of nothing.
+            if !self.is_orphaned() {
+                self.tell_silence(now)?;
+            }
         }
         if worker::is_cut() {
             self.died(Cause::ShuttingDown);
