@@ -89,6 +89,35 @@ fn an_operator_who_lost_his_key_gets_another_once_the_gateway_is_stopped() {
     assert!(!changes.to_string().contains("sk-gp-"), "{changes}");
 }
 
+/// Who makes a user by a name must not thereby make the next administrator.
+#[test]
+fn a_user_who_has_an_administrators_name_stays_one_of_many() {
+    let reset = |gateway: &Gateway| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_gproxy"));
+        command.arg("reset-admin").arg("--config").arg(gateway.folder().join("config.toml"));
+        command.output().expect("the binary runs")
+    };
+    let mut gateway = Gateway::start(&Config::to_url("http://127.0.0.1:9").text());
+    admin(&gateway, "POST", "users", json!({ "name": "admin-2" }), 201);
+    let key = admin(&gateway, "POST", "user_keys", json!({ "user_name": "admin-2" }), 201);
+    let key = key["api_key"].as_str().expect("it is told once").to_owned();
+    gateway.sigterm();
+    assert!(gateway.wait_exit().success());
+    // The file has no administrator any more, and no user who is called like one.
+    let path = gateway.folder().join("config.toml");
+    let text = std::fs::read_to_string(&path).expect("our file");
+    let text = text.replace("is_admin = true", "is_admin = false");
+    std::fs::write(&path, &text).expect("our folder");
+    let out = reset(&gateway);
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    let told = String::from_utf8(out.stdout).expect("text");
+    let made = told.lines().last().expect("a key").trim();
+    let again = Gateway::start(&text.replacen(&format!("port = {}", gateway.port), "port = 0", 1));
+    let who = call(&again, made, "GET", "/admin/api/session", &Value::Null);
+    assert_eq!((who.status, who.json()["user_name"].as_str()), (200, Some("admin-3")));
+    assert_eq!(call(&again, &key, "GET", "/admin/api/users", &Value::Null).status, 403);
+}
+
 #[test]
 fn a_master_key_seals_what_was_kept_before_it_came() {
     let secret = "upstream-secret-4242424242";

@@ -227,7 +227,9 @@ fn make_admin(
     kept: &mut Vec<Kept>,
     now_ms: i64,
 ) -> Result<(String, Secret), BootError> {
-    let is_taken = |name: &String| snapshot.users.iter().any(|user| user.name == *name);
+    let is_made = |name: &str| kept.iter().any(|row| row.section == "users" && row.id == name);
+    let is_taken =
+        |name: &String| is_made(name) || snapshot.users.iter().any(|user| user.name == *name);
     let mut names = (1..).map(|number| match number {
         1 => "admin".to_owned(),
         _ => format!("admin-{number}"),

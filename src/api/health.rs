@@ -125,7 +125,8 @@ fn rows_of(call: &Call<'_>, provider: &Provider) -> Vec<Row> {
     rows.retain(|row| Call::text(&row.value, "provider_name") == Some(&provider.name));
     // The file's are numbered, those made here stand in the order in which they were made.
     rows.sort_by_key(|row| {
-        let made = state.kept.iter().position(|kept| kept.id == row.id);
+        let made =
+            state.kept.iter().position(|kept| kept.section == kind.section && kept.id == row.id);
         let number = row.id.rsplit(':').next().and_then(|number| number.parse::<usize>().ok());
         made.or(number).unwrap_or_default()
     });
