@@ -489,3 +489,28 @@ fn a_base_url_with_a_version_or_a_path_never_doubles_the_version() {
         }
     }
 }
+
+/// Whatever else a body names could be called instead, at the price of the one that was asked for.
+#[test]
+fn further_models_in_a_body_have_to_be_permitted_too() {
+    let (upstream, gateway) = start();
+    let key = format!("Bearer {}", support::ALICE_KEY);
+    let headers = [("authorization", key.as_str()), ("content-type", "application/json")];
+    let ask = |rest: &str| {
+        let body = format!(r#"{{"model":"openai-main/gpt-4.1-mini","messages":[],{rest}}}"#);
+        let request = request("POST", "/v1/chat/completions", &headers, body.as_bytes());
+        gateway.connect().ask(&request)
+    };
+    for rest in [
+        r#""models":["gpt-4o","o3"]"#,
+        r#""fallbacks":[{"model":"o3"}]"#,
+        r#""tools":[{"type":"openrouter:advisor","parameters":{"model":"o3"}}]"#,
+    ] {
+        let reply = ask(rest);
+        assert_eq!(reply.status, 403, "{rest}: {}", reply.text());
+        assert!(reply.error_message().contains("o3"), "{}", reply.text());
+    }
+    assert!(upstream.seen().is_empty(), "nothing goes up");
+    assert_eq!(ask(r#""models":["gpt-4o"]"#).status, 200);
+    assert!(upstream.last().text().contains(r#""models":["gpt-4o"]"#));
+}

@@ -100,6 +100,8 @@ pub struct Ask {
     pub hour_cache: bool,
     /// The reply only says that the answer is being made.
     pub background: bool,
+    /// Further models that the body names: to fall back to, or for a tool to ask.
+    pub others: Vec<String>,
     model_at: Range<usize>,
     /// Further names of the path's model.
     body_models: Vec<Value>,
@@ -120,7 +122,20 @@ const COPIES: usize = 6;
 const OPTIONS: usize = 8;
 const INCLUDE: usize = 9;
 const IN_BODY: usize = 10;
+/// The first of the places of further models.
+const OTHERS: usize = IN_BODY;
 
+/// OpenRouter's two lists to fall back to, of which Anthropic has the second.
+const OTHERS_PATHS: [&[Step]; 3] = [
+    &[Step::Key("models"), Step::Each],
+    &[Step::Key("fallbacks"), Step::Each],
+    &[Step::Key("fallbacks"), Step::Each, Step::Key("model")],
+];
+/// Whom a tool asks: Anthropic's adviser.
+const ADVISER_PATH: &[Step] = &[Step::Key("tools"), Step::Each, Step::Key("model")];
+/// The same at OpenRouter.
+const TOOL_MODEL_PATH: &[Step] =
+    &[Step::Key("tools"), Step::Each, Step::Key("parameters"), Step::Key("model")];
 const MODEL_PATH: &[Step] = &[Step::Key("model")];
 const OUTPUT_PATHS: [&[Step]; 3] = [
     &[Step::Key("max_tokens")],
@@ -177,10 +192,16 @@ fn scan_named_in_body(endpoint: &Endpoint, body: &[u8]) -> Result<Ask, AskError>
         (false, false) => OPTIONS,
         (false, true) => COPIES,
     };
+    let watch = with_others(Watch::of(&paths[..watched]), endpoint.dialect);
     let mut values: [Option<Value>; IN_BODY] = [const { None }; IN_BODY];
     let (mut output_max, mut copies) = (None, None);
+    let mut others = Others::default();
     let mut repeated: Option<AskError> = None;
-    each_event(&mut paths[..watched], body, |event| match event {
+    each_event(watch, body, |event| match event {
+        Event::Begins { path: OTHERS.., kind, at, .. } => {
+            others.at = (kind == Kind::String).then_some(at as usize);
+        }
+        Event::Ends { path: OTHERS.., end } => others.end(body, end as usize),
         Event::Begins { path, kind, at, .. } => {
             let at = at as usize;
             values[path] = Some(Value { kind, span: at..at });
@@ -215,6 +236,7 @@ fn scan_named_in_body(endpoint: &Endpoint, body: &[u8]) -> Result<Ask, AskError>
     if let Some(error) = repeated {
         return Err(error);
     }
+    let others = others.found?;
     let (name, model_at) = match model {
         Some(model) if model.kind == Kind::String => {
             (Some(model_name(&body[model.span.clone()])?), model.span)
@@ -233,6 +255,7 @@ fn scan_named_in_body(endpoint: &Endpoint, body: &[u8]) -> Result<Ask, AskError>
             && memchr::memmem::find(body, b"\"1h\"").is_some(),
         background: endpoint.dialect == Dialect::OpenaiResponses
             && says_true(body, b"\"background\""),
+        others,
         stream: stream.is_some_and(|stream| stream.kind == Kind::True),
         model_at,
         body_models: Vec::new(),
@@ -240,6 +263,37 @@ fn scan_named_in_body(endpoint: &Endpoint, body: &[u8]) -> Result<Ask, AskError>
         include_usage,
         usage_option: endpoint.usage_option,
     })
+}
+
+/// Watches the places of further models too.
+fn with_others(watch: Watch, dialect: Dialect) -> Watch {
+    let tool = if dialect == Dialect::Anthropic { ADVISER_PATH } else { TOOL_MODEL_PATH };
+    let paths = OTHERS_PATHS.into_iter().chain([tool]).enumerate();
+    paths.fold(watch, |watch, (at, path)| watch.with(OTHERS + at, path))
+}
+
+/// The further models, as far as they were read.
+struct Others {
+    at: Option<usize>,
+    found: Result<Vec<String>, AskError>,
+}
+
+impl Default for Others {
+    fn default() -> Others {
+        Others { at: None, found: Ok(Vec::new()) }
+    }
+}
+
+impl Others {
+    /// A value at one of their places ends here. What is no text names none.
+    fn end(&mut self, body: &[u8], end: usize) {
+        let (Some(at), Ok(found)) = (self.at.take(), &mut self.found) else { return };
+        match model_name(&body[at..end]) {
+            Ok(_) if found.len() == BODY_MODELS_MAX => self.found = Err(AskError::TooManyModels),
+            Ok(name) => found.push(name),
+            Err(error) => self.found = Err(error),
+        }
+    }
 }
 
 /// Somewhere in the body this key is true. A search, not a reading: it serves an estimate.
@@ -266,7 +320,7 @@ fn scan_named_in_path(endpoint: &Endpoint, body: &[u8]) -> Result<Ask, AskError>
     let mut asked_at = 0;
     let mut body_models: Vec<Value> = Vec::new();
     let mut error: Option<AskError> = None;
-    each_event(&mut paths[..watched], body, |event| match event {
+    each_event(Watch::of(&paths[..watched]), body, |event| match event {
         Event::Begins { path: ROOT, .. } | Event::Ends { path: ROOT, .. } => {}
         Event::Begins { path, at, .. } if path >= output => asked_at = at as usize,
         Event::Ends { path, end } if path >= output => {
@@ -302,12 +356,8 @@ fn number(literal: &[u8]) -> Option<u64> {
     std::str::from_utf8(literal).ok()?.parse().ok()
 }
 
-fn each_event(
-    paths: &mut [&'static [Step]],
-    body: &[u8],
-    mut on: impl FnMut(Event),
-) -> Result<(), JsonError> {
-    let mut scanner = Scanner::new(Watch::of(paths).in_any_case());
+fn each_event(watch: Watch, body: &[u8], mut on: impl FnMut(Event)) -> Result<(), JsonError> {
+    let mut scanner = Scanner::new(watch.in_any_case());
     scanner.feed(body, &mut on)?;
     scanner.finish(&mut on)
 }

@@ -600,6 +600,8 @@ fn answer<D: Downstream, U: Upstream>(
         target(snapshot, scope, &asked, note, route.endpoint.dialect)?
     };
     let all = plan::targets(snapshot, scope, &asked, |place| core.pool.turn(place));
+    let providers = all.iter().map(|one| one.provider).chain([target.provider]);
+    admit_others(snapshot, user, providers, &ask.others)?;
     if !all.is_empty() {
         return cascade::answer(core, snapshot, session, up, head, &route, &ask, &all, body, note);
     }
@@ -718,6 +720,21 @@ fn admit<'s>(
         plan::admit_unmetered(snapshot, user)?;
     }
     admitted.map_err(|error| about(error, target.model_asked))
+}
+
+/// Models to fall back to, or for a tool to ask, go up as they stand: who is not permitted to call
+/// them by those names has not to name them.
+fn admit_others(
+    snapshot: &Snapshot,
+    user: usize,
+    mut providers: impl Iterator<Item = usize>,
+    names: &[String],
+) -> Result<(), Refusal> {
+    let may = |provider: usize, name: &String| snapshot.permits(user, provider, name);
+    let forbidden = providers
+        .find_map(|provider| names.iter().find(|name| !may(provider, name)))
+        .map(|name| about(RouteError::Forbidden, name));
+    forbidden.map_or(Ok(()), Err)
 }
 
 fn about(error: RouteError, model: &str) -> Refusal {

@@ -1,7 +1,7 @@
 //! Messages as a cloud takes them: the model stands in the address, a version in the body.
 
 use super::{Edit, each_event, splice};
-use crate::wire::json::{Event, JsonError, Step, escape};
+use crate::wire::json::{Event, JsonError, Step, Watch, escape};
 use std::ops::Range;
 
 /// The version that Vertex wants in the body of every call of Claude's.
@@ -11,10 +11,10 @@ const VERSION: &[u8] = b"\"anthropic_version\":\"vertex-2023-10-16\"";
 /// in, unless the caller gave one.
 pub fn rewrite_for_vertex(body: &mut Vec<u8>, served: Option<&str>) -> Result<(), JsonError> {
     const MODEL: usize = 0;
-    let mut paths: [&[Step]; 2] = [&[Step::Key("model")], &[Step::Key("anthropic_version")]];
+    let paths: [&[Step]; 2] = [&[Step::Key("model")], &[Step::Key("anthropic_version")]];
     // From the comma or bracket in front to the end of the value; where the value begins.
     let (mut member, mut value, mut has_version): (Range<usize>, usize, bool) = (0..0, 0, false);
-    each_event(&mut paths, body, |event| match event {
+    each_event(Watch::of(&paths), body, |event| match event {
         Event::Begins { path: MODEL, at, after, .. } => {
             (member.start, value) = (after as usize, at as usize);
         }

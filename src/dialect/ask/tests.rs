@@ -391,3 +391,27 @@ fn a_cache_of_an_hour_is_seen_where_there_can_be_one() {
     }
     assert!(!scan(endpoint("messages"), br#"{"model":"1"}"#).expect("sound").hour_cache);
 }
+
+#[test]
+fn further_models_are_found_wherever_vendors_take_them() {
+    let others = |name: &str, rest: &str| {
+        let body = format!(r#"{{"model":"m",{rest}}}"#);
+        scan(endpoint(name), body.as_bytes()).map(|ask| ask.others)
+    };
+    let names = |names: &[&str]| Ok(names.iter().map(|name| (*name).to_owned()).collect());
+    for name in ["chat.completions", "messages", "responses"] {
+        assert_eq!(others(name, r#""models":["a","b"]"#), names(&["a", "b"]));
+        assert_eq!(others(name, r#""f\u0061llbacks":[{"model":"a"},"b"]"#), names(&["a", "b"]));
+        assert_eq!(others(name, r#""models":{"a":1},"fallbacks":null"#), names(&[]));
+        assert_eq!(others(name, r#""x":{"models":["a"]}"#), names(&[]));
+        assert_eq!(others(name, r#""Models":["a"]"#), Err(AskError::KeyMisspelt));
+        assert_eq!(others(name, r#""models":[],"models":["a"]"#), Err(AskError::ModelTwice));
+        let many = vec!["\"a\""; BODY_MODELS_MAX + 1].join(",");
+        assert_eq!(others(name, &format!("\"models\":[{many}]")), Err(AskError::TooManyModels));
+    }
+    let adviser = r#""tools":[{"name":"x"},{"type":"advisor_20260301","model":"a"}]"#;
+    assert_eq!(others("messages", adviser), names(&["a"]));
+    assert_eq!(others("responses", adviser), names(&[]), "a tool that draws names its own");
+    let tool = r#""tools":[{"type":"openrouter:advisor","parameters":{"model":"a"}}]"#;
+    assert_eq!(others("chat.completions", tool), names(&["a"]));
+}
