@@ -6,7 +6,7 @@ mod support;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use support::admin::{admin, call};
-use support::{ADMIN_KEY, Config, Gateway, UPSTREAM_KEY};
+use support::{ADMIN_KEY, ALICE_KEY, Config, Gateway, UPSTREAM_KEY};
 
 const NEW_KEY: &str = "sk-carol-0123456789abcdef0123456789abcdef";
 const NEW_SECRET: &str = "upstream-credential-new-9b1c";
@@ -176,4 +176,32 @@ fn certificates_that_cannot_be_read_are_found_by_a_dry_run_too() {
     assert_eq!(seen(), 1);
     let quota = admin(&gateway, "GET", "quotas/carol:total", Value::Null, 200);
     assert_eq!(quota["used"], "2", "{quota}");
+}
+
+/// A user who made himself a key can still be taken out of the file.
+#[test]
+fn who_leaves_the_file_leaves_nothing_that_stops_a_reload_or_a_start() {
+    let mut gateway = Gateway::start(&config().text());
+    let made = call(&gateway, ALICE_KEY, "POST", "/user/api/keys", &json!({ "label": "own" }));
+    assert_eq!(made.status, 201, "{}", made.text());
+    let key = made.json()["api_key"].as_str().expect("it is told once").to_owned();
+    let who =
+        |gateway: &Gateway| call(gateway, &key, "GET", "/user/api/session", &Value::Null).status;
+    assert_eq!(who(&gateway), 200);
+    let path = gateway.folder().join("config.toml");
+    let text = std::fs::read_to_string(&path).expect("our file").replace("alice", "zoe");
+    std::fs::write(&path, &text).expect("our folder");
+    let report = admin(&gateway, "POST", "reload", Value::Null, 200);
+    let warnings = report["warnings"].to_string();
+    assert!(warnings.contains("there is no user \\\"alice\\\""), "{warnings}");
+    assert_eq!(who(&gateway), 401);
+    // It stands in the way of no change, and nobody may write such a row now.
+    admin(&gateway, "POST", "users", json!({ "name": "bob" }), 201);
+    admin(&gateway, "POST", "user_keys", json!({ "user_name": "alice" }), 409);
+    gateway.sigterm();
+    assert!(gateway.wait_exit().success());
+    let port = format!("port = {}", gateway.port);
+    let again = Gateway::start(&text.replacen(&port, "port = 0", 1));
+    assert_eq!(who(&again), 401);
+    admin(&again, "GET", "users/bob", Value::Null, 200);
 }

@@ -114,6 +114,7 @@ pub fn boot(
     // Not before: what the database says of it was not known when it was opened.
     ledger.retain(both.snapshot.retention);
     state.declared = both.declared;
+    state.idle = both.forbidden.len();
     let earlier = loaded.warnings.into_iter().filter(|warning| !both.warnings.contains(warning));
     warnings.splice(0..0, earlier);
     warnings.extend(both.warnings);
@@ -138,7 +139,7 @@ fn open(loaded: &Loaded, now_ms: i64, lock: Option<File>) -> Result<Opened, Boot
     let kept = kept.ok_or_else(|| BootError::Other("a row of the database is no object".into()))?;
     let top_ups = opening.top_ups.clone();
     let seen = std::mem::take(&mut opening.seen).into_iter().collect();
-    let state = State { text: Secret::new(""), declared: Vec::new(), kept, top_ups, seen };
+    let state = State { text: Secret::new(""), declared: Vec::new(), kept, idle: 0, top_ups, seen };
     let (statuses, uses) = (&mut opening.statuses, &mut opening.key_uses);
     let known = (std::mem::take(statuses), std::mem::take(uses));
     Ok((ledger, Accounts::new(opening), state, known))

@@ -484,12 +484,17 @@ pub(super) fn commit(
     if loaded.forbidden.iter().any(|error| own.is_some() && error.row == own) {
         return Err(Fault::of_config(&loaded.forbidden, own));
     }
+    // What hangs on nothing any more would be left behind.
+    if loaded.forbidden.len() > state.idle {
+        return Err(Fault::of_config(&loaded.forbidden, None));
+    }
     has_admin(&loaded.snapshot)?;
     let unseen = state.unseen(&loaded);
     change.edits.extend(unseen.edits());
     write(api, change)?;
     state.see(unseen, &api.books.accounts);
     state.kept = kept;
+    state.idle = loaded.forbidden.len();
     api.core.swap(loaded.snapshot);
     let mine = loaded.made_warnings.into_iter().filter(|one| own.is_some() && one.row == own);
     Ok(mine.map(|one| format!("{}: {}", one.key, one.why)).collect())

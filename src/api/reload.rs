@@ -136,6 +136,7 @@ impl Interface {
         self.source.apply(&loaded).map_err(|why| vec![why])?;
         state.text = text;
         state.declared = loaded.declared;
+        state.idle = loaded.forbidden.len();
         self.core.swap(loaded.snapshot);
         self.core.pool.revive(&self.core.snapshot());
         Ok(reloaded)

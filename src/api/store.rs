@@ -35,6 +35,8 @@ pub(super) struct State {
     pub(super) text: Secret,
     pub(super) declared: Vec<Declared>,
     pub(super) kept: Vec<Kept>,
+    /// Rows of the database that have no effect.
+    pub(super) idle: usize,
     pub(super) top_ups: Vec<TopUp>,
     /// Users whose earlier spending was counted, or is none.
     pub(super) seen: HashSet<String>,

@@ -89,7 +89,8 @@ pub(super) fn declare_as(
     }
 }
 
-/// The index of a declared name; reports an unknown one.
+/// The index of a declared name; reports an unknown one. A row of the database outlives whom it is
+/// for where the file declared him: then it has no effect.
 pub(super) fn declared(
     report: &mut Report<'_>,
     names: &Names,
@@ -100,7 +101,7 @@ pub(super) fn declared(
     if known.is_none() {
         let hint = hint(name.value, names.keys().map(String::as_str));
         let shown = shown(name.value);
-        report.error(&name.place, format!("there is no {kind} \"{shown}\"{hint}"));
+        report.forbid(&name.place, &format!("there is no {kind} \"{shown}\"{hint}"));
     }
     known
 }
@@ -693,7 +694,7 @@ pub(super) fn read_aliases(
         let enabled = table.flag(report, "enabled", true);
         let known = if enabled { providers } else { &[] };
         let targets = read_targets(&mut table, report, known, names);
-        let one = match targets.is_empty() {
+        let one = match targets.is_empty() && !table.holds("targets") {
             true => read_target(&mut table, report, known, names),
             false => targets.first().map(|target| (target.provider, target.model_id.clone())),
         };
@@ -751,6 +752,7 @@ fn read_targets(
     let place = table.place_of(report, "targets");
     let mut targets = Vec::new();
     let was_written = table.holds("targets");
+    let reported = report.forbidden.len();
     for mut target in table.tables(report, "targets") {
         let found = read_target(&mut target, report, known, names);
         let weight = target.number_or(report, "weight", 1..=1_000_000, 1) as u32;
@@ -759,7 +761,8 @@ fn read_targets(
         let row = |(provider, model_id)| AliasTarget { provider, model_id, weight, tier };
         targets.extend(found.map(row));
     }
-    if was_written && (targets.is_empty() || targets.len() > limits::TARGETS_MAX) {
+    let is_cut = report.forbidden.len() > reported;
+    if was_written && (targets.is_empty() && !is_cut || targets.len() > limits::TARGETS_MAX) {
         report.error(&place, format!("must name 1 to {} targets", limits::TARGETS_MAX));
     }
     if was_written && (table.holds("provider_name") || table.holds("model_id")) {

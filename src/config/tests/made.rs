@@ -78,7 +78,6 @@ fn a_mistake_in_the_database_names_its_row_and_a_clash_the_line_of_the_file() {
         ("users", json!({ "name": "v", "is_admin": "yes" }), "is_admin", "must be true or false"),
         ("users", json!({ "name": "v", "admin": true }), "admin", "unknown key"),
         ("users", json!({ "is_admin": true }), "name", "this key is missing"),
-        ("user_keys", json!({ "user_name": "w", "api_key": "sk-1" }), "user_name", "no user \"w\""),
         ("user_keys", json!({ "user_name": "u", "api_key": file_key }), "api_key", "on line 7 too"),
         (
             "providers",
@@ -97,4 +96,29 @@ fn a_mistake_in_the_database_names_its_row_and_a_clash_the_line_of_the_file() {
         assert!(error.why.contains(why), "{row}: {error}");
         assert!(error.to_string().starts_with("gproxy.db: "), "{error}");
     }
+}
+
+/// The file may lose whom the database still has rows for: nobody is stopped by them.
+#[test]
+fn rows_for_who_is_not_there_any_more_have_no_effect_and_stop_no_start() {
+    let key = Digest::of(b"sk-made").to_text();
+    let targets = json!([{ "provider_name": "gone", "model_id": "m" }]);
+    let rows = [
+        ("user_keys", json!({ "user_name": "w", "api_key": key })),
+        ("permissions", json!({ "user_name": "w", "model_pattern": "*" })),
+        ("permissions", json!({ "user_name": "u", "provider_name": "gone", "model_pattern": "*" })),
+        ("file_permissions", json!({ "user_name": "u", "provider_name": "gone" })),
+        ("rate_limits", json!({ "user_name": "w", "model_pattern": "*", "rpm": 1 })),
+        ("quotas", json!({ "user_name": "w", "quota": "1" })),
+        ("models", json!({ "provider_name": "gone", "model_id": "m" })),
+        ("model_aliases", json!({ "alias": "x", "provider_name": "gone", "model_id": "m" })),
+        ("model_aliases", json!({ "alias": "y", "targets": targets })),
+    ];
+    let count = rows.len();
+    let loaded = load(&rows).unwrap_or_else(|errors| panic!("{errors:?}"));
+    assert_eq!(loaded.forbidden.len(), count, "{:?}", loaded.forbidden);
+    assert!(loaded.forbidden.iter().all(|error| error.why.starts_with("there is no ")));
+    assert!(loaded.snapshot.users.iter().all(|user| user.permissions.len() == 1));
+    assert!(loaded.snapshot.users.iter().all(|user| user.file_permissions.is_empty()));
+    assert!(loaded.snapshot.aliases().is_empty());
 }
