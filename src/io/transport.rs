@@ -355,8 +355,18 @@ pub fn cause_of(error: &io::Error) -> Cause {
     }
 }
 
+/// No local port is left towards it. Of version 6 the same error says that there is none here.
+fn is_out_of_ports(error: &io::Error, address: SocketAddr) -> bool {
+    use rustix::io::Errno;
+    address.is_ipv4() && Errno::from_io_error(error) == Some(Errno::ADDRNOTAVAIL)
+}
+
 fn connect_one(address: SocketAddr, watch: &Watch, until: Instant) -> Result<Sock, Cause> {
-    let mut sock = Sock::connect(address, watch.worker).map_err(|error| cause_of(&error))?;
+    let connected = Sock::connect(address, watch.worker);
+    let mut sock = connected.map_err(|error| match is_out_of_ports(&error, address) {
+        true => Cause::Exhausted,
+        false => cause_of(&error),
+    })?;
     loop {
         let wait = watch.wait_until(until)?;
         if sock.is_connected(wait).map_err(|_| Cause::Unreachable)? {
@@ -579,6 +589,16 @@ impl Buffers for Room {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn ports_that_are_used_up_are_no_fault_of_the_upstream() {
+        use rustix::io::Errno;
+        let error = |errno: Errno| io::Error::from_raw_os_error(errno.raw_os_error());
+        let [four, six] = ["192.0.2.1:443", "[2001:db8::1]:443"].map(|text| text.parse().unwrap());
+        assert!(is_out_of_ports(&error(Errno::ADDRNOTAVAIL), four));
+        assert!(!is_out_of_ports(&error(Errno::ADDRNOTAVAIL), six));
+        assert!(!is_out_of_ports(&error(Errno::CONNREFUSED), four));
+    }
 
     #[test]
     fn a_connection_is_opened_by_scheme_and_authority_alone() {
