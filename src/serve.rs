@@ -200,7 +200,6 @@ pub fn run(
             SIGHUP => {
                 // What came of it stands in the log.
                 let _ = interface.reload("");
-                core.renew_lists();
             }
             // A file that may not grow is a disk that is full: the write says so, and we live on.
             SIGXFSZ => {}

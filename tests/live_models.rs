@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex};
 
 use rustix::process::Signal;
 use serde_json::{Value, json};
+use support::admin::admin;
 use support::{ADMIN_KEY, Conn, Gateway, Seen, Upstream, request, wait_for};
 
 const ALICE: &str = "sk-alice-0123456789abcdef0123456789abcdef";
@@ -124,6 +125,10 @@ fn with_the_upstreams_list_alone_declared_models_stand_in_until_it_comes() {
     gateway.signal(Signal::HUP);
     wait_for_ids(&gateway, &["a-live", "b-live", "b-alias"]);
     assert!(get(&gateway, "/live/v1/models/b-declared", ADMIN_KEY)["error"].is_object());
+    // The interface reads the file like the signal.
+    set(&list, Some(vec!["c-live"]));
+    admin(&gateway, "POST", "reload", serde_json::Value::Null, 200);
+    wait_for_ids(&gateway, &["c-live", "b-alias"]);
 }
 
 #[test]

@@ -84,6 +84,7 @@ impl Interface {
                     target: "gproxy",
                     "reloaded: {providers} providers, {users} users, {count} changes in the file"
                 );
+                self.core.renew_lists();
                 let after = Some(json!({ "changes_count": count }).to_string());
                 let now_ms = self.core.unix_ms();
                 let record = Record::new(now_ms, made_by, "reload", ("settings", "file"));
