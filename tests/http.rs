@@ -582,3 +582,26 @@ fn a_head_that_trickles_is_cut_off_by_an_absolute_limit() {
     let all = client.read_to_close();
     assert!(all.is_empty() || all.starts_with(b"HTTP/1.1 408 "), "{all:?}");
 }
+
+/// Some libraries and proxies write it with every method.
+#[test]
+fn a_body_of_no_bytes_is_none() {
+    let upstream = Upstream::answering(|conn, _| {
+        conn.whole(200, "{}");
+    });
+    let gateway = Gateway::start(&Config::to(&upstream).text());
+    let list = |length: usize, body: &str| {
+        let mut client = gateway.connect();
+        let key = support::ADMIN_KEY;
+        client.ask(
+            format!(
+                "GET /openai-main/v1/batches HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {key}\r\n\
+                 content-length: {length}\r\n\r\n{body}"
+            )
+            .as_bytes(),
+        )
+    };
+    assert_eq!(list(0, "").status, 200);
+    assert_eq!(upstream.last().header("content-length"), None);
+    assert_eq!(list(1, "x").status, 400);
+}

@@ -4,7 +4,7 @@ mod support;
 
 use serde_json::{Value, json};
 use support::admin::{admin, call};
-use support::{ADMIN_KEY, ALICE_KEY, Gateway, Reply, Upstream};
+use support::{ADMIN_KEY, ALICE_KEY, Gateway, Reply, Upstream, request};
 
 const OK: &str = r#"{"model":"m"}"#;
 const FIRST: &str = "cred-first-0123456789";
@@ -206,4 +206,20 @@ fn a_test_call_says_what_the_upstream_says_without_the_credential() {
     let sums = admin(&gateway, "GET", "usage/sums", Value::Null, 200);
     assert_eq!(sums["items"][0]["requests"], Value::Null, "{sums}");
     assert!(health(&gateway).iter().all(|one| one["circuits"] == json!([])));
+}
+
+/// What one account keeps another does not find.
+#[test]
+fn calls_that_name_no_model_stay_with_the_first_credential() {
+    let upstream = Upstream::answering(|conn, _| {
+        conn.whole(200, "{}");
+    });
+    let gateway = Gateway::start(&config(&upstream, ""));
+    let key = format!("Bearer {ADMIN_KEY}");
+    for target in ["/p/v1/batches", "/p/v1/batches/b", "/p/v1/evals", "/p/v1/batches/b"] {
+        let ask = request("GET", target, &[("authorization", key.as_str())], b"");
+        assert_eq!(gateway.connect().ask(&ask).status, 200, "{target}");
+        let first = format!("Bearer {FIRST}");
+        assert_eq!(upstream.last().header("authorization"), Some(first.as_str()), "{target}");
+    }
 }

@@ -319,7 +319,7 @@ fn a_call_without_a_model_costs_those_with_one_nothing() {
                 false => conn.whole(200, OK),
             };
         });
-        let text = config(&upstream, &both(), "");
+        let text = config(&upstream, &bad_first(), "");
         let permitted = "[[file_permissions]]\nuser_name = \"admin\"\nprovider_name = \"p\"\n";
         let gateway = Gateway::start(&format!("{text}{permitted}"));
         let mut client = gateway.connect();
@@ -328,7 +328,7 @@ fn a_call_without_a_model_costs_those_with_one_nothing() {
         for _ in 0..2 {
             assert_eq!(client.ask(&get).status, 200, "{status}: the other one serves");
         }
-        assert_eq!(calls_with(&upstream, BAD), 1, "{status}");
+        assert_eq!(calls_with(&upstream, BAD), 2, "{status}: it is the first for each");
         upstream.forget();
         for _ in 0..8 {
             assert_eq!(client.ask(&chat("p/m", false)).status, 200);

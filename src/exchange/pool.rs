@@ -366,6 +366,8 @@ impl<'a> Search<'a> {
     fn first(&self, count: usize, turn: &mut Option<u64>) -> usize {
         match self.provider.strategy {
             _ if count == 1 => 0,
+            // Files, batches and the like are one account's, and so is whoever asks for them.
+            _ if self.model.is_empty() => 0,
             Strategy::Sticky => {
                 let own = self.core.pool.at(self.provider.place);
                 own.map_or(0, |own| own.current.load(Ordering::Relaxed))

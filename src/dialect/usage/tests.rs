@@ -270,7 +270,7 @@ fn what_anthropic_did_beside_the_message_is_added_once() {
     let message = json!({"type": "message", "input_tokens": 10, "output_tokens": 5});
     let beside = json!({"type": "compaction", "input_tokens": 1_000, "output_tokens": 200,
         "cache_read_input_tokens": 7, "cache_creation_input_tokens": 3});
-    let usage = |iterations: &Value| json!({"input_tokens": 10, "output_tokens": 5, "iterations": iterations});
+    let usage = |list: &Value| json!({"input_tokens": 10, "output_tokens": 5, "iterations": list});
     let both = json!([beside, message]);
     let expected = [1_010, 7, 3, 0, 205, 0, 0, 0, 0];
     whole("messages", &json!({"usage": usage(&both)}), expected);
