@@ -351,9 +351,13 @@ fn scan_named_in_path(endpoint: &Endpoint, body: &[u8]) -> Result<Ask, AskError>
     }
 }
 
-/// A count of tokens, as far as it is one.
+/// A count of tokens, as far as it is one. Some servers take `4096.0`; what is between two counts
+/// is the larger.
 fn number(literal: &[u8]) -> Option<u64> {
-    std::str::from_utf8(literal).ok()?.parse().ok()
+    let text = std::str::from_utf8(literal).ok()?;
+    let broken = || text.parse::<f64>().ok().filter(|count| *count >= 0.0).map(f64::ceil);
+    // The cast saturates.
+    text.parse().ok().or_else(|| broken().map(|count| count as u64))
 }
 
 fn each_event(watch: Watch, body: &[u8], mut on: impl FnMut(Event)) -> Result<(), JsonError> {

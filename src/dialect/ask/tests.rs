@@ -415,3 +415,23 @@ fn further_models_are_found_wherever_vendors_take_them() {
     let tool = r#""tools":[{"type":"openrouter:advisor","parameters":{"model":"a"}}]"#;
     assert_eq!(others("chat.completions", tool), names(&["a"]));
 }
+
+#[test]
+fn a_count_may_be_written_with_a_fraction() {
+    let asked = |count: &str| {
+        let body = format!(r#"{{"model":"m","max_tokens":{count}}}"#);
+        scan(endpoint("chat.completions"), body.as_bytes()).expect("sound").output_max
+    };
+    for (count, expected) in [
+        ("4096.0", Some(4_096)),
+        ("1e5", Some(100_000)),
+        ("0.5", Some(1)),
+        ("1e99", Some(u64::MAX)),
+        ("-1", None),
+        ("-0.5", None),
+        ("null", None),
+        ("\"5\"", None),
+    ] {
+        assert_eq!(asked(count), expected, "{count}");
+    }
+}
