@@ -125,6 +125,11 @@ const IN_BODY: usize = 10;
 /// The first of the places of further models.
 const OTHERS: usize = IN_BODY;
 
+/// Behind them, the prompts of a legacy call.
+const PROMPTS: usize = OTHERS + 4;
+
+/// Each is answered by itself.
+const PROMPTS_PATH: &[Step] = &[Step::Key("prompt"), Step::Each];
 /// OpenRouter's two lists to fall back to, of which Anthropic has the second.
 const OTHERS_PATHS: [&[Step]; 3] = [
     &[Step::Key("models"), Step::Each],
@@ -192,12 +197,21 @@ fn scan_named_in_body(endpoint: &Endpoint, body: &[u8]) -> Result<Ask, AskError>
         (false, false) => OPTIONS,
         (false, true) => COPIES,
     };
-    let watch = with_others(Watch::of(&paths[..watched]), endpoint.dialect);
+    let mut watch = with_others(Watch::of(&paths[..watched]), endpoint.dialect);
+    if endpoint.tail == "completions" {
+        watch = watch.with(PROMPTS, PROMPTS_PATH);
+    }
+    let mut prompts = 0;
     let mut values: [Option<Value>; IN_BODY] = [const { None }; IN_BODY];
     let (mut output_max, mut copies) = (None, None);
     let mut others = Others::default();
     let mut repeated: Option<AskError> = None;
     each_event(watch, body, |event| match event {
+        // A list of numbers is one prompt, in tokens.
+        Event::Begins { path: PROMPTS, kind, .. } => {
+            prompts += u64::from(matches!(kind, Kind::String | Kind::Array));
+        }
+        Event::Ends { path: PROMPTS, .. } | Event::Repeats { path: PROMPTS } => {}
         Event::Begins { path: OTHERS.., kind, at, .. } => {
             others.at = (kind == Kind::String).then_some(at as usize);
         }
@@ -237,6 +251,9 @@ fn scan_named_in_body(endpoint: &Endpoint, body: &[u8]) -> Result<Ask, AskError>
         return Err(error);
     }
     let others = others.found?;
+    if prompts > 1 {
+        copies = Some(copies.unwrap_or(1).max(1).saturating_mul(prompts));
+    }
     let (name, model_at) = match model {
         Some(model) if model.kind == Kind::String => {
             (Some(model_name(&body[model.span.clone()])?), model.span)

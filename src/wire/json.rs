@@ -23,7 +23,7 @@ use crate::limits::JSON_DEPTH_MAX;
 pub use text::{escape, unescape};
 
 /// Paths of one [`Watch`], at most.
-pub const PATHS_MAX: usize = 14;
+pub const PATHS_MAX: usize = 15;
 /// Steps of one path.
 pub const STEPS_MAX: usize = 7;
 
