@@ -55,6 +55,26 @@ impl Usage {
         ];
         tokens.into_iter().fold(0, u64::saturating_add)
     }
+
+    /// Puts each count together with that of another.
+    fn combine(&mut self, other: &Usage, with: fn(u64, u64) -> u64) {
+        for (own, more) in [
+            (&mut self.input_tokens, other.input_tokens),
+            (&mut self.cache_read_input_tokens, other.cache_read_input_tokens),
+            (&mut self.cache_creation_input_tokens_5min, other.cache_creation_input_tokens_5min),
+            (&mut self.cache_creation_input_tokens_1h, other.cache_creation_input_tokens_1h),
+            (&mut self.output_tokens, other.output_tokens),
+            (&mut self.reasoning_tokens, other.reasoning_tokens),
+            (&mut self.input_audio_tokens, other.input_audio_tokens),
+            (&mut self.output_audio_tokens, other.output_audio_tokens),
+            (&mut self.tool_calls, other.tool_calls),
+            (&mut self.images, other.images),
+            (&mut self.input_image_tokens, other.input_image_tokens),
+            (&mut self.output_image_tokens, other.output_image_tokens),
+        ] {
+            *own = with(*own, more);
+        }
+    }
 }
 
 /// How a vendor served a call, by its own word.
@@ -129,58 +149,26 @@ pub struct Told {
     /// What was told holds the output's count.
     pub output: bool,
     /// The part of Anthropic's that stood beside its totals.
-    beside: Beside,
-}
-
-/// Anthropic: what making a conversation shorter, or asking an adviser, took besides the message.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Beside {
-    input: u64,
-    cache_read: u64,
-    cache_5min: u64,
-    cache_1h: u64,
-    output: u64,
+    beside: Usage,
 }
 
 /// Types of Anthropic's `iterations` that its totals do not hold: `message` they do.
 const BESIDE: [&str; 2] = ["compaction", "advisor_message"];
 
-impl Beside {
-    /// The sum of what is told of.
-    fn of(iterations: &Node<'_>) -> Beside {
-        let mut sum = Beside::default();
-        let is_beside = |one: &&Node<'_>| {
-            one.get("type").and_then(Node::as_str).is_some_and(|name| BESIDE.contains(&name))
-        };
-        for one in iterations.values().filter(is_beside) {
-            let mut own = Told::default();
-            own.message(one);
-            let usage = own.usage;
-            for (sum, more) in [
-                (&mut sum.input, usage.input_tokens),
-                (&mut sum.cache_read, usage.cache_read_input_tokens),
-                (&mut sum.cache_5min, usage.cache_creation_input_tokens_5min),
-                (&mut sum.cache_1h, usage.cache_creation_input_tokens_1h),
-                (&mut sum.output, usage.output_tokens),
-            ] {
-                *sum = sum.saturating_add(more);
-            }
-        }
-        sum
+/// What making a conversation shorter, or asking an adviser, took besides the message.
+fn beside(iterations: &Node<'_>) -> Usage {
+    let mut sum = Usage::default();
+    let is_beside = |one: &&Node<'_>| {
+        one.get("type").and_then(Node::as_str).is_some_and(|name| BESIDE.contains(&name))
+    };
+    for one in iterations.values().filter(is_beside) {
+        let mut own = Told::default();
+        own.message(one);
+        // Tools and thoughts are told in the totals.
+        let own = Usage { tool_calls: 0, reasoning_tokens: 0, ..own.usage };
+        sum.combine(&own, u64::saturating_add);
     }
-
-    /// The totals with it, or without.
-    fn apply(self, usage: &mut Usage, with: fn(u64, u64) -> u64) {
-        for (total, own) in [
-            (&mut usage.input_tokens, self.input),
-            (&mut usage.cache_read_input_tokens, self.cache_read),
-            (&mut usage.cache_creation_input_tokens_5min, self.cache_5min),
-            (&mut usage.cache_creation_input_tokens_1h, self.cache_1h),
-            (&mut usage.output_tokens, self.output),
-        ] {
-            *total = with(*total, own);
-        }
-    }
+    sum
 }
 
 /// A count; what is none counts as zero, and so does what no call can use: an upstream that counts
@@ -198,23 +186,7 @@ const COUNT_MAX: u64 = 1 << 28;
 impl Told {
     /// Adds what another answer of the same session used.
     pub fn plus(&mut self, other: &Told) {
-        let (sum, more) = (&mut self.usage, &other.usage);
-        for (sum, more) in [
-            (&mut sum.input_tokens, more.input_tokens),
-            (&mut sum.cache_read_input_tokens, more.cache_read_input_tokens),
-            (&mut sum.cache_creation_input_tokens_5min, more.cache_creation_input_tokens_5min),
-            (&mut sum.cache_creation_input_tokens_1h, more.cache_creation_input_tokens_1h),
-            (&mut sum.output_tokens, more.output_tokens),
-            (&mut sum.reasoning_tokens, more.reasoning_tokens),
-            (&mut sum.input_audio_tokens, more.input_audio_tokens),
-            (&mut sum.output_audio_tokens, more.output_audio_tokens),
-            (&mut sum.tool_calls, more.tool_calls),
-            (&mut sum.images, more.images),
-            (&mut sum.input_image_tokens, more.input_image_tokens),
-            (&mut sum.output_image_tokens, more.output_image_tokens),
-        ] {
-            *sum = sum.saturating_add(more);
-        }
+        self.usage.combine(&other.usage, u64::saturating_add);
         if other.any {
             self.tier = other.tier;
         }
@@ -295,12 +267,12 @@ impl Told {
     }
 
     fn anthropic(&mut self, value: &Node<'_>) {
-        self.beside.apply(&mut self.usage, u64::saturating_sub);
+        self.usage.combine(&self.beside, u64::saturating_sub);
         self.message(value);
         if let Some(iterations) = value.get("iterations") {
-            self.beside = Beside::of(iterations);
+            self.beside = beside(iterations);
         }
-        self.beside.apply(&mut self.usage, u64::saturating_add);
+        self.usage.combine(&self.beside, u64::saturating_add);
     }
 
     /// Each field that is there replaces the one before: the counts of a stream are cumulative.
