@@ -489,13 +489,11 @@ impl Settlement {
         if output && is_last {
             return usage;
         }
-        let input_tokens = guess(seen.bytes_in).min(self.input_max);
-        let begun = match () {
-            () if !any => Usage { input_tokens, ..Usage::default() },
-            // Some count nothing before the end.
-            () if !has_prompt(&usage) => Usage { input_tokens, ..usage },
-            () => usage,
-        };
+        let mut begun = if any { usage } else { Usage::default() };
+        // Some count nothing before the end.
+        if !has_prompt(&begun) {
+            begun.input_tokens = guess(seen.bytes_in).min(self.input_max);
+        }
         Usage { output_tokens: begun.output_tokens.max(guess(seen.text_bytes)), ..begun }
     }
 
