@@ -134,7 +134,7 @@ impl Resolver for Stub {
             Some("https") => 443,
             _ => 80,
         });
-        let host = authority.host().trim_start_matches('[').trim_end_matches(']');
+        let host = bare(authority.host());
         let watch = Watch::current().ok_or(Error::HostNotFound)?;
         watch.enter(Phase::Resolve);
         let addresses = look_up(host, &watch).map_err(|cause| {
@@ -147,6 +147,11 @@ impl Resolver for Stub {
         }
         Ok(resolved)
     }
+}
+
+/// The host of an authority: an address of version 6 without its brackets.
+pub fn bare(host: &str) -> &str {
+    host.trim_start_matches('[').trim_end_matches(']')
 }
 
 /// The addresses of `host`, IPv4 first.

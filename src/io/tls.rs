@@ -15,6 +15,7 @@ use rustls::{
 use ureq::Error;
 
 use crate::failure::{Cause, Phase};
+use crate::io::resolver;
 use crate::io::transport::{
     Buffers, ConnectionDetails, Connector, Either, Idler, NextTimeout, Room, Transport,
     TransportAdapter,
@@ -230,8 +231,7 @@ impl<In: Transport> Connector<In> for TlsConnector {
         }
         let watch = Watch::current().ok_or(Error::ConnectionFailed)?;
         watch.enter(Phase::Tls);
-        let host = details.uri.host().unwrap_or_default();
-        let host = host.trim_start_matches('[').trim_end_matches(']');
+        let host = resolver::bare(details.uri.host().unwrap_or_default());
         let name = ServerName::try_from(host.to_owned())
             .map_err(|_| Error::Tls("the host is no name for a certificate"))?;
         let config = CLIENT.get().ok_or(Error::TlsRequired)?.read().clone();

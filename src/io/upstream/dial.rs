@@ -87,13 +87,14 @@ fn shake(
 
 fn connect(address: &Address<'_>, proxy: Option<&str>, watch: &Watch) -> Result<Wire, Cause> {
     let authority: Authority = address.authority.parse().map_err(|_| Cause::Malformed)?;
-    let host = bare(authority.host());
+    let host = resolver::bare(authority.host());
     let port = authority.port_u16().unwrap_or(if address.secure { 443 } else { 80 });
     let mut sock = match proxy.map(|proxy| proxy.trim_start_matches("http://").parse()) {
         None => open(host, port, watch)?,
         Some(proxy) => {
             let proxy: Authority = proxy.map_err(|_| Cause::ProxyRefused)?;
-            let mut sock = open(bare(proxy.host()), proxy.port_u16().unwrap_or(80), watch)?;
+            let mut sock =
+                open(resolver::bare(proxy.host()), proxy.port_u16().unwrap_or(80), watch)?;
             let target = format!("{}:{port}", authority.host());
             tunnel(&mut sock, &target, watch)?;
             sock
@@ -105,11 +106,6 @@ fn connect(address: &Address<'_>, proxy: Option<&str>, watch: &Watch) -> Result<
         tls = Some(Sealed::open(host, &mut Patient::new(&mut sock, watch))?);
     }
     Ok(Wire { sock, tls })
-}
-
-/// An address of version 6 without its brackets.
-fn bare(host: &str) -> &str {
-    host.trim_start_matches('[').trim_end_matches(']')
 }
 
 fn open(host: &str, port: u16, watch: &Watch) -> Result<Sock, Cause> {
