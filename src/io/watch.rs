@@ -233,20 +233,19 @@ impl Watch {
 
     fn wait_from(&self, now: Instant, deadline: Instant) -> Result<Duration, Cause> {
         let has_waited = self.waited.swap(true, Ordering::Relaxed);
+        // The first wait of a phase begins without a look: most end within microseconds.
+        if has_waited
+            && !self.is_orphaned()
+            && let Some(downstream) = &self.downstream
+            && worker::has_left(downstream)
+            && !self.reads_on()
+        {
+            self.died(Cause::DownstreamGone);
+            return Err(Cause::DownstreamGone);
+        }
+        // Who has left, be it just now, is told of nothing.
         if !self.is_orphaned() {
-            // The first wait of a phase begins without a look: most end within microseconds.
-            if has_waited
-                && let Some(downstream) = &self.downstream
-                && worker::has_left(downstream)
-                && !self.reads_on()
-            {
-                self.died(Cause::DownstreamGone);
-                return Err(Cause::DownstreamGone);
-            }
-            // Who has just left, and is read on for, is told of nothing.
-            if !self.is_orphaned() {
-                self.tell_silence(now)?;
-            }
+            self.tell_silence(now)?;
         }
         if worker::is_cut() {
             self.died(Cause::ShuttingDown);
