@@ -126,7 +126,7 @@ const IN_BODY: usize = 10;
 const OTHERS: usize = IN_BODY;
 
 /// Behind them, the prompts of a legacy call.
-const PROMPTS: usize = OTHERS + 4;
+const PROMPTS: usize = OTHERS + OTHERS_PATHS.len() + 1;
 
 /// Each is answered by itself.
 const PROMPTS_PATH: &[Step] = &[Step::Key("prompt"), Step::Each];
