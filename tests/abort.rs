@@ -1,13 +1,12 @@
 //! Callers that leave before their reply is whole: the call is given up, or read on for its bill.
 
-mod support;
-
 use std::sync::Mutex;
 use std::sync::mpsc::{Sender, channel};
 
-use support::books::Row;
-use support::client::post;
-use support::{Client, Config, Gateway, UPSTREAM_KEY, Upstream, wait_for};
+use crate::support;
+use crate::support::books::Row;
+use crate::support::client::post;
+use crate::support::{Client, Config, Gateway, UPSTREAM_KEY, Upstream, wait_for};
 
 const CHUNK: &str = "data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"12345678\"}}]}\n\n";
 const END: &str = "data: {\"choices\":[],\"usage\":{\"prompt_tokens\":70,\

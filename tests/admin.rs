@@ -1,15 +1,14 @@
 //! The administration interface, on the running program: what is made there counts at once and
 //! stays, what the file declares is its own, and nobody reaches what is another's.
 
-mod support;
-
 use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
+use crate::support;
+use crate::support::admin::{admin, call, on};
+use crate::support::{ADMIN_KEY, ALICE_KEY, Client, Config, Gateway, Reply, request, wait_for};
 use serde_json::{Value, json};
-use support::admin::{admin, call, on};
-use support::{ADMIN_KEY, ALICE_KEY, Client, Config, Gateway, Reply, request, wait_for};
 
 const PASSWORD: &str = "correct horse battery";
 

@@ -1,8 +1,6 @@
 //! The channel `azure`: deployments and versions in the address, its own header, its first chunk.
 
-mod support;
-
-use support::{ADMIN_KEY, Config, Gateway, Reply, Seen, Upstream, request};
+use crate::support::{ADMIN_KEY, Config, Gateway, Reply, Seen, Upstream, request};
 
 const MULTIPART: &str = "multipart/form-data; boundary=b";
 

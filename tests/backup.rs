@@ -1,18 +1,17 @@
 //! `gproxy backup`: a copy that is taken while requests are served, and what stands in it.
 
-mod support;
-
 use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use crate::support;
+use crate::support::admin::{admin, call};
+use crate::support::client::chat;
+use crate::support::{ADMIN_KEY, Config, Gateway, Upstream, wait_for};
 use rusqlite::{Connection, types::Value as Cell};
 use serde_json::{Value, json};
-use support::admin::{admin, call};
-use support::client::chat;
-use support::{ADMIN_KEY, Config, Gateway, Upstream, wait_for};
 
 const PRICED: &str = "[[models]]\nprovider_name = \"router\"\nmodel_id = \"m\"\n\
     price_each_call = \"0.01\"\n";

@@ -1,10 +1,8 @@
 //! Anthropic's batches: every model in them is found, permitted and exchanged.
 
-mod support;
-
+use crate::support::config::ALICE_KEY;
+use crate::support::{ADMIN_KEY, Config, Gateway, Reply, Upstream, request};
 use serde_json::{Value, json};
-use support::config::ALICE_KEY;
-use support::{ADMIN_KEY, Config, Gateway, Reply, Upstream, request};
 
 const MORE: &str = "[[model_aliases]]\nalias = \"claude\"\nprovider_name = \"anthropic-main\"\n\
     model_id = \"claude-3-5-sonnet-latest\"\n[[models]]\nprovider_name = \"anthropic-main\"\n\

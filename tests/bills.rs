@@ -1,11 +1,10 @@
 //! What a call is billed when its upstream says little of it, nothing, or nonsense.
 
-mod support;
-
-use support::books::{self, Row};
-use support::client::post;
-use support::config::provider;
-use support::{Client, Config, Conn, Gateway, Seen, Upstream, wait_for};
+use crate::support;
+use crate::support::books::{self, Row};
+use crate::support::client::post;
+use crate::support::config::provider;
+use crate::support::{Client, Config, Conn, Gateway, Seen, Upstream, wait_for};
 
 /// Picodollars in a millionth of a dollar.
 const MICRODOLLAR: i64 = 1_000_000;

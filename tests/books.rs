@@ -6,16 +6,15 @@
 //! them by the model's name and the body's length, which no two requests share, and by the request
 //! id where the caller was told one. 3,000 requests by default, 100,000 with `SLOW=1`.
 
-mod support;
-
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
 
+use crate::support;
+use crate::support::books::Row;
+use crate::support::client::post;
+use crate::support::{Client, Config, Conn, Gateway, Random, Seen, Upstream, size, wait_for};
 use serde_json::{Value, json};
-use support::books::Row;
-use support::client::post;
-use support::{Client, Config, Conn, Gateway, Random, Seen, Upstream, size, wait_for};
 
 const CALLERS: usize = 24;
 /// Names of models; with the length of the body they tell every request from every other.

@@ -1,14 +1,12 @@
 //! Many at once: calls overlap at the upstream, and nobody's slowness is another's problem.
 
-mod support;
-
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
-use support::client::{chat, chat_body, post};
-use support::vendor::chat_stream;
-use support::{
+use crate::support::client::{chat, chat_body, post};
+use crate::support::vendor::chat_stream;
+use crate::support::{
     ADMIN_KEY, ALICE_KEY, Client, Config, DEADLINE, Gateway, Upstream, request, size, wait_for,
 };
 

@@ -1,12 +1,10 @@
 //! The console's files, as the running program serves them: to anybody, whole or packed, under a
 //! policy that lets a browser load nothing else.
 
-mod support;
-
 use std::io::Write;
 
+use crate::support::{ADMIN_KEY, ALICE_KEY, Config, Gateway, Reply, request};
 use serde_json::{Value, json};
-use support::{ADMIN_KEY, ALICE_KEY, Config, Gateway, Reply, request};
 
 fn get(gateway: &Gateway, path: &str, headers: &[(&str, &str)]) -> Reply {
     gateway.connect().ask(&request("GET", path, headers, b""))

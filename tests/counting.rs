@@ -1,8 +1,6 @@
 //! Calls that count tokens: the upstream's word where it has one, else an estimate that says so.
 
-mod support;
-
-use support::{ADMIN_KEY, Config, Gateway, Reply, Upstream, request};
+use crate::support::{ADMIN_KEY, Config, Gateway, Reply, Upstream, request};
 
 /// Path, body, and where the reply holds the count.
 const CALLS: [(&str, &str, &str); 3] = [

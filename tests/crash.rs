@@ -1,19 +1,17 @@
 //! The books of a process that is killed: whatever the moment, they add up, and they hold every
 //! reply that was complete a quarter of a second before.
 
-mod support;
-
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use crate::support::client::chat;
+use crate::support::{Client, Config, Gateway, Random, Upstream, size};
 use gproxy::ledger::audit::audit;
 use rusqlite::Connection;
 use rustix::process::Signal;
-use support::client::chat;
-use support::{Client, Config, Gateway, Random, Upstream, size};
 
 const PRICES: &str = "[[models]]\nprovider_name = \"router\"\nmodel_id = \"priced\"\n\
     price_each_call = \"0.001\"\n";

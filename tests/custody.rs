@@ -1,14 +1,12 @@
 //! What an operator is left with on a bad day: sessions that are ended, a key that was lost, and
 //! secrets that came before their master key.
 
-mod support;
-
 use std::process::Command;
 
+use crate::support::admin::{admin, call};
+use crate::support::client::{chat, find};
+use crate::support::{ADMIN_KEY, Config, Gateway, Upstream, request};
 use serde_json::{Value, json};
-use support::admin::{admin, call};
-use support::client::{chat, find};
-use support::{ADMIN_KEY, Config, Gateway, Upstream, request};
 
 const PASSWORD: &str = "correct horse battery";
 const MASTER: (&str, &str) = ("GPROXY_MASTER_KEY", "0123456789abcdef0123456789abcdef");

@@ -1,15 +1,14 @@
 //! A disk that refuses while the gateway runs, and files that cannot be the books.
 
-mod support;
-
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use crate::support;
+use crate::support::admin::admin;
+use crate::support::client::chat;
+use crate::support::{Config, Gateway, Upstream, request, wait_for};
 use gproxy::ledger::audit::audit;
 use rustix::process::{Pid, Resource, Rlimit, Signal, prlimit};
 use serde_json::Value;
-use support::admin::admin;
-use support::client::chat;
-use support::{Config, Gateway, Upstream, request, wait_for};
 
 /// Rows that may wait, as `limits::LEDGER_ROWS_MAX` says.
 const ROWS_MAX: usize = gproxy::limits::LEDGER_ROWS_MAX;

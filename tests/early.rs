@@ -1,15 +1,13 @@
 //! Streams that begin before their upstream speaks, where the operator allows it.
 
-mod support;
-
 use std::sync::Mutex;
 use std::sync::mpsc::{Sender, channel};
 
+use crate::support::admin::admin;
+use crate::support::books;
+use crate::support::client::{chat, post};
+use crate::support::{ADMIN_KEY, Gateway, Upstream, vendor, wait_for};
 use serde_json::Value;
-use support::admin::admin;
-use support::books;
-use support::client::{chat, post};
-use support::{ADMIN_KEY, Gateway, Upstream, vendor, wait_for};
 
 const SIGN: &str = ": keep-alive\n";
 

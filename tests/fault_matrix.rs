@@ -4,16 +4,14 @@
 //! Each row of the table is one fault. A pool of two credentials meets it with the first; the
 //! metrics show whether that credential was given a rest, and the books of each gateway balance.
 
-mod support;
-
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use crate::support::client::post;
+use crate::support::upstream::Conn;
+use crate::support::vendor;
+use crate::support::{ADMIN_KEY, Gateway, Reply, Upstream};
 use serde_json::Value;
-use support::client::post;
-use support::upstream::Conn;
-use support::vendor;
-use support::{ADMIN_KEY, Gateway, Reply, Upstream};
 
 /// One call of a dialect, whole or streamed.
 struct Case {

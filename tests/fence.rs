@@ -1,12 +1,10 @@
 //! Providers made through the interface stay out of the gateway's own network: what is fenced off
 //! cannot be written, and what was written, or resolves so, is not connected.
 
-mod support;
-
+use crate::support::admin::{admin, call};
+use crate::support::{ADMIN_KEY, Config, Gateway, Reply, Upstream};
 use rustix::process::Signal;
 use serde_json::{Value, json};
-use support::admin::{admin, call};
-use support::{ADMIN_KEY, Config, Gateway, Reply, Upstream};
 
 const REPLY: &str = r#"{"model":"m","choices":[]}"#;
 

@@ -1,8 +1,6 @@
 //! Whoever guesses at keys is slowed by his address, and nobody else is.
 
-mod support;
-
-use support::{ADMIN_KEY, ALICE_KEY, Config, Gateway, Reply, Upstream, request};
+use crate::support::{ADMIN_KEY, ALICE_KEY, Config, Gateway, Reply, Upstream, request};
 
 const HOME: &str = "198.51.100.7";
 const ELSEWHERE: &str = "203.0.113.9";

@@ -1,7 +1,5 @@
 //! Change without a cut: a new process takes over, or a new file is loaded, and no caller notices.
 
-mod support;
-
 use std::fs::{self, File};
 use std::io::IoSlice;
 use std::mem::MaybeUninit;
@@ -13,11 +11,12 @@ use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use crate::support;
+use crate::support::books::{audit, rows};
+use crate::support::client::chat;
+use crate::support::{ADMIN_KEY, Client, Config, Gateway, Upstream, request, size, wait_for};
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use rustix::process::Signal;
-use support::books::{audit, rows};
-use support::client::chat;
-use support::{ADMIN_KEY, Client, Config, Gateway, Upstream, request, size, wait_for};
 
 const MODEL: &str = "openai-main/gpt-4.1-mini";
 const CLIENTS: usize = 8;

@@ -1,9 +1,7 @@
 //! What goes up, what comes down, and what never does.
 
-mod support;
-
-use support::client::{chat_body, post};
-use support::{ADMIN_KEY, Config, Gateway, Seen, UPSTREAM_KEY, Upstream, request};
+use crate::support::client::{chat_body, post};
+use crate::support::{ADMIN_KEY, Config, Gateway, Seen, UPSTREAM_KEY, Upstream, request};
 
 const MODEL: &str = "openai-main/gpt-4.1-mini";
 

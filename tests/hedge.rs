@@ -1,18 +1,17 @@
 //! A second credential beside a silent one: the first that speaks is passed on, the other one is
 //! given up, and the caller pays once.
 
-mod support;
-
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use crate::support;
+use crate::support::books;
+use crate::support::client::chat;
+use crate::support::tls::{file, terminator};
+use crate::support::upstream::{Conn, Seen};
+use crate::support::{ADMIN_KEY, Client, Gateway, Upstream, wait_for};
 use rusqlite::Connection;
-use support::books;
-use support::client::chat;
-use support::tls::{file, terminator};
-use support::upstream::{Conn, Seen};
-use support::{ADMIN_KEY, Client, Gateway, Upstream, wait_for};
 
 const KEYS: [&str; 2] = ["cred-hedge-1", "cred-hedge-2"];
 /// Calls after which the gateway knows how soon an answer begins.

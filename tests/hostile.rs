@@ -2,21 +2,19 @@
 //! that split, paths that climb, targets elsewhere, and crowds that take what there is of
 //! descriptors and memory.
 
-mod support;
-
 use std::os::unix::fs::PermissionsExt;
 use std::sync::Mutex;
 use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
-use serde_json::{Value, json};
-use support::admin::admin;
-use support::client::{chat, post};
-use support::{
+use crate::support::admin::admin;
+use crate::support::client::{chat, post};
+use crate::support::{
     ADMIN_KEY, ALICE_KEY, Client, Config, Gateway, Reply, Upstream, replies_in, request, send_raw,
     wait_for,
 };
+use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
+use serde_json::{Value, json};
 
 const MODEL: &str = "openai-main/gpt-4.1-mini";
 const FILES: &str =

@@ -1,11 +1,10 @@
 //! HTTP/1.1 towards clients: what is refused, what is taken, and that nothing is ever read twice.
 
-mod support;
-
 use std::time::Duration;
 
-use support::client::{chat, chat_body, find, post};
-use support::{
+use crate::support;
+use crate::support::client::{chat, chat_body, find, post};
+use crate::support::{
     ADMIN_KEY, Client, Config, Gateway, Upstream, replies_in, request, send_raw, wait_for,
 };
 

@@ -1,10 +1,9 @@
 //! Keys of users: which one called stands in the books and the logs, and what each may.
 
-mod support;
-
+use crate::support;
+use crate::support::{ADMIN_KEY, Client, Config, Gateway, Reply, Upstream, request, wait_for};
 use rusqlite::Connection;
 use serde_json::{Value, json};
-use support::{ADMIN_KEY, Client, Config, Gateway, Reply, Upstream, request, wait_for};
 
 /// A provider of two credentials, of which the first is refused.
 const TWO: &str = "[[providers]]\nname = \"two\"\nchannel = \"custom\"\n\

@@ -1,9 +1,8 @@
 //! Limits that hold exactly, and what a caller is told of them.
 
-mod support;
-
-use support::client::{chat, post};
-use support::{Client, Config, Gateway, Upstream};
+use crate::support;
+use crate::support::client::{chat, post};
+use crate::support::{Client, Config, Gateway, Upstream};
 
 fn rule(pattern: &str, limits: &str) -> String {
     format!("[[rate_limits]]\nuser_name = \"admin\"\nmodel_pattern = \"{pattern}\"\n{limits}\n")

@@ -1,15 +1,13 @@
 //! Lists of models that upstreams give: fetched beside the requests, kept while an upstream fails,
 //! and printed as TOML.
 
-mod support;
-
 use std::process::{Command, Output};
 use std::sync::{Arc, Mutex};
 
+use crate::support::admin::admin;
+use crate::support::{ADMIN_KEY, Conn, Gateway, Seen, Upstream, request, wait_for};
 use rustix::process::Signal;
 use serde_json::{Value, json};
-use support::admin::admin;
-use support::{ADMIN_KEY, Conn, Gateway, Seen, Upstream, request, wait_for};
 
 const ALICE: &str = "sk-alice-0123456789abcdef0123456789abcdef";
 

@@ -1,12 +1,11 @@
 //! The request logs: which rows each flag yields, what stands in them, and what never does.
 
-mod support;
-
 use std::path::Path;
 
+use crate::support;
+use crate::support::client::post;
+use crate::support::{ADMIN_KEY, Config, Gateway, Upstream, request, wait_for};
 use rusqlite::Connection;
-use support::client::post;
-use support::{ADMIN_KEY, Config, Gateway, Upstream, request, wait_for};
 
 const SECRETS: [&str; 5] = [
     "upstream-credential-5f2a",

@@ -1,11 +1,9 @@
 //! What the metrics tell of each provider.
 
-mod support;
-
+use crate::support::admin::admin;
+use crate::support::client::post;
+use crate::support::{Config, Gateway, Upstream, wait_for};
 use serde_json::{Value, json};
-use support::admin::admin;
-use support::client::post;
-use support::{Config, Gateway, Upstream, wait_for};
 
 const PRICED: &str = "[[models]]\nprovider_name = \"router\"\nmodel_id = \"m\"\n\
     price_tiers = [{ input_tokens_up_to = 0, price_input_tokens = \"2\", \

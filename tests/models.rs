@@ -1,11 +1,9 @@
 //! Lists of models: who sees what, under which name, in whose shape.
 
-mod support;
-
+use crate::support::config::ALICE_KEY;
+use crate::support::{ADMIN_KEY, Config, Gateway, Reply, Upstream, request, wait_for};
 use rustix::process::Signal;
 use serde_json::json;
-use support::config::ALICE_KEY;
-use support::{ADMIN_KEY, Config, Gateway, Reply, Upstream, request, wait_for};
 
 struct Fixture {
     upstream: Upstream,

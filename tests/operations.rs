@@ -1,10 +1,8 @@
 //! What an operator sees of the running gateway and does to it, on the running program.
 
-mod support;
-
+use crate::support::admin::{admin, call};
+use crate::support::{ADMIN_KEY, ALICE_KEY, Gateway, Reply, Upstream, request};
 use serde_json::{Value, json};
-use support::admin::{admin, call};
-use support::{ADMIN_KEY, ALICE_KEY, Gateway, Reply, Upstream, request};
 
 const OK: &str = r#"{"model":"m"}"#;
 const FIRST: &str = "cred-first-0123456789";

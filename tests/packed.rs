@@ -1,14 +1,12 @@
 //! Request bodies that come compressed.
 
-mod support;
-
 use std::io::Write;
 
+use crate::support::client::chat_body;
+use crate::support::{ADMIN_KEY, Config, Gateway, Reply, Upstream, request};
 use flate2::Compression;
 use flate2::write::{GzEncoder, ZlibEncoder};
 use ruzstd::encoding::{CompressionLevel, compress_to_vec};
-use support::client::chat_body;
-use support::{ADMIN_KEY, Config, Gateway, Reply, Upstream, request};
 
 fn packed(coding: &str, bytes: &[u8]) -> Vec<u8> {
     match coding {

@@ -1,20 +1,19 @@
 //! Several credentials: what each kind of failure costs the pool, and what the client sees of it.
 
-mod support;
-
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use rustix::process::Signal;
-use serde_json::Value;
-use support::admin::admin;
-use support::client::{chat, chat_body, post, request};
-use support::pool::{
+use crate::support;
+use crate::support::admin::admin;
+use crate::support::client::{chat, chat_body, post, request};
+use crate::support::pool::{
     BAD, GOOD, OK, bad_first, both, by_key, calls_with, check_upstreams, config, half, key_of,
     refuse,
 };
-use support::upstream::{Conn, Seen};
-use support::{Gateway, Upstream, wait_for};
+use crate::support::upstream::{Conn, Seen};
+use crate::support::{Gateway, Upstream, wait_for};
+use rustix::process::Signal;
+use serde_json::Value;
 
 /// A thousand calls, one after the other: no error, and the bad credential is called at first and
 /// then once for each time that its rest is over.

@@ -1,13 +1,12 @@
 //! Quotas that hold: for a thousand requests at once, and in the middle of a stream.
 
-mod support;
-
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Condvar, Mutex};
 
+use crate::support;
+use crate::support::client::post;
+use crate::support::{Client, Config, Gateway, Reply, Upstream, wait_for};
 use serde_json::{Value, json};
-use support::client::post;
-use support::{Client, Config, Gateway, Reply, Upstream, wait_for};
 
 /// Picodollars of a millionth of a dollar.
 const MICRO: i64 = 1_000_000;

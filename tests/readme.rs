@@ -1,12 +1,11 @@
 //! What the README says, held against the program: its calls, its commands with their output, its
 //! configuration, its tables and its links.
 
-mod support;
-
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use crate::support::{Gateway, Reply, request, wait_for};
 use gproxy::command::arguments::HELP;
 use gproxy::config::{self, Loaded};
 use gproxy::dialect::Family;
@@ -18,7 +17,6 @@ use gproxy::route::channel::CHANNELS;
 use gproxy::route::memory::{Extras, Memory};
 use gproxy::route::snapshot::Limits;
 use serde_json::Value;
-use support::{Gateway, Reply, request, wait_for};
 
 const OPENAI: &str = r#"{
   "model": "openai-main/gpt-4.1-mini",

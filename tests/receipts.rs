@@ -1,10 +1,9 @@
 //! What a call cost, told with its answer: the figures of its row to the last digit.
 
-mod support;
-
-use support::books::Row;
-use support::client::post;
-use support::{Client, Config, Gateway, Reply, Upstream, wait_for};
+use crate::support;
+use crate::support::books::Row;
+use crate::support::client::post;
+use crate::support::{Client, Config, Gateway, Reply, Upstream, wait_for};
 
 const PRICES: &str = "[[models]]\nprovider_name = \"router\"\nmodel_id = \"m\"\n\
     price_each_call = \"0.000000000001\"\n\

@@ -1,10 +1,8 @@
 //! What is left of a stream that broke off: its last bytes with their times, for administrators.
 
-mod support;
-
+use crate::support::client::chat;
+use crate::support::{ADMIN_KEY, Config, Gateway, UPSTREAM_KEY, Upstream, request};
 use serde_json::Value;
-use support::client::chat;
-use support::{ADMIN_KEY, Config, Gateway, UPSTREAM_KEY, Upstream, request};
 
 const MODEL: &str = "openai-main/m";
 

@@ -1,10 +1,8 @@
 //! Our own answers: who is refused, in which words, in whose dialect, and at what price.
 
-mod support;
-
-use support::client::{chat, chat_body, post};
-use support::config::DISABLED_KEY;
-use support::{ADMIN_KEY, ALICE_KEY, Config, Gateway, Reply, Upstream, request};
+use crate::support::client::{chat, chat_body, post};
+use crate::support::config::DISABLED_KEY;
+use crate::support::{ADMIN_KEY, ALICE_KEY, Config, Gateway, Reply, Upstream, request};
 
 const GEMINI: &str = "/v1beta/models/vertex-main/gemini-1.5-flash:generateContent";
 

@@ -1,12 +1,10 @@
 //! Reading the file again: what it says otherwise is told, in the answer and in the log, without
 //! a secret; a dry run changes nothing; a file with mistakes changes nothing either.
 
-mod support;
-
+use crate::support::admin::{admin, call};
+use crate::support::{ADMIN_KEY, ALICE_KEY, Config, Gateway, UPSTREAM_KEY};
 use rustix::process::Signal;
 use serde_json::{Value, json};
-use support::admin::{admin, call};
-use support::{ADMIN_KEY, ALICE_KEY, Config, Gateway, UPSTREAM_KEY};
 
 const NEW_KEY: &str = "sk-carol-0123456789abcdef0123456789abcdef";
 const NEW_SECRET: &str = "upstream-credential-new-9b1c";

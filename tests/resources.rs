@@ -1,15 +1,14 @@
 //! Calls that name no model, or name it in a form: who serves them, who may make them, and bodies
 //! that pass without being held.
 
-mod support;
-
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::Duration;
 
-use support::config::{ALICE_KEY, UPSTREAM_KEY};
-use support::upstream::Seen;
-use support::{ADMIN_KEY, Config, Gateway, Reply, Upstream, request, wait_for};
+use crate::support;
+use crate::support::config::{ALICE_KEY, UPSTREAM_KEY};
+use crate::support::upstream::Seen;
+use crate::support::{ADMIN_KEY, Config, Gateway, Reply, Upstream, request, wait_for};
 
 const FILES: &str = "[[file_permissions]]\nuser_name = \"admin\"\nprovider_name = \"openai-main\"\n\
     [[file_permissions]]\nuser_name = \"admin\"\nprovider_name = \"router\"\n\

@@ -1,12 +1,11 @@
 //! From path and body to a provider and a model, and what the reply calls it.
 
-mod support;
-
+use crate::support;
+use crate::support::client::{chat_body, post};
+use crate::support::config::provider;
+use crate::support::vendor::dated;
+use crate::support::{ADMIN_KEY, Config, Gateway, Reply, Upstream, request};
 use serde_json::Value;
-use support::client::{chat_body, post};
-use support::config::provider;
-use support::vendor::dated;
-use support::{ADMIN_KEY, Config, Gateway, Reply, Upstream, request};
 
 /// A request, and what has to come of it.
 struct Case<'a> {

@@ -1,11 +1,9 @@
 //! Sessions of browsers: what opened one has to stand for as long as it lasts, and nobody ends
 //! another's.
 
-mod support;
-
+use crate::support::admin::{admin, call};
+use crate::support::{ADMIN_KEY, ALICE_KEY, Config, Gateway, Reply, request};
 use serde_json::{Value, json};
-use support::admin::{admin, call};
-use support::{ADMIN_KEY, ALICE_KEY, Config, Gateway, Reply, request};
 
 const HOME: &str = "198.51.100.7";
 const ELSEWHERE: &str = "203.0.113.9";

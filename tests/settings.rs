@@ -1,14 +1,12 @@
 //! What an administrator asks the running process about itself: its settings and who says so, some
 //! of which he may set; whether the books add up; and who may call what, by which rule.
 
-mod support;
-
 use std::path::PathBuf;
 
+use crate::support::admin::{admin, call};
+use crate::support::{ADMIN_KEY, ALICE_KEY, Config, Gateway, Upstream, wait_for};
 use rusqlite::Connection;
 use serde_json::{Value, json};
-use support::admin::{admin, call};
-use support::{ADMIN_KEY, ALICE_KEY, Config, Gateway, Upstream, wait_for};
 
 /// A folder that outlives a gateway.
 struct Folder(PathBuf);

@@ -1,15 +1,14 @@
 //! Ending and reloading: streams finish, nothing new begins, a bad file changes nothing.
 
-mod support;
-
 use std::net::{TcpListener, TcpStream};
 use std::sync::Mutex;
 use std::sync::mpsc::{Sender, channel};
 use std::time::{Duration, Instant};
 
+use crate::support;
+use crate::support::client::{chat, post};
+use crate::support::{Client, Config, Gateway, Upstream, request, wait_for};
 use rustix::process::Signal;
-use support::client::{chat, post};
-use support::{Client, Config, Gateway, Upstream, request, wait_for};
 
 const MODEL: &str = "openai-main/gpt-4.1-mini";
 

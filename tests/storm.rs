@@ -3,14 +3,15 @@
 //!
 //! 10,000 connections for each number of workers by default, 100,000 with `SLOW=1`.
 
-mod support;
-
 use std::thread;
 use std::time::Duration;
 
-use support::client::{chat, chat_body};
-use support::vendor::{chat_stream, dated};
-use support::{ADMIN_KEY, Client, Config, Conn, Gateway, Random, Seen, Upstream, size, wait_for};
+use crate::support;
+use crate::support::client::{chat, chat_body};
+use crate::support::vendor::{chat_stream, dated};
+use crate::support::{
+    ADMIN_KEY, Client, Config, Conn, Gateway, Random, Seen, Upstream, size, wait_for,
+};
 
 const CLIENT_THREADS: usize = 32;
 

@@ -1,11 +1,10 @@
 //! The story of one request: what is told of it in one answer, to whom, and what never is.
 
-mod support;
-
+use crate::support;
+use crate::support::admin::{admin, call};
+use crate::support::client::post;
+use crate::support::{ADMIN_KEY, ALICE_KEY, Config, Gateway, UPSTREAM_KEY, Upstream, wait_for};
 use serde_json::{Value, json};
-use support::admin::{admin, call};
-use support::client::post;
-use support::{ADMIN_KEY, ALICE_KEY, Config, Gateway, UPSTREAM_KEY, Upstream, wait_for};
 
 /// The first credential is refused, the second one served.
 fn wavering() -> Upstream {

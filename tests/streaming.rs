@@ -1,16 +1,15 @@
 //! Streams: byte for byte, event by event, never a polite end to a broken answer.
 
-mod support;
-
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use support::client::{chat, chat_body, find, post};
-use support::upstream::STREAM_HEAD;
-use support::vendor::{anthropic_stream, chat_stream, gemini_stream, responses_stream};
-use support::{Client, Config, Gateway, Reply, Upstream, wait_for};
+use crate::support;
+use crate::support::client::{chat, chat_body, find, post};
+use crate::support::upstream::STREAM_HEAD;
+use crate::support::vendor::{anthropic_stream, chat_stream, gemini_stream, responses_stream};
+use crate::support::{Client, Config, Gateway, Reply, Upstream, wait_for};
 
 const MODEL: &str = "openai-main/gpt-4.1-mini";
 const SCOPED: &str = "/openai-main/v1/chat/completions";

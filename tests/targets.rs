@@ -1,16 +1,15 @@
 //! Aliases that several may serve: who is asked, who is skipped, and who is charged.
 
-mod support;
-
 use std::collections::HashMap;
 use std::process::Command;
 
+use crate::support;
+use crate::support::admin::admin;
+use crate::support::client::{chat, post, request};
+use crate::support::upstream::{Conn, Seen};
+use crate::support::websocket::TEXT;
+use crate::support::{ADMIN_KEY, ALICE_KEY, Client, Gateway, Reply, Upstream, gateway, wait_for};
 use serde_json::json;
-use support::admin::admin;
-use support::client::{chat, post, request};
-use support::upstream::{Conn, Seen};
-use support::websocket::TEXT;
-use support::{ADMIN_KEY, ALICE_KEY, Client, Gateway, Reply, Upstream, gateway, wait_for};
 
 /// Providers `one` and `two` with one credential each, and the alias `either` on both.
 fn config(ports: [u16; 2], targets: &str, more: &str) -> String {

@@ -6,16 +6,14 @@
 // Helpers outside `#[test]` functions may unwrap too: this whole file is a test.
 #![allow(clippy::unwrap_used)]
 
-mod support;
-
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::sync::{Arc, Mutex};
 
-use support::client::{chat, post};
-use support::tls::{file, hasty, listen, terminator};
-use support::websocket::{CLOSE, frame};
-use support::{ADMIN_KEY, Config, Gateway, UPSTREAM_KEY, Upstream};
+use crate::support::client::{chat, post};
+use crate::support::tls::{file, hasty, listen, terminator};
+use crate::support::websocket::{CLOSE, frame};
+use crate::support::{ADMIN_KEY, Config, Gateway, UPSTREAM_KEY, Upstream};
 
 const MODEL: &str = "openai-main/gpt-4.1-mini";
 

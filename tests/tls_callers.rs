@@ -3,8 +3,6 @@
 // Helpers outside `#[test]` functions may unwrap too: this whole file is a test.
 #![allow(clippy::unwrap_used)]
 
-mod support;
-
 use std::fs;
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
@@ -13,13 +11,14 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::support;
+use crate::support::client::{chat, chat_body};
+use crate::support::tls::{client_config, file, sealer};
+use crate::support::websocket::{CLOSE, frame};
+use crate::support::{ADMIN_KEY, Client, Config, DEADLINE, Gateway, Upstream, wait_for};
 use rustix::process::Signal;
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection, StreamOwned};
-use support::client::{chat, chat_body};
-use support::tls::{client_config, file, sealer};
-use support::websocket::{CLOSE, frame};
-use support::{ADMIN_KEY, Client, Config, DEADLINE, Gateway, Upstream, wait_for};
 
 const MODEL: &str = "openai-main/gpt-4.1-mini";
 

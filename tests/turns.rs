@@ -1,16 +1,15 @@
 //! Answers within a session over WebSocket: each is admitted, priced and recorded for itself.
 
-mod support;
-
 use std::sync::Mutex;
 use std::sync::mpsc::{Sender, channel};
 use std::time::Duration;
 
+use crate::support;
+use crate::support::books::{self, Row};
+use crate::support::config::ALICE_KEY;
+use crate::support::websocket::{CLOSE, PONG, frame};
+use crate::support::{ADMIN_KEY, Client, Config, Gateway, UPSTREAM_KEY, Upstream, wait_for};
 use serde_json::{Value, json};
-use support::books::{self, Row};
-use support::config::ALICE_KEY;
-use support::websocket::{CLOSE, PONG, frame};
-use support::{ADMIN_KEY, Client, Config, Gateway, UPSTREAM_KEY, Upstream, wait_for};
 
 const GEMINI: &str =
     "/ws/google.ai.generativelanguage.v1beta.GenerativeService.BidiGenerateContent";

@@ -1,15 +1,14 @@
 //! What the client gets when the upstream misbehaves, and what the upstream must not get twice.
 
-mod support;
-
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use support::client::{chat, find, post};
-use support::upstream::{Conn, STREAM_HEAD};
-use support::{Config, Gateway, Reply, UPSTREAM_KEY, Upstream};
+use crate::support;
+use crate::support::client::{chat, find, post};
+use crate::support::upstream::{Conn, STREAM_HEAD};
+use crate::support::{Config, Gateway, Reply, UPSTREAM_KEY, Upstream};
 
 const MODEL: &str = "openai-main/gpt-4.1-mini";
 const OK: &str = "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n";

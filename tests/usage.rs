@@ -1,13 +1,12 @@
 //! The books: one row for each admitted request, its cost, and what quotas and limits refuse.
 
-mod support;
-
 use std::collections::BTreeMap;
 use std::process::Command;
 
+use crate::support;
+use crate::support::client::post;
+use crate::support::{ADMIN_KEY, ALICE_KEY, Config, Gateway, Upstream, request, wait_for};
 use rusqlite::Connection;
-use support::client::post;
-use support::{ADMIN_KEY, ALICE_KEY, Config, Gateway, Upstream, request, wait_for};
 
 const PRICES: &str = "[[models]]\nprovider_name = \"router\"\nmodel_id = \"priced\"\n\
     max_output_tokens = 1000\n\

@@ -1,15 +1,14 @@
 //! The channel `vertex`: a service account becomes tokens, and the calls of two dialects find
 //! their models there. Token endpoint and Vertex are scripted.
 
-mod support;
-
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use crate::support;
+use crate::support::{ADMIN_KEY, Conn, Gateway, Reply, Seen, Upstream, request, wait_for};
 use ring::signature::{RSA_PKCS1_2048_8192_SHA256, UnparsedPublicKey};
 use serde_json::{Value, json};
-use support::{ADMIN_KEY, Conn, Gateway, Reply, Seen, Upstream, request, wait_for};
 
 const PRIVATE: &str = include_str!("support/account/private.pem");
 const PUBLIC: &[u8] = include_bytes!("support/account/public.der");

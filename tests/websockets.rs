@@ -1,16 +1,17 @@
 //! Sessions over WebSocket: gates, names in both directions, usage, and every way to end.
 
-mod support;
-
 use std::time::Duration;
 
+use crate::support;
+use crate::support::admin;
+use crate::support::books::{self, Row};
+use crate::support::client::chat;
+use crate::support::config::{ALICE_KEY, provider};
+use crate::support::websocket::{BINARY, CLOSE, Frame, PING, PONG, TEXT, frame, handshake};
+use crate::support::{
+    ADMIN_KEY, Client, Config, Conn, Gateway, Seen, UPSTREAM_KEY, Upstream, wait_for,
+};
 use serde_json::{Value, json};
-use support::admin;
-use support::books::{self, Row};
-use support::client::chat;
-use support::config::{ALICE_KEY, provider};
-use support::websocket::{BINARY, CLOSE, Frame, PING, PONG, TEXT, frame, handshake};
-use support::{ADMIN_KEY, Client, Config, Conn, Gateway, Seen, UPSTREAM_KEY, Upstream, wait_for};
 
 const REALTIME: &str = "/v1/realtime?model=chat-default&intent=talk";
 const GEMINI: &str =

@@ -21,8 +21,6 @@ pub struct Client {
 /// A reply, or what there was of it.
 #[derive(Clone, Debug)]
 pub struct Reply {
-    /// `HTTP/1.1` or `HTTP/1.0`.
-    pub version: String,
     /// Status code.
     pub status: u16,
     /// Names in lower case.
@@ -361,15 +359,14 @@ fn parse_head(head: &[u8]) -> io::Result<Reply> {
     let mut lines = text.split("\r\n");
     let bad = || io::Error::other(format!("status line in {text:?}"));
     let mut words = lines.next().ok_or_else(bad)?.splitn(3, ' ');
-    let version = words.next().filter(|word| word.starts_with("HTTP/1.")).ok_or_else(bad)?;
+    words.next().filter(|word| word.starts_with("HTTP/1.")).ok_or_else(bad)?;
     let status = words.next().and_then(|word| word.parse().ok()).ok_or_else(bad)?;
     let mut headers = Vec::new();
     for line in lines.filter(|line| !line.is_empty()) {
         let (name, value) = line.split_once(':').ok_or_else(bad)?;
         headers.push((name.to_ascii_lowercase(), value.trim().to_owned()));
     }
-    let version = version.to_owned();
-    Ok(Reply { version, status, headers, body: vec![], interim: vec![], complete: false })
+    Ok(Reply { status, headers, body: vec![], interim: vec![], complete: false })
 }
 
 fn is_chunked(reply: &Reply) -> bool {

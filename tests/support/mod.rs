@@ -3,8 +3,7 @@
 //! Nothing here knows how the gateway works inside; it starts the program, speaks bytes to it from
 //! both ends and waits for facts with a deadline. Nothing sleeps in the hope that things settle.
 
-// Each test file is a crate of its own and uses a part of this module.
-#![allow(dead_code, unreachable_pub, unused_imports, clippy::unwrap_used)]
+#![allow(unreachable_pub, clippy::unwrap_used)]
 
 pub mod admin;
 pub mod books;
