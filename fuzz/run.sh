@@ -104,7 +104,8 @@ else
 fi
 
 host=$(rustc "+$toolchain" -vV | sed -n 's/^host: //p')
-cargo "+$toolchain" fuzz build --target "$host" --target-dir "$build" || fail "no build"
+cargo "+$toolchain" fuzz build --codegen-units 16 --target "$host" --target-dir "$build" ||
+    fail "no build"
 export FUZZ_BINARIES="$build/$host/release"
 
 row target executions exec/s coverage corpus finding
