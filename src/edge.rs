@@ -188,16 +188,29 @@ impl From<FormError> for Refusal {
     fn from(error: FormError) -> Refusal {
         let message = match error {
             FormError::Boundary => {
-                "this path needs a body of the type multipart/form-data with a boundary"
+                "this path needs a body of the type multipart/form-data, said once, with one \
+                 boundary as RFC 2046 has it"
             }
             FormError::Delimiter => {
                 "the form's boundary may stand only at its beginning or behind CRLF, and only `--` \
                  or CRLF may follow it: choose one that no part holds, and end lines with CRLF"
             }
             FormError::PartHead => {
-                "the head of a part of the form is malformed or too long; its lines end with CRLF"
+                "the head of a part of the form is malformed or too long, or could be read in two \
+                 ways: it has one `content-disposition: form-data` with one plain `name`, and its \
+                 lines end with CRLF"
+            }
+            FormError::FileName => {
+                "the name of a file in the form could be read in two ways: write it behind the \
+                 part's `name`, without a backslash before a quote or at its end (`%22` is a \
+                 quote), and without `name` behind a semicolon"
             }
             FormError::ModelTwice => "the form names a model twice",
+            FormError::ModelField => {
+                "the form's field `model` must be plain text in UTF-8: no file, not encoded, of no \
+                 other type than text/plain"
+            }
+            FormError::Unclosed => "the form ends without its last boundary",
         };
         Refusal { close: true, ..Refusal::new(Code::BadRequest, message) }
     }

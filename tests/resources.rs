@@ -242,6 +242,54 @@ fn a_form_that_upstreams_could_read_differently_is_refused() {
 }
 
 #[test]
+fn a_form_with_two_types_or_a_name_of_two_meanings_is_refused() {
+    let upstream = telling();
+    let gateway = start(&upstream, "");
+    let target = "/v1/audio/transcriptions";
+    let own = form("openai-main/a", b"data");
+    let (other, json) = (
+        ("content-type", "multipart/form-data; boundary=other"),
+        ("content-type", "application/json"),
+    );
+    for types in [[FORM, other], [other, FORM], [FORM, json], [json, FORM], [json, json]] {
+        let reply = ask(&gateway, "POST", target, &types, &own);
+        assert_eq!(reply.status, 400, "{types:?}: {}", reply.text());
+        assert!(reply.error_message().contains("said once"), "{}", reply.text());
+    }
+    let hidden = String::from_utf8(own.clone()).unwrap();
+    let hidden = hidden.replace("a.wav", "a\\\"; name=model; x=\\\"");
+    let reply = ask(&gateway, "POST", target, &[FORM], hidden.as_bytes());
+    assert_eq!(reply.status, 400, "{}", reply.text());
+    assert!(reply.error_message().contains("%22"), "{}", reply.text());
+    assert_eq!(upstream.count(), 0);
+    let quoted = String::from_utf8(own).unwrap().replace("a.wav", "a\\\"b\\\".wav");
+    let reply = ask(&gateway, "POST", target, &[FORM], quoted.as_bytes());
+    assert_eq!(reply.status, 200, "as older ones of curl write it: {}", reply.text());
+}
+
+/// Some upstreams take what came of it.
+#[test]
+fn a_form_that_does_not_end_is_refused_before_its_last_bytes_go_up() {
+    let upstream = telling();
+    let gateway = start(&upstream, "");
+    let field = "--bOuNd\r\nContent-Disposition: form-data; name=\"model\"\r\n\r\n";
+    let file = "--bOuNd\r\nContent-Disposition: form-data; name=\"file\"; filename=\"a\"\r\n\r\n";
+    let (model, long) = (format!("{field}openai-main/a\r\n"), "x".repeat(400_000));
+    for form in [
+        format!("{field}openai-main/a"),
+        format!("{model}{file}data"),
+        format!("{model}{file}{long}\r\n--bOuNd"),
+        format!("{file}{long}\r\n{field}openai-main/a"),
+    ] {
+        let target = "/v1/audio/transcriptions";
+        let reply = ask(&gateway, "POST", target, &[FORM], form.as_bytes());
+        assert_eq!(reply.status, 400, "{}", reply.text());
+        assert!(reply.error_message().contains("ends without"), "{}", reply.text());
+    }
+    assert_eq!(upstream.count(), 0, "none of them was whole");
+}
+
+#[test]
 fn an_id_may_hold_what_no_path_may() {
     let upstream = telling();
     let gateway = start(&upstream, "");

@@ -152,13 +152,13 @@ impl Begun {
         Ok(ask::plain_name(&name)?)
     }
 
-    /// Puts a name in its place.
-    pub(super) fn rename(&mut self, place: Range<u64>, name: &str) {
+    /// Puts a text in the place of another.
+    pub(super) fn replace(&mut self, place: Range<u64>, text: Vec<u8>) {
         match &mut self.spooled {
-            Some(spooled) => spooled.change = (place, name.as_bytes().to_vec()),
+            Some(spooled) => spooled.change = (place, text),
             None => {
                 let place = place.start as usize..place.end as usize;
-                self.bytes.splice(place, name.bytes());
+                self.bytes.splice(place, text);
             }
         }
     }
@@ -292,6 +292,10 @@ impl<D: Downstream> State<'_, D> {
         self.bytes += self.begun.len() as u64;
         if let Some(form) = &mut self.form {
             form.feed(&self.begun)?;
+            // Before its last bytes go up.
+            if self.session.has_read_body() {
+                form.finish()?;
+            }
         }
         Ok(())
     }

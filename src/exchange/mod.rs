@@ -631,9 +631,11 @@ fn held_body<D: Downstream, U: Upstream>(
     Ok(body)
 }
 
-/// Calls that take a form take JSON too, with addresses in the place of files.
+/// Calls that take a form take JSON too, with addresses in the place of files. Of two types an
+/// upstream could believe the other one.
 fn is_json(head: &Head) -> bool {
-    let content_type = head.headers.get("content-type").unwrap_or_default();
+    let mut types = head.headers.all("content-type");
+    let (Some(content_type), None) = (types.next(), types.next()) else { return false };
     let essence = content_type.split(|byte| *byte == b';').next().unwrap_or_default();
     essence.trim_ascii().eq_ignore_ascii_case(b"application/json")
 }

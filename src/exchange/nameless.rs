@@ -127,8 +127,7 @@ pub(super) fn form<D: Downstream, U: Upstream>(
     route: &Route<'_>,
 ) -> Result<(), Ended> {
     let coding = coding::coding_of(head.headers.all("content-encoding"))?;
-    let content_type = head.headers.get("content-type").unwrap_or_default();
-    let mut scanner = Scanner::new(multipart::boundary(content_type)?);
+    let mut scanner = Scanner::new(multipart::boundary(head.headers.all("content-type"))?);
     session.open_body(head, snapshot.limits.upload_bytes_max)?;
     let mut begun = match coding {
         None => incoming::begin(core, note, session, up, |piece| {
@@ -137,6 +136,9 @@ pub(super) fn form<D: Downstream, U: Upstream>(
         })?,
         Some(coding) => packed::form(core, note, session, up, coding, &mut scanner)?,
     };
+    if session.has_read_body() {
+        scanner.finish()?;
+    }
     let place = scanner.model();
     let asked = match &place {
         Some(place) => begun.name(place)?,
@@ -152,10 +154,9 @@ pub(super) fn form<D: Downstream, U: Upstream>(
     let destination = super::admit(snapshot, user, &target, route.endpoint)?;
     let unpacked = coding.map(|_| begun.length());
     let mut length = unpacked.or_else(|| head.framing.length());
-    if let Some(place) = place {
-        let served = target.model_served;
-        length = length.map(|length| length - (place.end - place.start) + served.len() as u64);
-        begun.rename(place, served);
+    if let Some((place, text)) = scanner.renamed(target.model_served)? {
+        length = length.map(|length| length - (place.end - place.start) + text.len() as u64);
+        begun.replace(place, text);
     }
     let provider = &snapshot.providers[target.provider];
     let query = &route.query.rest;

@@ -7,6 +7,7 @@
 //! end a line with LF or CR alone, some find a boundary anywhere. So two dashes and the boundary
 //! may stand nowhere but where all of them see a delimiter.
 
+mod part;
 #[cfg(test)]
 mod tests;
 
@@ -14,12 +15,15 @@ use std::ops::Range;
 
 use memchr::memmem::Finder;
 
+use part::Part;
+
 /// The head of one part.
 const PART_HEAD_BYTES_MAX: usize = 8 * 1024;
-/// RFC 2046: a boundary has at most 70 bytes. Some clients write a little more.
-const BOUNDARY_BYTES_MAX: usize = 200;
-/// Transfer encodings that change nothing.
-const PLAIN: [&[u8]; 3] = [b"7bit", b"8bit", b"binary"];
+/// RFC 2046.
+const BOUNDARY_BYTES_MAX: usize = 70;
+/// RFC 2046: what a boundary is made of, letters and digits aside. With quotes, and without.
+const BOUNDARY_QUOTED: &[u8] = b"'()+_,-./:=? ";
+const BOUNDARY_PLAIN: &[u8] = b"'+_-.";
 
 const LINE_END: &[u8] = b"\r\n";
 
@@ -30,10 +34,16 @@ pub enum FormError {
     Boundary,
     /// The boundary stands where servers read it differently, or the form does not begin with it.
     Delimiter,
-    /// The head of a part is too long or malformed.
+    /// The head of a part is too long or malformed, or names its field in no way or in two.
     PartHead,
+    /// The name of a part's file could be read as more than one.
+    FileName,
     /// Two fields name a model, or one does so in a way that servers read differently.
     ModelTwice,
+    /// The field that names the model is a file, encoded, or no text.
+    ModelField,
+    /// The last delimiter is missing.
+    Unclosed,
 }
 
 /// Watches one form go by.
@@ -48,8 +58,18 @@ pub struct Scanner {
     head: Vec<u8>,
     // Bytes fed.
     offset: u64,
-    in_model: Option<u64>,
-    model: Option<Range<u64>>,
+    part: Part,
+    // Where its body begins.
+    part_at: u64,
+    model: Option<Model>,
+}
+
+/// Where the model stands.
+struct Model {
+    name: Range<u64>,
+    is_ascii: bool,
+    // Where its part says how long it is, and what stands between that and the name.
+    length: Option<(u64, Vec<u8>)>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,8 +78,6 @@ enum State {
     Start,
     /// Behind a delimiter: what follows says whether another part does.
     Delimited,
-    /// Behind white space that follows a delimiter.
-    Padded,
     /// Between the CR and the LF that end its line.
     LineEnd,
     Head,
@@ -67,7 +85,7 @@ enum State {
     Data,
     /// Between the two dashes that follow the last delimiter.
     Dash,
-    /// Behind both; its line may yet end.
+    /// Behind both; the line may end.
     Closed,
     /// Between the CR and the LF that end the last line.
     ClosedLineEnd,
@@ -75,8 +93,11 @@ enum State {
     Done,
 }
 
-/// The boundary that a content type names.
-pub fn boundary(content_type: &[u8]) -> Result<&[u8], FormError> {
+/// The boundary that the one field `Content-Type` names.
+pub fn boundary<'a>(mut fields: impl Iterator<Item = &'a [u8]>) -> Result<&'a [u8], FormError> {
+    let (Some(content_type), None) = (fields.next(), fields.next()) else {
+        return Err(FormError::Boundary);
+    };
     let form = b"multipart/form-data";
     let rest = content_type.trim_ascii();
     let rest = match rest.split_at_checked(form.len()) {
@@ -84,43 +105,34 @@ pub fn boundary(content_type: &[u8]) -> Result<&[u8], FormError> {
         _ => return Err(FormError::Boundary),
     };
     let mut found = None;
-    for (name, value) in parameters(rest) {
-        if name.eq_ignore_ascii_case(b"boundary") && found.replace(value).is_some() {
+    for parameter in part::parameters(rest) {
+        let parameter = parameter.map_err(|_| FormError::Boundary)?;
+        let (name, value) = (parameter.name, parameter.value);
+        if name.eq_ignore_ascii_case(b"boundary") {
+            if found.replace(parameter).is_some() {
+                return Err(FormError::Boundary);
+            }
+        } else if holds_boundary(name) || holds_boundary(value) {
+            // Some look for the word alone; and `boundary*0` is a boundary to some.
             return Err(FormError::Boundary);
         }
     }
-    let value = found.ok_or(FormError::Boundary)?;
+    let Some(part::Parameter { value, is_quoted, .. }) = found else {
+        return Err(FormError::Boundary);
+    };
+    let marks = if is_quoted { BOUNDARY_QUOTED } else { BOUNDARY_PLAIN };
+    let is_legal = |byte: &u8| byte.is_ascii_alphanumeric() || marks.contains(byte);
     let fits = (1..=BOUNDARY_BYTES_MAX).contains(&value.len());
-    // What could not stand in the delimiter's line as it is.
-    let plain = value.iter().all(|byte| (0x20..0x7f).contains(byte) && !b"\"\\".contains(byte));
-    if fits && plain { Ok(value) } else { Err(FormError::Boundary) }
+    if fits && value.iter().all(is_legal) && !value.ends_with(b" ") && !value.starts_with(b" ") {
+        Ok(value)
+    } else {
+        Err(FormError::Boundary)
+    }
 }
 
-/// Names and values behind the semicolons of a header's value; quotes are taken off.
-fn parameters(mut rest: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
-    std::iter::from_fn(move || {
-        let start = memchr::memchr(b';', rest)? + 1;
-        let after = rest[start..].trim_ascii_start();
-        let equals = memchr::memchr2(b'=', b';', after).unwrap_or(after.len());
-        let name = after[..equals].trim_ascii();
-        if after.get(equals) != Some(&b'=') {
-            rest = &after[equals..];
-            return Some((name, &after[..0]));
-        }
-        let value = &after[equals + 1..];
-        if let Some(quoted) = value.strip_prefix(b"\"") {
-            let mut end = 0;
-            while end < quoted.len() && quoted[end] != b'"' {
-                end += if quoted[end] == b'\\' { 2 } else { 1 };
-            }
-            let end = end.min(quoted.len());
-            rest = &quoted[end..];
-            return Some((name, &quoted[..end]));
-        }
-        let end = memchr::memchr(b';', value).unwrap_or(value.len());
-        rest = &value[end..];
-        Some((name, value[..end].trim_ascii()))
-    })
+fn holds_boundary(text: &[u8]) -> bool {
+    let word = b"boundary";
+    text.windows(word.len()).any(|part| part.eq_ignore_ascii_case(word))
 }
 
 impl Scanner {
@@ -134,7 +146,8 @@ impl Scanner {
             state: State::Start,
             head: Vec::new(),
             offset: 0,
-            in_model: None,
+            part: Part::default(),
+            part_at: 0,
             model: None,
         }
     }
@@ -157,12 +170,34 @@ impl Scanner {
 
     /// Where the model's name stands, once all of it has gone by.
     pub fn model(&self) -> Option<Range<u64>> {
-        self.model.clone()
+        self.model.as_ref().map(|model| model.name.clone())
     }
 
-    /// The last part has gone by.
-    pub fn is_done(&self) -> bool {
-        matches!(self.state, State::Closed | State::ClosedLineEnd | State::Done)
+    /// The form has no more bytes.
+    pub fn finish(&self) -> Result<(), FormError> {
+        match self.state {
+            State::Closed | State::Done => Ok(()),
+            _ => Err(FormError::Unclosed),
+        }
+    }
+
+    /// What stands in the place of what, so that the form names this model.
+    pub fn renamed(&self, name: &str) -> Result<Option<(Range<u64>, Vec<u8>)>, FormError> {
+        let Some(model) = &self.model else { return Ok(None) };
+        // Whoever chose the boundary did not know this name.
+        if self.finder.find(name.as_bytes()).is_some() {
+            return Err(FormError::Delimiter);
+        }
+        if model.is_ascii && !name.is_ascii() {
+            return Err(FormError::ModelField);
+        }
+        let Some((at, between)) = &model.length else {
+            return Ok(Some((model.name.clone(), name.as_bytes().to_vec())));
+        };
+        let mut text = name.len().to_string().into_bytes();
+        text.extend_from_slice(between);
+        text.extend_from_slice(name.as_bytes());
+        Ok(Some((*at..model.name.end, text)))
     }
 
     /// Runs over a part's body, or over what follows the last one; `at` is where `bytes` stand in
@@ -174,28 +209,43 @@ impl Scanner {
         let seam = self.tail.len();
         self.tail.extend_from_slice(&bytes[..bytes.len().min(tail_max)]);
         // What crosses the seam comes before all that lies behind it.
-        let (is_line, used) = if let Some(found) = self.finder.find(&self.tail) {
-            (self.tail[..found].ends_with(LINE_END), found + dashed - seam)
+        let found = if let Some(found) = self.finder.find(&self.tail) {
+            Some((self.tail[..found].ends_with(LINE_END), found + dashed - seam))
         } else if let Some(found) = self.finder.find(bytes) {
-            (bytes[..found].ends_with(LINE_END), found + dashed)
+            Some((bytes[..found].ends_with(LINE_END), found + dashed))
         } else {
+            None
+        };
+        let used = found.map_or(bytes.len(), |(_, used)| used);
+        let is_model = self.part.is_model && self.state == State::Data;
+        if is_model && self.part.is_ascii && !bytes[..used].is_ascii() {
+            return Err(FormError::ModelField);
+        }
+        let Some((is_line, _)) = found else {
             if let Some(from) = bytes.len().checked_sub(tail_max) {
                 self.tail.clear();
                 self.tail.extend_from_slice(&bytes[from..]);
             } else {
                 self.tail.drain(..self.tail.len().saturating_sub(tail_max));
             }
-            return Ok(bytes.len());
+            return Ok(used);
         };
         if !is_line || self.state == State::Done {
             return Err(FormError::Delimiter);
         }
         self.state = State::Delimited;
-        if let Some(start) = self.in_model.take() {
-            let end = self.offset + (at + used) as u64 - (LINE_END.len() + dashed) as u64;
-            if self.model.replace(start..end).is_some() {
-                return Err(FormError::ModelTwice);
-            }
+        let end = self.offset + (at + used) as u64 - (LINE_END.len() + dashed) as u64;
+        // Some take the length for the end.
+        let Part { is_model, is_ascii, length } = &self.part;
+        if length.as_ref().is_some_and(|(length, _)| *length != end - self.part_at) {
+            return Err(FormError::PartHead);
+        }
+        if *is_model {
+            let length = length.as_ref().map(|(_, digits)| {
+                let at = self.part_at - (self.head.len() - digits.start) as u64;
+                (at, self.head[digits.end..].to_vec())
+            });
+            self.model = Some(Model { name: self.part_at..end, is_ascii: *is_ascii, length });
         }
         Ok(used)
     }
@@ -219,15 +269,13 @@ impl Scanner {
                 if is_whole { State::Delimited } else { State::Start }
             }
             (State::Delimited, b'-') => State::Dash,
-            (State::Delimited | State::Padded, b' ' | b'\t') => State::Padded,
-            (State::Delimited | State::Padded, b'\r') => State::LineEnd,
+            (State::Delimited, b'\r') => State::LineEnd,
             (State::LineEnd, b'\n') => {
                 self.head.clear();
                 self.head.extend_from_slice(LINE_END);
                 State::Head
             }
             (State::Dash, b'-') => State::Closed,
-            (State::Closed, b' ' | b'\t') => State::Closed,
             (State::Closed, b'\r') => State::ClosedLineEnd,
             (State::ClosedLineEnd, b'\n') => {
                 self.tail.clear();
@@ -251,56 +299,15 @@ impl Scanner {
             if self.finder.find(&self.head).is_some() {
                 return Err(FormError::Delimiter);
             }
-            if names_model(&self.head)? {
-                self.in_model = Some(self.offset + at as u64 + 1);
+            self.part = part::read(&self.head)?;
+            self.part_at = self.offset + at as u64 + 1;
+            // Some take a field that does not end.
+            if self.part.is_model && self.model.is_some() {
+                return Err(FormError::ModelTwice);
             }
             self.tail.clear();
             self.state = State::Data;
         }
         Ok(())
     }
-}
-
-/// Whether this is the head of the field `model`. `head` begins and ends with line ends.
-fn names_model(head: &[u8]) -> Result<bool, FormError> {
-    let mut names = 0;
-    let (mut is_model, mut is_encoded) = (false, false);
-    for line in head.split(|byte| *byte == b'\n') {
-        let line = line.strip_suffix(b"\r").unwrap_or(line);
-        if line.first().is_some_and(|byte| matches!(byte, b' ' | b'\t')) {
-            // A folded line could carry the name past us.
-            return Err(FormError::PartHead);
-        }
-        if line.is_empty() {
-            continue;
-        }
-        let colon = memchr::memchr(b':', line).ok_or(FormError::PartHead)?;
-        let (field, value) = (line[..colon].trim_ascii(), line[colon + 1..].trim_ascii());
-        if field.eq_ignore_ascii_case(b"content-transfer-encoding") {
-            is_encoded |= !PLAIN.iter().any(|plain| value.eq_ignore_ascii_case(plain));
-        }
-        if !field.eq_ignore_ascii_case(b"content-disposition") {
-            continue;
-        }
-        for (name, value) in parameters(value) {
-            if name.eq_ignore_ascii_case(b"name*") {
-                return Err(FormError::PartHead);
-            }
-            if name.eq_ignore_ascii_case(b"name") {
-                names += 1;
-                let mut plain = value.to_vec();
-                plain.retain(|byte| *byte != b'\\');
-                let is_near = plain.eq_ignore_ascii_case(b"model");
-                is_model |= value == b"model";
-                if is_near && value != b"model" {
-                    return Err(FormError::ModelTwice);
-                }
-            }
-        }
-    }
-    // Some servers decode a field, others take it as it stands.
-    if names > 1 || is_model && is_encoded {
-        return Err(FormError::PartHead);
-    }
-    Ok(is_model)
 }

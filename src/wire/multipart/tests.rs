@@ -25,7 +25,7 @@ fn the_result_does_not_depend_on_how_a_form_is_cut() {
     splits::each_split(FORM.as_bytes(), |pieces| {
         let mut scanner = Scanner::new(b"xYz");
         pieces.iter().for_each(|piece| scanner.feed(piece).expect("a sound form"));
-        assert!(scanner.is_done());
+        assert_eq!(scanner.finish(), Ok(()));
         let found = scanner.model().expect("a model");
         let found = &FORM[found.start as usize..found.end as usize];
         assert_eq!(Ok(Some(found.to_owned())), whole);
@@ -36,9 +36,8 @@ fn the_result_does_not_depend_on_how_a_form_is_cut() {
 fn parts_without_a_model_pass() {
     for form in [
         "--xYz--\r\n",
-        "--xYz\r\n\r\nno head\r\n--xYz--",
         "--xYz\r\nContent-Disposition: form-data; name=\"models\"\r\n\r\nm\r\n--xYz--",
-        "\r\n--xYz \t\r\nContent-Disposition: form-data; name=a\r\n\r\n\r\n--xYz-- \r\n",
+        "\r\n--xYz\r\nContent-Disposition: form-data; name=a\r\n\r\n\r\n--xYz--\r\nx",
     ] {
         assert_eq!(scan(form), Ok(None), "{form}");
     }
@@ -52,12 +51,14 @@ fn forbids_a_model_that_servers_could_read_differently() {
     let rows = [
         (part("name=\"model\"") + &part("name=model"), FormError::ModelTwice),
         (part("name=\"Model\""), FormError::ModelTwice),
-        (part("name=\"mo\\del\""), FormError::ModelTwice),
+        (part("name=\"mo\\del\""), FormError::PartHead),
         (part("name*=UTF-8''model"), FormError::PartHead),
         (part("name=a; name=model"), FormError::PartHead),
-        (part("name=model\r\nContent-Transfer-Encoding: base64"), FormError::PartHead),
+        (part("name=model\r\nContent-Transfer-Encoding: base64"), FormError::ModelField),
         (part("name=a;\r\n name=model"), FormError::PartHead),
         ("--xYz\r\nno colon\r\n\r\n".to_owned(), FormError::PartHead),
+        ("--xYz\r\n\r\nno head\r\n".to_owned(), FormError::PartHead),
+        ("--xYz\r\nContent-Type: a\r\n\r\nm\r\n".to_owned(), FormError::PartHead),
     ];
     for (form, expected) in rows {
         refuses(&(form + "--xYz--"), expected);
@@ -90,17 +91,21 @@ fn forbids_a_boundary_that_servers_could_read_differently() {
         let form = format!("{file}{before}--xYz\r\n{first}{rest}");
         refuses(&form, FormError::Delimiter);
     }
-    for behind in ["\n", "\r", "\r\r\n", " \n", "\x0b\r\n", "z\r\n", "-\r\n", " --\r\n", "\r \n"] {
+    for behind in [
+        "\n", "\r", "\r\r\n", " \n", " \r\n", "\t\r\n", "\x0b\r\n", "z\r\n", "-\r\n", " --\r\n",
+        "\r \n",
+    ] {
         for before in ["", &format!("{file}\r\n")] {
             refuses(&format!("{before}--xYz{behind}{first}{rest}"), FormError::Delimiter);
         }
     }
-    for end in ["--x\r\n", "--\n", "--\r", "---\r\n", "-- x\r\n", "--\r\n"] {
+    for end in ["--x\r\n", "--\n", "--\r", "---\r\n", "-- x\r\n", "-- \r\n", "--\r\n"] {
         refuses(&format!("--xYz{end}--xYz\r\n{first}{rest}"), FormError::Delimiter);
     }
     // One that stands where the head's own end does, and one within a head.
-    refuses(&format!("--xYz\r\nx: y\r\n\r\n--xYz\r\n{first}{rest}"), FormError::Delimiter);
-    refuses(&format!("--xYz\r\nx: y\r\n--xYz\r\n{first}{rest}"), FormError::Delimiter);
+    let field = "content-disposition: form-data; name=x";
+    refuses(&format!("--xYz\r\n{field}\r\n\r\n--xYz\r\n{first}{rest}"), FormError::Delimiter);
+    refuses(&format!("--xYz\r\n{field}\r\n--xYz\r\n{first}{rest}"), FormError::Delimiter);
     refuses(&format!("--xYz\r\nx: --xYz\r\n{first}{rest}"), FormError::Delimiter);
     for cut in ["\n\n", "\r\r", "\n", "\r"] {
         let head = format!("--xYz\r\nx: y{cut}{first}");
@@ -123,7 +128,7 @@ fn naive(form: &str) -> Result<Option<String>, FormError> {
         if closed {
             return Err(FormError::Delimiter);
         }
-        let line = |text: &str| text.trim_start_matches([' ', '\t']).starts_with("\r\n");
+        let line = |text: &str| text.starts_with("\r\n");
         if let Some(behind) = piece.strip_prefix("--") {
             if !line(behind) {
                 return Err(FormError::Delimiter);
@@ -134,7 +139,6 @@ fn naive(form: &str) -> Result<Option<String>, FormError> {
         if !line(piece) {
             return Err(FormError::Delimiter);
         }
-        let piece = piece.trim_start_matches([' ', '\t']);
         let Some(head) = piece.find("\r\n\r\n") else { return Err(FormError::PartHead) };
         let data = &piece[head + 4..];
         if !is_last && !data.ends_with("\r\n") {
@@ -186,18 +190,194 @@ fn the_scanner_reads_what_a_naive_reader_does() {
 
 #[test]
 fn boundaries_are_read_with_and_without_quotes() {
-    let rows: [(&str, Result<&str, FormError>); 9] = [
+    let seventy = "multipart/form-data; boundary=".to_owned() + &"b".repeat(70);
+    let rows: [(&str, Result<&str, FormError>); 27] = [
         ("multipart/form-data; boundary=abc", Ok("abc")),
-        ("Multipart/Form-Data;charset=utf-8; Boundary=\"a b;c\"", Ok("a b;c")),
+        ("Multipart/Form-Data;charset=utf-8; Boundary=\"a b=c\"", Ok("a b=c")),
         ("multipart/form-data; boundary=----formdata-undici-0123", Ok("----formdata-undici-0123")),
+        ("multipart/form-data; boundary=dart-http-boundary-+_'.Z", Ok("dart-http-boundary-+_'.Z")),
+        ("multipart/form-data; boundary=a;", Ok("a")),
+        (&seventy, Ok(&seventy[30..])),
+        (&(seventy.clone() + "b"), Err(FormError::Boundary)),
         ("multipart/form-data", Err(FormError::Boundary)),
+        ("multipart/form-data; boundary", Err(FormError::Boundary)),
         ("multipart/form-data; boundary=", Err(FormError::Boundary)),
+        ("multipart/form-data; boundary=\"\"", Err(FormError::Boundary)),
+        ("multipart/form-data; boundary=\"a", Err(FormError::Boundary)),
+        ("multipart/form-data; boundary=\"a\"b", Err(FormError::Boundary)),
+        ("multipart/form-data; boundary=\"a \"", Err(FormError::Boundary)),
+        ("multipart/form-data; boundary=\"a;b\"", Err(FormError::Boundary)),
+        ("multipart/form-data; boundary=a/b", Err(FormError::Boundary)),
+        ("multipart/form-data; boundary=a b", Err(FormError::Boundary)),
+        ("multipart/form-data; boundary = a", Err(FormError::Boundary)),
+        ("multipart/form-data boundary=a", Err(FormError::Boundary)),
+        ("multipart/form-data; boundary=a, multipart/form-data", Err(FormError::Boundary)),
         ("multipart/form-data; boundary=a; boundary=b", Err(FormError::Boundary)),
+        ("multipart/form-data; boundary=a; boundary*=b", Err(FormError::Boundary)),
+        ("multipart/form-data; x=\"; boundary=b\"; boundary=a", Err(FormError::Boundary)),
+        ("multipart/form-data; x-boundary=b; boundary=a", Err(FormError::Boundary)),
         ("multipart/form-data; boundary=\"a\\\"b\"", Err(FormError::Boundary)),
         ("multipart/mixed; boundary=a", Err(FormError::Boundary)),
         ("application/json", Err(FormError::Boundary)),
     ];
     for (text, expected) in rows {
-        assert_eq!(boundary(text.as_bytes()), expected.map(str::as_bytes), "{text}");
+        let found = boundary([text.as_bytes()].into_iter());
+        assert_eq!(found, expected.map(str::as_bytes), "{text}");
     }
+    let twice = [&b"multipart/form-data; boundary=a"[..]; 2];
+    assert_eq!(boundary(twice.into_iter()), Err(FormError::Boundary));
+    assert_eq!(boundary([].into_iter()), Err(FormError::Boundary));
+}
+
+/// One part with these lines in its head, before the model.
+fn with(lines: &str) -> String {
+    format!(
+        "--xYz\r\n{lines}\r\n\r\nsome\r\n--xYz\r\nContent-Disposition: form-data; name=\"model\"\
+         \r\n\r\nm\r\n--xYz--\r\n"
+    )
+}
+
+/// As curl, browsers, httpx, Go and .NET write them.
+#[test]
+fn allows_the_names_of_files_that_all_read_alike() {
+    for rest in [
+        "name=\"file\"; filename=\"a.wav\"\r\nContent-Type: audio/wav",
+        "name=\"file\"; filename=\"a b; c=d.wav\"",
+        "name=\"file\"; filename=\"a\\\"b\\\".wav\"",
+        "name=\"file\"; filename=\"a%22b.wav\"",
+        "name=\"file\"; filename=\"C:\\music\\a.wav\"",
+        "name=\"file\"; filename=\"a\\\\b.wav\"",
+        "name=\"file\"; filename=\"a\\\\\"",
+        "name=\"file\"; filename=\"ein St\u{fc}ck.wav\"",
+        "name=file; filename=a.wav; filename*=utf-8''a%20b.wav",
+        "filename=\"model\"; name=\"file\"",
+        "name=\"image[]\"; filename=\"\"",
+        "name=\"timestamp_granularities[]\"\r\ncontent-transfer-encoding: base64",
+        "name=\"chunking_strategy[type]\"\r\nContent-Length: 4",
+        "name=\"models\";",
+    ] {
+        let form = with(&format!("Content-Disposition: form-data; {rest}"));
+        assert_eq!(scan(&form), Ok(Some("m".to_owned())), "{rest}");
+    }
+}
+
+/// Some take a backslash for itself, some split at semicolons within quotes, some keep the first
+/// of two, and some decode names.
+#[test]
+fn forbids_heads_that_servers_could_read_differently() {
+    use FormError::{FileName, ModelTwice, PartHead};
+    for (rest, expected) in [
+        ("form-data; name=\"file\"; filename=\"a\\\"; name=\"model\"; x=\"", FileName),
+        ("form-data; name=\"file\"; filename=\"a\\\"; name=model; x=\\\"\"", FileName),
+        ("form-data; name=\"file\"; filename=\"a\\\\\"; name=\"model\"", FileName),
+        ("form-data; name=\"file\"; filename=\"a\\\"b\"; filename*=utf-8''a", FileName),
+        ("form-data; filename=\"a\\\"b\"; name=\"file\"", FileName),
+        ("form-data; name=\"file\"; x=\"a\\\"b\"", FileName),
+        ("form-data; name=\"file\"; filename=\"a; name=model\"", FileName),
+        ("form-data; filename=\"a; Name=model; b\"; name=\"file\"", FileName),
+        ("form-data; name=\"file\"; name*=utf-8''model", PartHead),
+        ("form-data; name=\"file\"; name*0=model", PartHead),
+        ("form-data; name=\"file\"; name=\"file\"", PartHead),
+        ("form-data; name=\"file\"; filename=a; filename=b", PartHead),
+        ("form-data; name=\"a\"model", PartHead),
+        ("form-data; name=\"a\" name=\"model\"", PartHead),
+        ("form-data; name=a b", PartHead),
+        ("form-data; name = \"model\"", PartHead),
+        ("form-data; name=\"model", PartHead),
+        ("form-data; name=", PartHead),
+        ("form-data; name=\"\"", PartHead),
+        ("form-data; name", PartHead),
+        ("form-data", PartHead),
+        ("form-data, name=a", PartHead),
+        ("attachment; name=\"a\"", PartHead),
+        ("form-data; name=\"=?utf-8?B?bW9kZWw=?=\"", PartHead),
+        ("form-data; name=\"mode%6c\"", PartHead),
+        ("form-data; name=\"model; a=b\"", PartHead),
+        ("form-data; name=\"a\\b\"", PartHead),
+        ("form-data; name=\"_charset_\"", PartHead),
+        ("form-data; name=\"model\0\"", PartHead),
+        ("form-data; name=\"model[]\"", ModelTwice),
+        ("form-data; name=\" model \"", ModelTwice),
+        ("form-data; name='model'", ModelTwice),
+        ("form-data; name=a\r\nContent-Disposition: form-data; name=model", PartHead),
+        ("form-data; name=a\r\ncontent-disposition : form-data; name=model", PartHead),
+        ("form-data; name=a\r\nContent-Type: Multipart/mixed; boundary=y", PartHead),
+        ("form-data; name=a\r\nContent-Length: 3", PartHead),
+        ("form-data; name=a\r\nContent-Length: 100", PartHead),
+        ("form-data; name=a\r\nContent-Length: +4", PartHead),
+    ] {
+        refuses(&with(&format!("Content-Disposition: {rest}")), expected);
+    }
+}
+
+#[test]
+fn the_model_is_plain_text() {
+    let of = |rest: &str, value: &str| {
+        let head = format!("--xYz\r\nContent-Disposition: form-data; name=\"model\"{rest}");
+        format!("{head}\r\n\r\n{value}\r\n--xYz--\r\n")
+    };
+    for rest in [
+        "",
+        "\r\nContent-Type: text/plain",
+        "\r\nContent-Type: text/plain; charset=UTF-8\r\nContent-Length: 1",
+        "\r\nContent-Type: text/plain; charset=ISO-8859-1\r\nContent-Transfer-Encoding: 8bit",
+    ] {
+        assert_eq!(scan(&of(rest, "m")), Ok(Some("m".to_owned())), "{rest}");
+    }
+    for rest in [
+        "; filename=\"a\"",
+        "; filename*=utf-8''a",
+        "\r\nContent-Type: application/json",
+        "\r\nContent-Type: application/octet-stream",
+        "\r\nContent-Type: text/plain; charset=utf-7",
+        "\r\nContent-Type: text/plain; charset=utf-8; charset=utf-8",
+        "\r\nContent-Encoding: gzip",
+        "\r\nContent-Transfer-Encoding: quoted-printable",
+    ] {
+        refuses(&of(rest, "m"), FormError::ModelField);
+    }
+    assert_eq!(scan(&of("", "m\u{fc}")), Ok(Some("m\u{fc}".to_owned())));
+    let latin = "\r\nContent-Type: text/plain; charset=iso-8859-1";
+    refuses(&of(latin, "m\u{fc}"), FormError::ModelField);
+}
+
+/// Some take what came for a field.
+#[test]
+fn forbids_a_form_that_does_not_end() {
+    let field = "--xYz\r\nContent-Disposition: form-data; name=\"model\"\r\n\r\nm";
+    refuses(&format!("{field}\r\n{field}"), FormError::ModelTwice);
+    for form in [field, &format!("{field}\r\n--xYz"), "", "--xYz-", "--xYz--\r", "\r\n"] {
+        let mut scanner = Scanner::new(b"xYz");
+        assert_eq!(scanner.feed(form.as_bytes()), Ok(()), "{form:?}");
+        assert_eq!(scanner.finish(), Err(FormError::Unclosed), "{form:?}");
+    }
+}
+
+#[test]
+fn a_new_name_stands_in_the_place_of_the_old_one() {
+    let of = |lines: &str, value: &str| {
+        let head = format!("--xYz\r\nContent-Disposition: form-data; name=\"model\"{lines}");
+        format!("{head}\r\n\r\n{value}\r\n--xYz--\r\n")
+    };
+    let renamed = |form: &str, name: &str| {
+        let mut scanner = Scanner::new(b"xYz");
+        assert_eq!(scanner.feed(form.as_bytes()), Ok(()), "{form:?}");
+        let change = scanner.renamed(name)?;
+        Ok(change.map(|(place, text)| {
+            let mut form = form.as_bytes().to_vec();
+            form.splice(place.start as usize..place.end as usize, text);
+            String::from_utf8(form).unwrap()
+        }))
+    };
+    assert_eq!(renamed("--xYz--", "new"), Ok(None));
+    assert_eq!(renamed(&of("", "m"), "n\u{fc}"), Ok(Some(of("", "n\u{fc}"))));
+    assert_eq!(renamed(&of("", ""), "new"), Ok(Some(of("", "new"))));
+    // As OkHttp writes it.
+    let (one, ten) = ("\r\nContent-Length: 1\r\nX: y", "\r\nContent-Length: 10\r\nX: y");
+    assert_eq!(renamed(&of(one, "m"), "ten-letter"), Ok(Some(of(ten, "ten-letter"))));
+    let latin = of("\r\nContent-Type: text/plain; charset=iso-8859-1", "m");
+    assert_eq!(renamed(&latin, "n\u{fc}"), Err(FormError::ModelField));
+    // Who chose the boundary may choose what a reader of lines makes of the name.
+    assert_eq!(renamed(&of("", "m"), "models--xYz"), Err(FormError::Delimiter));
+    assert_eq!(renamed(&of("", "m"), "models-xYz"), Ok(Some(of("", "models-xYz"))));
 }
