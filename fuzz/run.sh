@@ -26,7 +26,7 @@ dictionary() {
         canary) echo canary ;;
         literal | reply | request | scanner | splitter | stream) echo json ;;
         chunked | head | websocket) echo http ;;
-        config | path) echo "$1" ;;
+        config | multipart | path) echo "$1" ;;
     esac
 }
 

@@ -3,7 +3,9 @@
 //! The canary's inputs pass as they stand. It fails on a whole request, which shows that an entry
 //! point can fail at all.
 
-use super::{fuzz_config, fuzz_http, fuzz_json, fuzz_path, fuzz_sse, fuzz_websocket};
+use super::{
+    fuzz_config, fuzz_http, fuzz_json, fuzz_multipart, fuzz_path, fuzz_sse, fuzz_websocket,
+};
 use std::panic::catch_unwind;
 use std::path::PathBuf;
 
@@ -35,6 +37,7 @@ const TARGETS: &[Target] = targets! {
     glob: fuzz_config::glob,
     head: fuzz_http::request_head,
     literal: fuzz_json::literal,
+    multipart: fuzz_multipart::form,
     path: fuzz_path::path,
     reply: fuzz_json::whole_reply,
     request: fuzz_json::request,

@@ -12,7 +12,7 @@ use crate::wire::header;
 const BODY_BYTES_MAX: u64 = 4_096;
 
 /// A seed out of the input, so that cuts depend on nothing else.
-fn prng(data: &[u8]) -> Prng {
+pub(super) fn prng(data: &[u8]) -> Prng {
     Prng::new(
         data.iter().fold(data.len() as u64, |seed, byte| {
             seed.wrapping_mul(31).wrapping_add(u64::from(*byte))

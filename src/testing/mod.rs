@@ -11,6 +11,7 @@ pub mod documents;
 pub mod fuzz_config;
 pub mod fuzz_http;
 pub mod fuzz_json;
+pub mod fuzz_multipart;
 pub mod fuzz_path;
 pub mod fuzz_sse;
 pub mod fuzz_websocket;
