@@ -33,47 +33,61 @@ impl Names {
     }
 
     /// Shows all of `input` in its order, but for the beginning of a name that is not whole yet.
-    fn feed(&mut self, input: &[u8], show: &mut dyn FnMut(Part<'_>)) -> Result<(), AskError> {
+    /// Of several errors the one that stands first is told, however the body is cut.
+    fn feed(
+        &mut self,
+        input: &[u8],
+        show: &mut dyn FnMut(Part<'_>) -> Result<(), AskError>,
+    ) -> Result<(), AskError> {
         let offset = self.scanner.offset();
         let held = &mut self.held;
-        let mut error = None;
+        let mut done = Ok(());
         // Invariant: `input[..kept]` was dealt with.
         let mut kept = 0;
-        let result = self.scanner.feed(input, &mut |event| match event {
-            Event::Begins { path: ROOT, kind, .. } if kind != Kind::Object => {
-                error.get_or_insert(AskError::NotAnObject);
+        let result = self.scanner.feed(input, &mut |event| {
+            if done.is_err() {
+                return;
             }
-            Event::Begins { path: ROOT, .. } | Event::Ends { path: ROOT, .. } => {}
-            Event::Begins { kind, at, .. } => {
-                if kind != Kind::String {
-                    error.get_or_insert(AskError::ModelNotText);
+            done = match event {
+                Event::Begins { path: ROOT, kind, .. } if kind != Kind::Object => {
+                    Err(AskError::NotAnObject)
                 }
-                let at = (at - offset) as usize;
-                show(Part::Rest(&input[kept..at]));
-                kept = at;
-                *held = Some(Vec::new());
-            }
-            Event::Ends { end, .. } => {
-                let end = (end - offset) as usize;
-                let mut literal = held.take().unwrap_or_default();
-                literal.extend_from_slice(&input[kept..end]);
-                kept = end;
-                show(Part::Name(&literal));
-            }
-            Event::Misspelt { .. } => drop(error.get_or_insert(AskError::KeyMisspelt)),
-            Event::Repeats { .. } => drop(error.get_or_insert(AskError::ModelTwice)),
+                Event::Begins { path: ROOT, .. } | Event::Ends { path: ROOT, .. } => Ok(()),
+                Event::Begins { kind, .. } if kind != Kind::String => Err(AskError::ModelNotText),
+                Event::Begins { at, .. } => {
+                    let at = (at - offset) as usize;
+                    let rest = &input[kept..at];
+                    kept = at;
+                    *held = Some(Vec::new());
+                    show(Part::Rest(rest))
+                }
+                Event::Ends { end, .. } => {
+                    let end = (end - offset) as usize;
+                    let mut literal = held.take().unwrap_or_default();
+                    literal.extend_from_slice(&input[kept..end]);
+                    kept = end;
+                    match literal.len() <= LITERAL_BYTES_MAX {
+                        true => show(Part::Name(&literal)),
+                        false => Err(AskError::ModelTooLong),
+                    }
+                }
+                Event::Misspelt { .. } => Err(AskError::KeyMisspelt),
+                Event::Repeats { .. } => Err(AskError::ModelTwice),
+            };
         });
-        match held {
-            Some(literal) if literal.len() + input.len() - kept <= LITERAL_BYTES_MAX => {
-                literal.extend_from_slice(&input[kept..]);
+        done?;
+        // As far as it is JSON.
+        let read = (self.scanner.offset() - offset) as usize;
+        match &mut self.held {
+            Some(literal) => {
+                literal.extend_from_slice(&input[kept..read]);
+                if literal.len() > LITERAL_BYTES_MAX {
+                    return Err(AskError::ModelTooLong);
+                }
             }
-            Some(_) => drop(error.get_or_insert(AskError::ModelTooLong)),
-            None => show(Part::Rest(&input[kept..])),
+            None => show(Part::Rest(&input[kept..read]))?,
         }
-        match error {
-            Some(error) => Err(error),
-            None => Ok(result?),
-        }
+        Ok(result?)
     }
 }
 
@@ -100,13 +114,10 @@ impl Batch {
     /// Reads on. An error stays one: nothing more is fed.
     pub fn feed(&mut self, input: &[u8]) -> Result<(), AskError> {
         let found = &mut self.found;
-        let mut result = Ok(());
-        self.names.feed(input, &mut |part| {
-            if let (Part::Name(literal), Ok(())) = (part, result) {
-                result = enter(found, literal);
-            }
-        })?;
-        result
+        self.names.feed(input, &mut |part| match part {
+            Part::Name(literal) => enter(found, literal),
+            Part::Rest(_) => Ok(()),
+        })
     }
 
     /// The body has no more bytes.
@@ -164,6 +175,7 @@ impl Exchange {
                     pair.map_or(literal, |(_, served)| served)
                 }
             });
+            Ok(())
         })
     }
 }
@@ -213,6 +225,17 @@ mod tests {
         refuses(r#"[{"params":{"model":"a"}}]"#, AskError::NotAnObject);
         refuses(r#"{"requests":[{"params":{"model":"a"}}]"#, AskError::Truncated);
         refuses(r#"{"requests":[}"#, AskError::NotJson);
+        // Of several errors the first.
+        let names = |names: &str| format!(r#"{{"requests":[{names}]}}"#);
+        let (empty, number) = (r#"{"params":{"model":""}}"#, r#"{"params":{"model":1}}"#);
+        refuses(&names(&format!("{empty},{number}")), AskError::ModelEmpty);
+        refuses(&names(&format!("{number},{empty}")), AskError::ModelNotText);
+        refuses(&names(&format!("{empty},]")), AskError::ModelEmpty);
+        refuses(&names(&format!("{},{empty}", r#"{"params":{"model":"\x"}}"#)), AskError::NotJson);
+        let long = "a".repeat(LITERAL_BYTES_MAX);
+        let broken = |text: &str| names(&format!(r#"{{"params":{{"model":"{text}\x"}}}}"#));
+        refuses(&broken(&long[3..]), AskError::NotJson);
+        refuses(&broken(&long), AskError::ModelTooLong);
         let long =
             format!("{{\"requests\":[{{\"params\":{{\"model\":\"{}\"}}}}]}}", "a".repeat(2_000));
         let mut batch = Batch::default();
