@@ -24,7 +24,7 @@ skip() {
 dictionary() {
     case $1 in
         canary) echo canary ;;
-        literal | reply | request | scanner | splitter | stream) echo json ;;
+        batch | literal | reply | request | scanner | splitter | stream) echo json ;;
         chunked | head | websocket) echo http ;;
         config | multipart | path) echo "$1" ;;
     esac

@@ -4,7 +4,8 @@
 //! point can fail at all.
 
 use super::{
-    fuzz_config, fuzz_http, fuzz_json, fuzz_multipart, fuzz_path, fuzz_sse, fuzz_websocket,
+    fuzz_batch, fuzz_config, fuzz_http, fuzz_json, fuzz_multipart, fuzz_path,
+    fuzz_sse, fuzz_websocket,
 };
 use std::panic::catch_unwind;
 use std::path::PathBuf;
@@ -31,6 +32,7 @@ macro_rules! targets {
 
 /// In the order of their names, as a listing has them.
 const TARGETS: &[Target] = targets! {
+    batch: fuzz_batch::names,
     canary: fuzz_json::canary,
     chunked: fuzz_http::chunked_body,
     config: fuzz_config::config,

@@ -8,6 +8,7 @@
 #[cfg(test)]
 mod corpus;
 pub mod documents;
+pub mod fuzz_batch;
 pub mod fuzz_config;
 pub mod fuzz_http;
 pub mod fuzz_json;
