@@ -4,7 +4,7 @@
 //! point can fail at all.
 
 use super::{
-    fuzz_batch, fuzz_config, fuzz_http, fuzz_json, fuzz_multipart, fuzz_path,
+    fuzz_batch, fuzz_coding, fuzz_config, fuzz_http, fuzz_json, fuzz_multipart, fuzz_path,
     fuzz_sse, fuzz_websocket,
 };
 use std::panic::catch_unwind;
@@ -35,6 +35,7 @@ const TARGETS: &[Target] = targets! {
     batch: fuzz_batch::names,
     canary: fuzz_json::canary,
     chunked: fuzz_http::chunked_body,
+    coding: fuzz_coding::body,
     config: fuzz_config::config,
     glob: fuzz_config::glob,
     head: fuzz_http::request_head,

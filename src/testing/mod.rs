@@ -9,6 +9,7 @@
 mod corpus;
 pub mod documents;
 pub mod fuzz_batch;
+pub mod fuzz_coding;
 pub mod fuzz_config;
 pub mod fuzz_http;
 pub mod fuzz_json;
