@@ -5,6 +5,8 @@
 //! not used: it blocks its thread, and in a static binary it may try to load the host's modules.
 //! Files are read by [`load`] on an OS thread only.
 
+pub(crate) mod answer;
+
 use std::collections::HashMap;
 use std::fmt;
 use std::io;
@@ -14,8 +16,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Mutex, RwLock};
 use ring::rand::SecureRandom;
-use simple_dns::rdata::RData;
-use simple_dns::{CLASS, Name, Packet, PacketFlag, QCLASS, QTYPE, Question, RCODE, TYPE};
+use simple_dns::TYPE;
 use ureq::Error;
 use ureq::config::Config;
 use ureq::http::Uri;
@@ -24,17 +25,18 @@ use crate::failure::{Cause, Phase};
 use crate::io::transport::{self, NextTimeout, ResolvedSocketAddrs, Resolver};
 use crate::io::watch::Watch;
 use crate::io::worker::Sock;
+use answer::{Answer, Question, TTL_S_MAX};
 
 /// Names that are remembered at once; the table is emptied when it is full.
 const CACHE_NAMES_MAX: usize = 1_024;
 const TTL_S_MIN: u32 = 1;
-const TTL_S_MAX: u32 = 300;
 /// How long a name that does not exist is not asked for again.
 const MISSING_FOR: Duration = Duration::from_secs(2);
 /// One server's time to answer one question.
 const SERVER_WAIT: Duration = Duration::from_millis(1_500);
 const DATAGRAM_BYTES_MAX: usize = 1_232;
-const ADDRESSES_MAX: usize = 16;
+/// Of one name.
+pub(crate) const ADDRESSES_MAX: usize = 16;
 
 /// What the system's files say about names.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -228,13 +230,6 @@ fn is_final(cause: Cause) -> bool {
     matches!(cause, Cause::DownstreamGone | Cause::ShuttingDown | Cause::Overtaken)
 }
 
-#[derive(Debug, PartialEq, Eq)]
-struct Answer {
-    addresses: Vec<IpAddr>,
-    ttl_s: u32,
-    truncated: bool,
-}
-
 /// Asks each server in turn for one record type.
 fn ask(files: &Files, name: &str, record: TYPE, watch: &Watch) -> Result<Answer, Cause> {
     let mut last = Cause::NoSuchHost;
@@ -242,9 +237,9 @@ fn ask(files: &Files, name: &str, record: TYPE, watch: &Watch) -> Result<Answer,
         let mut id = [0; 2];
         ring::rand::SystemRandom::new().fill(&mut id).map_err(|_| Cause::NoSuchHost)?;
         let id = u16::from_be_bytes(id);
-        let query = question(id, name, record).ok_or(Cause::NoSuchHost)?;
-        let answer = match over_udp(*server, id, &query, watch) {
-            Ok(answer) if answer.truncated => over_tcp(*server, id, &query, watch),
+        let question = Question::new(id, name, record).ok_or(Cause::NoSuchHost)?;
+        let answer = match over_udp(*server, &question, watch) {
+            Ok(answer) if answer.truncated => over_tcp(*server, &question, watch),
             other => other,
         };
         match answer {
@@ -256,39 +251,6 @@ fn ask(files: &Files, name: &str, record: TYPE, watch: &Watch) -> Result<Answer,
     Err(last)
 }
 
-fn question(id: u16, name: &str, record: TYPE) -> Option<Vec<u8>> {
-    let mut packet = Packet::new_query(id);
-    packet.set_flags(PacketFlag::RECURSION_DESIRED);
-    let name = Name::new(name).ok()?.into_owned();
-    let class = QCLASS::CLASS(CLASS::IN);
-    packet.questions.push(Question::new(name, QTYPE::TYPE(record), class, false));
-    packet.build_bytes_vec().ok()
-}
-
-/// Reads an answer to question `id`; `None` when it is not one.
-fn answer(id: u16, bytes: &[u8]) -> Option<Result<Answer, Cause>> {
-    let packet = Packet::parse(bytes).ok()?;
-    if packet.id() != id || !packet.has_flags(PacketFlag::RESPONSE) {
-        return None;
-    }
-    match packet.rcode() {
-        RCODE::NoError | RCODE::NameError => {}
-        _ => return Some(Err(Cause::NoSuchHost)),
-    }
-    let truncated = packet.has_flags(PacketFlag::TRUNCATION);
-    let mut answer = Answer { addresses: Vec::new(), ttl_s: TTL_S_MAX, truncated };
-    for record in &packet.answers {
-        let address = match &record.rdata {
-            RData::A(a) => IpAddr::V4(a.address.into()),
-            RData::AAAA(aaaa) => IpAddr::V6(aaaa.address.into()),
-            _ => continue,
-        };
-        answer.addresses.push(address);
-        answer.ttl_s = answer.ttl_s.min(record.ttl);
-    }
-    Some(Ok(answer))
-}
-
 /// A server that cannot be asked.
 fn lost(error: &io::Error) -> Cause {
     match transport::cause_of(error) {
@@ -297,17 +259,17 @@ fn lost(error: &io::Error) -> Cause {
     }
 }
 
-fn over_udp(server: SocketAddr, id: u16, query: &[u8], watch: &Watch) -> Result<Answer, Cause> {
+fn over_udp(server: SocketAddr, question: &Question, watch: &Watch) -> Result<Answer, Cause> {
     let mut sock = Sock::datagram(server, watch.worker).map_err(|error| lost(&error))?;
     let until = watch.deadline().min(Instant::now() + SERVER_WAIT);
     let wait = watch.wait_until(until)?;
-    sock.write(query, wait).map_err(|_| Cause::NoSuchHost)?;
+    sock.write(question.bytes(), wait).map_err(|_| Cause::NoSuchHost)?;
     let mut datagram = vec![0; DATAGRAM_BYTES_MAX];
     loop {
         match sock.read(&mut datagram, watch.wait_until(until)?) {
             Ok(count) => {
                 // A datagram that does not fit the question is somebody else's: wait on.
-                if let Some(answer) = answer(id, &datagram[..count]) {
+                if let Some(answer) = question.answered(&datagram[..count]) {
                     return answer;
                 }
             }
@@ -317,10 +279,11 @@ fn over_udp(server: SocketAddr, id: u16, query: &[u8], watch: &Watch) -> Result<
     }
 }
 
-fn over_tcp(server: SocketAddr, id: u16, query: &[u8], watch: &Watch) -> Result<Answer, Cause> {
+fn over_tcp(server: SocketAddr, question: &Question, watch: &Watch) -> Result<Answer, Cause> {
     let until = watch.deadline().min(Instant::now() + SERVER_WAIT);
     let mut sock = Sock::connect(server, watch.worker).map_err(|error| lost(&error))?;
     while !sock.is_connected(watch.wait_until(until)?).map_err(|_| Cause::NoSuchHost)? {}
+    let query = question.bytes();
     let mut framed = (query.len() as u16).to_be_bytes().to_vec();
     framed.extend_from_slice(query);
     let mut done = 0;
@@ -334,7 +297,11 @@ fn over_tcp(server: SocketAddr, id: u16, query: &[u8], watch: &Watch) -> Result<
         if let Some((length, rest)) = reply.split_first_chunk::<2>() {
             let length = usize::from(u16::from_be_bytes(*length));
             if rest.len() >= length {
-                return answer(id, &rest[..length]).unwrap_or(Err(Cause::NoSuchHost));
+                let answer =
+                    question.answered(&rest[..length]).unwrap_or(Err(Cause::NoSuchHost))?;
+                // What is too long for TCP is nothing.
+                let is_known = !answer.truncated || !answer.addresses.is_empty();
+                return is_known.then_some(answer).ok_or(Cause::NoSuchHost);
             }
         }
         match sock.read(&mut part, watch.wait_until(until)?) {
@@ -355,7 +322,6 @@ impl fmt::Debug for Names {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use simple_dns::{ResourceRecord, rdata};
 
     #[test]
     fn hosts_and_servers_are_read_from_the_system_files() {
@@ -380,32 +346,6 @@ mod tests {
         let files = Files::parse("", "");
         assert_eq!(files.servers, ["127.0.0.1:53".parse().unwrap()]);
         assert_eq!(files.candidates("a.b"), ["a.b"]);
-    }
-
-    fn reply(id: u16, flags: PacketFlag, rdata: Option<RData<'static>>) -> Vec<u8> {
-        let mut packet = Packet::new_reply(id);
-        packet.set_flags(flags);
-        if let Some(rdata) = rdata {
-            let name = Name::new("example.test").unwrap();
-            packet.answers.push(ResourceRecord::new(name, CLASS::IN, 60, rdata));
-        }
-        packet.build_bytes_vec().unwrap()
-    }
-
-    #[test]
-    fn an_answer_yields_addresses_and_the_smallest_ttl() {
-        let address = Ipv4Addr::new(192, 0, 2, 1);
-        let bytes = reply(7, PacketFlag::RESPONSE, Some(RData::A(rdata::A::from(address))));
-        let expected = Answer { addresses: vec![IpAddr::V4(address)], ttl_s: 60, truncated: false };
-        assert_eq!(answer(7, &bytes), Some(Ok(expected)));
-    }
-
-    #[test]
-    fn foreign_and_broken_datagrams_are_no_answers() {
-        let bytes = reply(7, PacketFlag::RESPONSE, None);
-        assert_eq!(answer(8, &bytes), None);
-        assert_eq!(answer(7, &bytes[..5]), None);
-        assert_eq!(answer(7, b""), None);
     }
 
     /// What comes of one name whose families are answered like this.
@@ -450,12 +390,5 @@ mod tests {
         for cause in [Cause::DownstreamGone, Cause::ShuttingDown, Cause::Overtaken] {
             assert_eq!(known(Ok("192.0.2.1"), Err(cause)), Err(cause));
         }
-    }
-
-    #[test]
-    fn truncation_is_seen() {
-        let flags = PacketFlag::RESPONSE | PacketFlag::TRUNCATION;
-        let answer = answer(7, &reply(7, flags, None)).unwrap().unwrap();
-        assert!(answer.truncated && answer.addresses.is_empty());
     }
 }
