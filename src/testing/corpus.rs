@@ -4,8 +4,8 @@
 //! point can fail at all.
 
 use super::{
-    fuzz_batch, fuzz_coding, fuzz_config, fuzz_http, fuzz_json, fuzz_multipart, fuzz_path,
-    fuzz_sse, fuzz_websocket,
+    fuzz_answer, fuzz_batch, fuzz_coding, fuzz_config, fuzz_http, fuzz_json, fuzz_multipart,
+    fuzz_path, fuzz_sse, fuzz_websocket,
 };
 use std::panic::catch_unwind;
 use std::path::PathBuf;
@@ -32,6 +32,7 @@ macro_rules! targets {
 
 /// In the order of their names, as a listing has them.
 const TARGETS: &[Target] = targets! {
+    answer: fuzz_answer::answer,
     batch: fuzz_batch::names,
     canary: fuzz_json::canary,
     chunked: fuzz_http::chunked_body,
