@@ -5,7 +5,7 @@
 
 use super::{
     fuzz_answer, fuzz_batch, fuzz_coding, fuzz_config, fuzz_http, fuzz_json, fuzz_multipart,
-    fuzz_path, fuzz_sse, fuzz_websocket,
+    fuzz_path, fuzz_response, fuzz_sse, fuzz_websocket,
 };
 use std::panic::catch_unwind;
 use std::path::PathBuf;
@@ -45,6 +45,7 @@ const TARGETS: &[Target] = targets! {
     path: fuzz_path::path,
     reply: fuzz_json::whole_reply,
     request: fuzz_json::request,
+    response: fuzz_response::head,
     scanner: fuzz_json::scanner,
     splitter: fuzz_sse::splitter,
     stream: fuzz_sse::stream,

@@ -16,6 +16,7 @@ pub mod fuzz_http;
 pub mod fuzz_json;
 pub mod fuzz_multipart;
 pub mod fuzz_path;
+pub mod fuzz_response;
 pub mod fuzz_sse;
 pub mod fuzz_websocket;
 pub mod mutate;
