@@ -21,7 +21,7 @@ const HEAD_BYTES_MAX: usize = 14;
 pub enum HandshakeError {
     /// HTTP/1.0, a body, or a `Connection` that does not name the upgrade.
     NoUpgrade,
-    /// Another version than 13.
+    /// Another version than 13, or several.
     Version,
     /// The key is missing, repeated, or not 16 bytes in base64.
     Key,
@@ -46,7 +46,7 @@ pub fn key_of(head: &Head) -> Result<&[u8], HandshakeError> {
     if !head.http11 || !head.framing.is_empty() || !connected {
         return Err(HandshakeError::NoUpgrade);
     }
-    if head.headers.get("sec-websocket-version") != Some(b"13") {
+    if !head.headers.all("sec-websocket-version").eq([&b"13"[..]]) {
         return Err(HandshakeError::Version);
     }
     let mut keys = head.headers.all("sec-websocket-key");

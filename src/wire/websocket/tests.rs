@@ -153,6 +153,8 @@ fn a_handshake_is_whole_or_says_what_it_lacks() {
     let version = REST.replace("13", "8");
     assert_eq!(refused(&format!("{up}{version}")), HandshakeError::Version);
     assert_eq!(refused(up), HandshakeError::Version);
+    let twice = format!("{up}{REST}Sec-WebSocket-Version: 8\r\n");
+    assert_eq!(refused(&twice), HandshakeError::Version);
     for key in ["", "AQIDBAUGBwgJCgsMDQ4P", "AQIDBAUGBwgJCgsMDQ4PE===", "AQIDBAUGBwgJ gsMDQ4PEA=="]
     {
         let rest = REST.replace("AQIDBAUGBwgJCgsMDQ4PEA==", key);
