@@ -25,7 +25,7 @@ dictionary() {
     case $1 in
         canary) echo canary ;;
         batch | literal | reply | request | scanner | splitter | stream) echo json ;;
-        chunked | head | response | websocket) echo http ;;
+        chunked | handshake | head | response | websocket) echo http ;;
         config | multipart | path) echo "$1" ;;
     esac
 }

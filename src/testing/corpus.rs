@@ -4,8 +4,8 @@
 //! point can fail at all.
 
 use super::{
-    fuzz_answer, fuzz_batch, fuzz_coding, fuzz_config, fuzz_http, fuzz_json, fuzz_multipart,
-    fuzz_path, fuzz_response, fuzz_sse, fuzz_websocket,
+    fuzz_answer, fuzz_batch, fuzz_coding, fuzz_config, fuzz_http, fuzz_json,
+    fuzz_multipart, fuzz_path, fuzz_response, fuzz_sse, fuzz_websocket,
 };
 use std::panic::catch_unwind;
 use std::path::PathBuf;
@@ -39,6 +39,7 @@ const TARGETS: &[Target] = targets! {
     coding: fuzz_coding::body,
     config: fuzz_config::config,
     glob: fuzz_config::glob,
+    handshake: fuzz_websocket::handshake,
     head: fuzz_http::request_head,
     literal: fuzz_json::literal,
     multipart: fuzz_multipart::form,
