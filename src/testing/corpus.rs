@@ -4,7 +4,7 @@
 //! point can fail at all.
 
 use super::{
-    fuzz_answer, fuzz_batch, fuzz_coding, fuzz_config, fuzz_http, fuzz_json,
+    fuzz_answer, fuzz_batch, fuzz_coding, fuzz_config, fuzz_forwarded, fuzz_http, fuzz_json,
     fuzz_multipart, fuzz_path, fuzz_response, fuzz_sse, fuzz_websocket,
 };
 use std::panic::catch_unwind;
@@ -38,6 +38,7 @@ const TARGETS: &[Target] = targets! {
     chunked: fuzz_http::chunked_body,
     coding: fuzz_coding::body,
     config: fuzz_config::config,
+    forwarded: fuzz_forwarded::address,
     glob: fuzz_config::glob,
     handshake: fuzz_websocket::handshake,
     head: fuzz_http::request_head,
