@@ -46,6 +46,9 @@ pub enum FormError {
     Unclosed,
 }
 
+/// Where something stands in a form, and what comes there.
+pub type Change = (Range<u64>, Vec<u8>);
+
 /// Watches one form go by.
 pub struct Scanner {
     // Two dashes and the boundary. Its tables are large, and a coroutine's stack is not.
@@ -182,7 +185,7 @@ impl Scanner {
     }
 
     /// What stands in the place of what, so that the form names this model.
-    pub fn renamed(&self, name: &str) -> Result<Option<(Range<u64>, Vec<u8>)>, FormError> {
+    pub fn renamed(&self, name: &str) -> Result<Option<Change>, FormError> {
         let Some(model) = &self.model else { return Ok(None) };
         // Whoever chose the boundary did not know this name.
         if self.finder.find(name.as_bytes()).is_some() {
@@ -211,10 +214,9 @@ impl Scanner {
         // What crosses the seam comes before all that lies behind it.
         let found = if let Some(found) = self.finder.find(&self.tail) {
             Some((self.tail[..found].ends_with(LINE_END), found + dashed - seam))
-        } else if let Some(found) = self.finder.find(bytes) {
-            Some((bytes[..found].ends_with(LINE_END), found + dashed))
         } else {
-            None
+            let behind = self.finder.find(bytes);
+            behind.map(|found| (bytes[..found].ends_with(LINE_END), found + dashed))
         };
         let used = found.map_or(bytes.len(), |(_, used)| used);
         let is_model = self.part.is_model && self.state == State::Data;
