@@ -19,6 +19,7 @@ mod disk;
 mod early;
 mod fault_matrix;
 mod fence;
+mod forms;
 mod guesses;
 mod handover;
 mod headers;
