@@ -4,7 +4,7 @@
 //! is valid for the snapshot that gave it and for no other.
 
 use std::collections::{BTreeMap, HashMap};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::AtomicI64;
 
@@ -497,10 +497,20 @@ pub fn forwarded(peer: IpAddr, told: &str, trusted: &[Network]) -> Option<IpAddr
         if !is_trusted(address) {
             break;
         }
-        let Ok(before) = told.trim().parse() else { break };
+        let Some(before) = told_address(told.trim()) else { break };
         address = before;
     }
     Some(address)
+}
+
+/// An address as proxies write it: some add brackets, or the port.
+fn told_address(text: &str) -> Option<IpAddr> {
+    let bare = text.strip_prefix('[').and_then(|text| text.strip_suffix(']'));
+    let six = || bare?.parse().ok().map(IpAddr::V6);
+    // A zone is known to one machine only.
+    let of_all = Some(text).filter(|text| !text.contains('%'));
+    let with_port = || of_all?.parse::<SocketAddr>().ok().map(|told| told.ip());
+    text.parse().ok().or_else(six).or_else(with_port)
 }
 
 impl Retention {

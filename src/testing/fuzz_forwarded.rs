@@ -1,6 +1,6 @@
 //! Laws of what proxies tell of a caller's address, for any text.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 
 use crate::route::snapshot::{Network, forwarded};
 
@@ -18,7 +18,6 @@ pub fn address(data: &[u8]) {
     let found = forwarded(peer, told, &trusted).expect("there is a peer");
 
     // From the right: each but the last one is trusted.
-    let read = |told: &str| told.trim().parse::<IpAddr>().ok();
     let chain: Vec<IpAddr> =
         std::iter::once(peer).chain(told.rsplit(',').map_while(read)).collect();
     let first_other = chain.iter().find(|address| !is_trusted(**address));
@@ -36,6 +35,30 @@ pub fn address(data: &[u8]) {
         false => peer,
     };
     assert_eq!(last, Some(expected));
+}
+
+/// An address, with or without a port; one of version 6 may stand in brackets.
+fn read(told: &str) -> Option<IpAddr> {
+    let told = told.trim();
+    if let Ok(address) = told.parse() {
+        return Some(address);
+    }
+    let (address, port) = match told.strip_prefix('[') {
+        Some(rest) => {
+            let (address, behind) = rest.split_once(']')?;
+            let address: Ipv6Addr = address.parse().ok()?;
+            if behind.is_empty() {
+                return Some(IpAddr::V6(address));
+            }
+            (IpAddr::V6(address), behind.strip_prefix(':')?)
+        }
+        None => {
+            let (address, port) = told.split_once(':')?;
+            (IpAddr::V4(address.parse().ok()?), port)
+        }
+    };
+    let is_port = port.bytes().all(|byte| byte.is_ascii_digit()) && port.parse::<u16>().is_ok();
+    is_port.then_some(address)
 }
 
 /// A network is read again as it is written, and holds what shares its leading bits.
@@ -76,6 +99,7 @@ pub const SPICES: &[&[u8]] = &[
     b"unknown",
     b":80",
     b"[::1]",
+    b"[::1%1]:80",
     b"\t",
     b"\xc2\xa0",
     b"\xff",
