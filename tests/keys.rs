@@ -108,11 +108,12 @@ fn a_key_counts_until_its_time_is_over_and_from_its_networks_alone() {
         format!("[[users.keys]]\napi_key = \"sk-of-the-file-{name}-0123456789\"\n{terms}\n")
     };
     let config = Config::to(&upstream).global("trusted_proxies = [\"127.0.0.1\"]").tail(&format!(
-        "[[users]]\nname = \"root\"\nis_admin = true\n{}{}{}[[permissions]]\nuser_name = \"root\"\n\
-         model_pattern = \"*\"\n",
+        "[[users]]\nname = \"root\"\nis_admin = true\n{}{}{}{}[[permissions]]\n\
+         user_name = \"root\"\nmodel_pattern = \"*\"\n",
         key("old", "expires_at = \"2020-01-01T00:00:00Z\""),
         key("good", "expires_at = \"2999-01-01T00:00:00Z\""),
-        key("home", "networks = [\"198.51.100.0/24\", \"2001:db8::/32\"]")
+        key("home", "networks = [\"198.51.100.0/24\", \"2001:db8::/32\"]"),
+        key("near", "networks = [\"127.0.0.0/8\"]")
     ));
     let gateway = Gateway::start(&config.text());
     let terms = json!({ "expires_at": "2020-01-01T00:00:00Z" });
@@ -130,6 +131,9 @@ fn a_key_counts_until_its_time_is_over_and_from_its_networks_alone() {
         (of_file("home"), "", Some(elsewhere)),
         (of_file("home"), "198.51.100.7|203.0.113.9", Some(elsewhere)),
         (of_file("home"), "203.0.113.9|198.51.100.7", None),
+        (of_file("home"), "198.51.100.7:40000", None),
+        (of_file("near"), "", None),
+        (of_file("near"), "unknown", Some(elsewhere)),
         (made_old.clone(), "198.51.100.7", Some(expired)),
         (made_home.clone(), "198.51.100.7", None),
         (made_home, "198.51.100.8", Some(elsewhere)),

@@ -173,8 +173,9 @@ fn process_routes() -> Vec<Route> {
 fn login(_: &Route, call: &Call<'_>) -> Result<Answer, Fault> {
     let (api, request) = (call.api, call.request);
     let now_ms = api.core.unix_ms();
-    let from =
-        session::address(request).ok_or_else(|| Fault::new(503, "who calls is not known"))?;
+    let from = session::address(request)
+        .or(request.peer)
+        .ok_or_else(|| Fault::new(503, "who calls is not known"))?;
     api.sessions.guess(from, now_ms).map_err(|wait_s| {
         api.core.metrics.count(Count::GuessesSlowed);
         let fields = vec![("retry-after", wait_s.to_string())];

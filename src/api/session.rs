@@ -199,7 +199,7 @@ pub(super) fn cookie(token: &str, is_secure: bool) -> String {
     format!("{COOKIE}={token}; Path=/; Max-Age={age}; HttpOnly; SameSite=Strict{secure}")
 }
 
-/// The caller's address, behind proxies that are trusted the one that they tell.
+/// The caller's address, behind proxies that are trusted the one that they tell, if it is one.
 pub(super) fn address(request: &ApiRequest) -> Option<IpAddr> {
     let trusted = &request.snapshot.trusted_proxies;
     forwarded(request.peer?, request.field("x-forwarded-for").unwrap_or_default(), trusted)
@@ -261,14 +261,19 @@ mod tests {
             ("10.0.0.1", "198.51.100.7", "198.51.100.7"),
             ("10.0.0.1", "6.6.6.6, 198.51.100.7, 10.0.0.2", "198.51.100.7"),
             ("10.0.0.1", "", "10.0.0.1"),
-            ("10.0.0.1", "nonsense", "10.0.0.1"),
+            ("10.0.0.1", ", 198.51.100.7,, ", "198.51.100.7"),
+            ("10.0.0.1", "nonsense, 198.51.100.7", "198.51.100.7"),
+            ("192.0.2.1", "nonsense", "192.0.2.1"),
             ("10.0.0.1", "198.51.100.7:40000", "198.51.100.7"),
             ("10.0.0.1", "[2001:db8::1]:80, 10.0.0.2:80", "2001:db8::1"),
             ("10.0.0.1", "[2001:db8::1]", "2001:db8::1"),
-            ("10.0.0.1", "198.51.100.7:", "10.0.0.1"),
         ];
         for (peer, told, expected) in rows {
             assert_eq!(forwarded(ip(peer), told, &trusted), Some(ip(expected)), "{peer} {told}");
+        }
+        // It does not make the caller one of the proxy's neighbours.
+        for told in ["unknown", "198.51.100.7, _hidden", "198.51.100.7:", "nonsense, 10.0.0.2"] {
+            assert_eq!(forwarded(ip("10.0.0.1"), told, &trusted), None, "{told}");
         }
     }
 

@@ -83,14 +83,16 @@ fn acquaintance(snapshot: &Snapshot, head: &Head, key: &Digest) -> u64 {
     (key.prefix() ^ told.unwrap_or_default().rotate_left(1)).max(1)
 }
 
-/// Where the request comes from, as far as can be told.
+/// Where the request comes from, as far as can be told: one whose proxy does not tell it is counted
+/// with the proxy.
 fn address<D: Downstream>(
     snapshot: &Snapshot,
     session: &Session<D>,
     head: &Head,
 ) -> Option<IpAddr> {
     let told = head.headers.list(FORWARDED).unwrap_or_default();
-    forwarded(session.down.peer()?, &told, &snapshot.trusted_proxies)
+    let peer = session.down.peer()?;
+    forwarded(peer, &told, &snapshot.trusted_proxies).or(Some(peer))
 }
 
 /// A key that nobody has.

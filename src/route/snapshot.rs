@@ -489,16 +489,16 @@ pub struct Network {
     pub bits: u8,
 }
 
-/// A caller's address: behind proxies that are trusted the one that they tell.
+/// A caller's address: behind proxies that are trusted the one that they tell. `None`: one of them
+/// tells something else, such as `unknown`; the caller is not where his proxy is.
 pub fn forwarded(peer: IpAddr, told: &str, trusted: &[Network]) -> Option<IpAddr> {
     let is_trusted = |address: IpAddr| trusted.iter().any(|network| network.contains(address));
     let mut address = peer;
-    for told in told.rsplit(',') {
+    for told in told.rsplit(',').map(str::trim).filter(|told| !told.is_empty()) {
         if !is_trusted(address) {
             break;
         }
-        let Some(before) = told_address(told.trim()) else { break };
-        address = before;
+        address = told_address(told)?;
     }
     Some(address)
 }
