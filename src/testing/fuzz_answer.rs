@@ -47,7 +47,8 @@ pub fn answer(data: &[u8]) {
         Some(Err(_)) => false,
     };
     assert!(is_less, "half of an answer says {cut:?}, and all of it {found:?}");
-    if matches!(&found, Some(Ok(Answer { truncated: false, .. }) | Err(_))) {
+    let is_short = bytes.len() < 10_000;
+    if is_short && matches!(&found, Some(Ok(Answer { truncated: false, .. }) | Err(_))) {
         let behind = asked.answered(&[bytes, b"garbage"].concat());
         assert_eq!(found, behind, "what stands behind it counts");
     }

@@ -17,6 +17,8 @@ use crate::failure::Cause;
 pub(crate) const TTL_S_MAX: u32 = 300;
 /// Aliases that one name leads over.
 const ALIASES_MAX: usize = 16;
+/// More than any host has addresses for: names may lead back and back, and each is followed.
+const ANSWER_BYTES_MAX: usize = 16 * 1024;
 const HEADER_BYTES: usize = 12;
 /// RFC 1035: the shortest record has an empty name and no data.
 const RECORD_BYTES_MIN: usize = 11;
@@ -58,6 +60,9 @@ impl Question {
 
     /// Reads an answer; `None` when it answers something else, or is none.
     pub(crate) fn answered(&self, bytes: &[u8]) -> Option<Result<Answer, Cause>> {
+        if bytes.len() > ANSWER_BYTES_MAX {
+            return None;
+        }
         let (header, rest) = bytes.split_at_checked(HEADER_BYTES)?;
         let count = |at: usize| usize::from(u16::from_be_bytes([header[at], header[at + 1]]));
         let is_response = header[2] & 0x80 != 0;
@@ -228,6 +233,11 @@ mod tests {
         for end in 0..bytes.len() {
             assert_eq!(question.answered(&bytes[..end]), None, "{end}");
         }
+        let mut long = bytes.clone();
+        long.resize(ANSWER_BYTES_MAX, 0);
+        assert!(matches!(question.answered(&long), Some(Ok(_))));
+        long.push(0);
+        assert_eq!(question.answered(&long), None);
         // Room for so many records is not made.
         let mut many = bytes;
         many[6..12].fill(0xff);
