@@ -3,10 +3,6 @@
 //! The canary's inputs pass as they stand. It fails on a whole request, which shows that an entry
 //! point can fail at all.
 
-use super::{
-    fuzz_answer, fuzz_batch, fuzz_coding, fuzz_config, fuzz_forwarded, fuzz_http, fuzz_json,
-    fuzz_multipart, fuzz_path, fuzz_response, fuzz_sse, fuzz_websocket,
-};
 use std::panic::catch_unwind;
 use std::path::PathBuf;
 
@@ -25,7 +21,7 @@ macro_rules! targets {
         &[$(Target {
             name: stringify!($name),
             path: concat!(stringify!($module), "::", stringify!($entry)),
-            entry: $module::$entry,
+            entry: super::$module::$entry,
         }),*]
     };
 }
@@ -87,7 +83,7 @@ fn laws_hold_for_every_file_of_every_corpus() {
 
 #[test]
 fn the_canary_fails() {
-    let outcome = catch_unwind(|| fuzz_json::canary(br#"{"model":"a"}"#));
+    let outcome = catch_unwind(|| super::fuzz_json::canary(br#"{"model":"a"}"#));
     assert!(outcome.is_err(), "an entry point that must fail did not");
 }
 
