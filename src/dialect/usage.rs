@@ -223,8 +223,9 @@ impl Told {
     /// Details are parts of the totals. Chat, Responses and Realtime have names of their own for
     /// the same.
     fn openai(&mut self, value: &Node<'_>) {
-        let first = |names: &[&str]| names.iter().find_map(|name| value.get(name));
-        let either = |one: &str, other: &str| first(&[one, other]).map_or(0, count);
+        let fields = |names: &'static [&str]| names.iter().filter_map(|name| value.get(name));
+        let first = |names| fields(names).find(|found| !matches!(found, Node::Null));
+        let either = |names| first(names).map_or(0, count);
         let of_input =
             first(&["prompt_tokens_details", "input_tokens_details", "input_token_details"]);
         let of_output =
@@ -232,7 +233,7 @@ impl Told {
         let detail = |details: Option<&Node<'_>>, name: &str| {
             details.and_then(|details| details.get(name)).map_or(0, count)
         };
-        let all_in = either("prompt_tokens", "input_tokens");
+        let all_in = either(&["prompt_tokens", "input_tokens"]);
         let cached = detail(of_input, "cached_tokens");
         let cached = cached.max(value.get("prompt_cache_hit_tokens").map_or(0, count)).min(all_in);
         let written = detail(of_input, "cache_write_tokens").min(all_in - cached);
@@ -242,7 +243,7 @@ impl Told {
         let uncached = |name| detail(of_input, name).saturating_sub(detail(cached_parts, name));
         let (audio_in, image_in) = (uncached("audio_tokens").min(rest), uncached("image_tokens"));
         let thoughts = detail(of_output, "reasoning_tokens");
-        let mut all_out = either("completion_tokens", "output_tokens");
+        let mut all_out = either(&["completion_tokens", "output_tokens"]);
         // xAI counts its thoughts beside what they led to; only the total of all tells.
         let total = value.get("total_tokens").map_or(0, count);
         if thoughts > 0 && total == all_in + all_out + thoughts {
@@ -273,6 +274,8 @@ impl Told {
             self.beside = beside(iterations);
         }
         self.usage.combine(&self.beside, u64::saturating_add);
+        // The one may have been told before the other.
+        self.usage.reasoning_tokens = self.usage.reasoning_tokens.min(self.usage.output_tokens);
     }
 
     /// Each field that is there replaces the one before: the counts of a stream are cumulative.
@@ -297,7 +300,7 @@ impl Told {
         }
         let details = value.get("output_tokens_details");
         if let Some(thinking) = details.and_then(|details| details.get("thinking_tokens")) {
-            usage.reasoning_tokens = count(thinking).min(usage.output_tokens);
+            usage.reasoning_tokens = count(thinking);
         }
         // Of its tools only searches are billed by the call.
         if let Some(tools) = value.get("server_tool_use").filter(|tools| tools.is_object()) {

@@ -240,6 +240,16 @@ fn the_text_of_a_stream_of_responses_is_counted_once() {
 }
 
 #[test]
+fn thoughts_are_a_part_of_what_was_generated_whatever_comes_last() {
+    let usage = |output: u64, thoughts: Value| {
+        json!({"type": "message_delta", "usage": {"output_tokens": output,
+            "output_tokens_details": thoughts}})
+    };
+    let events = [usage(9, json!({"thinking_tokens": 7})), usage(4, Value::Null)];
+    stream("messages", &events, [0, 0, 0, 0, 4, 4, 0, 0, 0]);
+}
+
+#[test]
 fn what_is_no_usage_is_none() {
     for reply in ["{\"usage\":5}", "{\"usage\":[1]}", "not json", "", "{\"a\":{\"usage\":{}}}"] {
         let mut tap = Tap::new(endpoint("chat.completions"));
