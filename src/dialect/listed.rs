@@ -159,7 +159,7 @@ impl Form {
         let table = self.table();
         let paths: Vec<&[Step]> = table.iter().map(|(path, _)| *path).collect();
         let mut reader = Reader { body, table, ..Reader::default() };
-        let mut scanner = Scanner::new(Watch::of(&paths));
+        let mut scanner = Scanner::new(Watch::of(&paths)).behind_mark();
         let mut on = |event| reader.event(event);
         let scanned: Result<(), JsonError> =
             scanner.feed(body, &mut on).and_then(|()| scanner.finish(&mut on));
@@ -284,6 +284,8 @@ mod tests {
         let vertex = r#"{"publisherModels":[{"name":"publishers/google/models/gemini-a"}]}"#;
         let page = Form::Vertex.read(vertex.as_bytes()).expect("a list");
         assert_eq!(page.models, [listed("gemini-a", None, None, None)]);
+        let marked = format!("\u{feff}{vertex}");
+        assert_eq!(Form::Vertex.read(marked.as_bytes()), Some(page));
     }
 
     #[test]

@@ -197,7 +197,7 @@ const MODELS: usize = 2;
 impl Whole {
     fn new(model: &'static [Step], name: &str) -> Whole {
         let watch = Watch::of(&[model]).in_array(1, model);
-        let (scanner, name) = (Scanner::new(watch), literal(name));
+        let (scanner, name) = (Scanner::new(watch).behind_mark(), literal(name));
         Whole { scanner, name, swallows: false, passes: false, tap: None, model }
     }
 
@@ -206,7 +206,7 @@ impl Whole {
         let watch = Watch::of(&[self.model]).in_array(1, self.model);
         let paths = tap.paths().enumerate();
         let watch = paths.fold(watch, |watch, (at, path)| watch.with(MODELS + at, path));
-        self.scanner = Scanner::new(watch);
+        self.scanner = Scanner::new(watch).behind_mark();
         self.tap = Some(tap);
     }
 

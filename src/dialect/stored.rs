@@ -103,7 +103,7 @@ pub struct Strings {
 impl Strings {
     /// Exchanges what stands at these places.
     pub fn new(places: Places, exchange: Exchange, in_lines: bool) -> Strings {
-        let scanner = Scanner::new(Watch::of(places.paths()));
+        let scanner = Scanner::new(Watch::of(places.paths())).behind_mark();
         Strings { scanner, exchange, in_lines, held: None }
     }
 
@@ -285,6 +285,7 @@ mod tests {
             (r#"{"model":""}"#, r#"{"model":""}"#),
             (r#"{"model":"\ud800"}"#, r#"{"model":"\ud800"}"#),
             (r#"{"model":"cut"#, r#"{"model":"cut"#),
+            ("\u{feff}{\"model\":\"x\"}", "\u{feff}{\"model\":\"p/x\"}"),
         ] {
             run(MODELS, &front(false), false, reply, expected);
         }

@@ -4,6 +4,7 @@
 //! long. Times are milliseconds from now.
 
 use crate::wire::json::{self, Event, Kind, Scanner, Step, Watch};
+use crate::wire::sse;
 
 /// What is longer is no sentence.
 const SAID_BYTES_MAX: usize = 1_000;
@@ -164,7 +165,7 @@ impl Words {
     fn of(body: &[u8]) -> Words {
         let mut words = Words::default();
         // Gemini's other form of a stream is an array, of one error.
-        let body = body.trim_ascii_start();
+        let body = body.strip_prefix(sse::BOM).unwrap_or(body).trim_ascii_start();
         let body = body.strip_prefix(b"[").unwrap_or(body);
         let mut begun = [None; PLACES.len()];
         let mut on = |event| match event {

@@ -18,6 +18,7 @@ mod tests;
 
 use std::ops::Range;
 
+use super::sse::BOM;
 use crate::limits::JSON_DEPTH_MAX;
 
 pub use text::{escape, unescape};
@@ -242,6 +243,10 @@ fn bits(mut mask: Paths) -> impl Iterator<Item = usize> {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
+    /// A value must begin, or the next byte of a byte order mark.
+    Mark {
+        seen: u8,
+    },
     /// A value must begin.
     Value,
     /// After `[`: a value or the end.
@@ -362,7 +367,13 @@ impl Scanner {
         }
     }
 
-    /// Starts over with the same paths, at offset 0.
+    /// The same before a reply: a byte order mark may stand in front, which many clients pass over.
+    /// Not for requests, which two readers must not take differently.
+    pub fn behind_mark(self) -> Scanner {
+        Scanner { state: State::Mark { seen: 0 }, ..self }
+    }
+
+    /// Starts over with the same paths, at offset 0 and without a mark.
     pub fn reset(&mut self) {
         self.here = self.watch.whole.iter().fold(0, |all, some| all | some);
         self.state = State::Value;
@@ -435,6 +446,16 @@ impl Scanner {
                 State::Escape => self.escape(byte)?,
                 State::Hex { left, code } => self.hex(byte, left, code)?,
                 State::Failed(error) => return Err(error),
+                State::Mark { seen } if BOM[usize::from(seen)] == byte => {
+                    let is_last = usize::from(seen) + 1 == BOM.len();
+                    self.state =
+                        if is_last { State::Value } else { State::Mark { seen: seen + 1 } };
+                }
+                State::Mark { seen: 0 } => {
+                    self.state = State::Value;
+                    continue;
+                }
+                State::Mark { .. } => return Err(JsonError::Value),
                 _ if matches!(byte, b' ' | b'\n' | b'\r' | b'\t') => {}
                 State::Value => self.value_begins(byte, cursor.offset(), on)?,
                 State::FirstValue if byte == b']' => self.close(cursor.offset(), on),
@@ -738,7 +759,7 @@ fn plain_bytes(input: &[u8]) -> usize {
     }
 }
 
-/// Where the texts and numbers at the paths stand in a small document: of each the first.
+/// Where the texts and numbers at the paths stand in a small reply: of each the first.
 pub fn values<const N: usize>(
     paths: &[&'static [Step]; N],
     body: &[u8],
@@ -757,7 +778,7 @@ pub fn values<const N: usize>(
         }
         Event::Repeats { .. } | Event::Misspelt { .. } => {}
     };
-    let mut scanner = Scanner::new(Watch::of(paths));
+    let mut scanner = Scanner::new(Watch::of(paths)).behind_mark();
     scanner.feed(body, &mut on)?;
     scanner.finish(&mut on)?;
     Ok(found)

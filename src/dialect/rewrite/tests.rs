@@ -51,6 +51,21 @@ fn check_hidden(input: &str, expected: &str) {
 }
 
 #[test]
+fn a_whole_reply_may_have_a_byte_order_mark_in_front() {
+    for (input, expected) in [
+        ("\u{feff}{\"model\":\"x\"}", "\u{feff}{\"model\":\"a/b\"}"),
+        ("\u{feff} [{\"model\":\"x\"}]", "\u{feff} [{\"model\":\"a/b\"}]"),
+        ("\u{feff}\u{feff}{\"model\":\"x\"}", "\u{feff}\u{feff}{\"model\":\"x\"}"),
+        (" \u{feff}{\"model\":\"x\"}", " \u{feff}{\"model\":\"x\"}"),
+    ] {
+        check_whole("chat.completions", input, expected);
+    }
+    // Half of one is none.
+    let half = b"\xEF\xBB{\"model\":\"x\"}";
+    check(half, half, || Rewriter::whole(endpoint("chat.completions"), renaming()));
+}
+
+#[test]
 fn whole_reply_gets_its_name_back() {
     let chat = "chat.completions";
     check_whole(chat, r#"{"id":"1","model":"gpt-2025"}"#, r#"{"id":"1","model":"a/b"}"#);

@@ -113,7 +113,7 @@ impl Tap {
         let mut tap = Tap::beside(endpoint);
         let paths = tap.paths().enumerate();
         let watch = paths.fold(Watch::of(&[]), |watch, (at, path)| watch.with(at, path));
-        tap.scanner = Some(Scanner::new(watch));
+        tap.scanner = Some(Scanner::new(watch).behind_mark());
         tap
     }
 

@@ -1,5 +1,6 @@
 use super::*;
 use crate::dialect::endpoint::{ENDPOINTS, Endpoint};
+use crate::dialect::rewrite::{Change, Rewriter};
 use crate::testing::splits;
 use serde_json::{Value, json};
 
@@ -237,6 +238,24 @@ fn the_text_of_a_stream_of_responses_is_counted_once() {
         tap.piece(format!("event: x\ndata: {event}\n\n").as_bytes());
     }
     assert_eq!(tap.text_bytes(), 400);
+}
+
+#[test]
+fn a_byte_order_mark_hides_no_usage() {
+    let reply = "\u{feff}{\"usage\":{\"prompt_tokens\":3,\"completion_tokens\":4}}";
+    let chat = endpoint("chat.completions");
+    splits::each_split(reply.as_bytes(), |pieces| {
+        let mut tap = Tap::new(chat);
+        pieces.iter().for_each(|piece| tap.feed(piece));
+        assert_eq!(listed(tap.told().usage), [3, 0, 0, 0, 4, 0, 0, 0, 0]);
+        let change = Change { model: Some("a".to_owned()), ..Change::default() };
+        let mut rewriter = Rewriter::whole(chat, change).with_tap(chat);
+        for piece in pieces {
+            rewriter.feed(piece, &mut Vec::new()).expect("no ceiling is reached");
+        }
+        let told = rewriter.tap().expect("a tap").told();
+        assert_eq!(listed(told.usage), [3, 0, 0, 0, 4, 0, 0, 0, 0]);
+    });
 }
 
 #[test]

@@ -290,6 +290,28 @@ fn skipped_bytes_count_but_are_not_read() {
 }
 
 #[test]
+fn a_mark_in_front_is_passed_over_where_it_may_stand() {
+    let read = |document: &[u8]| {
+        let mut results = Vec::new();
+        splits::each_split(document, |pieces| {
+            let mut scanner = Scanner::new(Watch::of(MODEL)).behind_mark();
+            let mut on = |_| {};
+            let fed = pieces.iter().try_for_each(|piece| scanner.feed(piece, &mut on));
+            let result = fed.and_then(|()| scanner.finish(&mut on));
+            results.push((result, scanner.offset()));
+        });
+        assert!(results.iter().all(|result| *result == results[0]));
+        results[0]
+    };
+    assert_eq!(read(b"\xEF\xBB\xBF{}"), (Ok(()), 5));
+    assert_eq!(read(b" {}"), (Ok(()), 3));
+    assert_eq!(read(b"\xEF\xBB{}"), (Err(JsonError::Value), 2));
+    assert_eq!(read(b"\xEF\xBB\xBF\xEF{}"), (Err(JsonError::Value), 3));
+    assert_eq!(read(b"\xEF"), (Err(JsonError::Truncated), 1));
+    assert_eq!(scanned(&[b"\xEF\xBB\xBF{}"], MODEL).1, Err((JsonError::Value, 0)));
+}
+
+#[test]
 fn unescape_takes_literals_only() {
     let cases = [
         (r#""""#, Some("")),
