@@ -13,12 +13,15 @@ use serde_json::{Map, Value, json};
 use super::Dialect;
 use super::endpoint::Endpoint;
 use super::usage::Usage;
+use crate::wire::json::{Event, Scanner, Step, Watch};
 use crate::wire::sse;
 
 /// A first event up to this size is remembered; of a longer one, nothing.
 const FIRST_BYTES_MAX: usize = 256 * 1024;
 /// Choices of one chat that are ended.
 const CHOICES_MAX: u64 = 128;
+/// Where a chunk says which choice it is about.
+const INDEX: &[Step] = &[Step::Key("choices"), Step::Each, Step::Key("index")];
 
 /// What the end of a stream has to repeat. Has no `Debug`: it holds parts of a prompt.
 #[derive(Default)]
@@ -42,10 +45,7 @@ impl Memory {
     /// Takes note of one whole piece of a stream.
     pub fn piece(&mut self, dialect: Dialect, piece: &[u8]) {
         if self.first.is_empty() {
-            let lead = if piece.starts_with(sse::BOM) { sse::BOM.len() } else { 0 };
-            let data = sse::data_lines(&piece[lead..]);
-            let data: Vec<&[u8]> = data.map(|at| &piece[lead + at.start..lead + at.end]).collect();
-            let data = data.join(&b'\n');
+            let data = data_of(piece);
             if data.starts_with(b"{") && data.len() <= FIRST_BYTES_MAX {
                 self.first = data;
             }
@@ -63,12 +63,29 @@ impl Memory {
                 let number = number_after(piece, b"\"sequence_number\":");
                 self.sequence = number.unwrap_or(self.sequence);
             }
-            Dialect::OpenaiChat => {
-                let choice = number_after(piece, b"\"choices\":[{\"index\":").unwrap_or(0);
-                self.choice = self.choice.max(choice.min(CHOICES_MAX - 1));
-            }
+            Dialect::OpenaiChat => self.choices(piece),
             Dialect::OpenaiEmbeddings | Dialect::Gemini => {}
         }
+    }
+
+    /// Takes note of the choices of a chunk. Where their numbers stand differs: a chat's come
+    /// first, those of a legacy completion behind its text, and calls of tools have numbers too. So
+    /// a chunk is read where one of its numbers is new.
+    fn choices(&mut self, piece: &[u8]) {
+        let is_new = |number| number > self.choice;
+        if self.choice == CHOICES_MAX - 1 || !numbers(piece, b"\"index\"").any(is_new) {
+            return;
+        }
+        let data = data_of(piece);
+        let mut begun = 0;
+        let _ = Scanner::new(Watch::of(&[INDEX])).feed(&data, &mut |event| match event {
+            Event::Begins { at, .. } => begun = at as usize,
+            Event::Ends { end, .. } => {
+                let number = whole_number(&data[begun..end as usize]).unwrap_or(0);
+                self.choice = self.choice.max(number.min(CHOICES_MAX - 1));
+            }
+            Event::Repeats { .. } | Event::Misspelt { .. } => {}
+        });
     }
 
     /// The events that end the stream. `model`: the name to show, where it is not the upstream's.
@@ -219,10 +236,30 @@ fn has(piece: &[u8], name: &[u8]) -> bool {
     memchr::memmem::find(piece, name).is_some()
 }
 
+/// The data of an event.
+fn data_of(piece: &[u8]) -> Vec<u8> {
+    let lead = if piece.starts_with(sse::BOM) { sse::BOM.len() } else { 0 };
+    let lines = sse::data_lines(&piece[lead..]);
+    let lines: Vec<&[u8]> = lines.map(|at| &piece[lead + at.start..lead + at.end]).collect();
+    lines.join(&b'\n')
+}
+
 /// The whole number behind the first place of `name`.
 fn number_after(piece: &[u8], name: &[u8]) -> Option<u64> {
     let at = memchr::memmem::find(piece, name)? + name.len();
-    let rest = piece[at..].trim_ascii_start();
-    let end = rest.iter().position(|byte| !byte.is_ascii_digit()).unwrap_or(rest.len());
-    std::str::from_utf8(&rest[..end.min(18)]).ok()?.parse().ok()
+    whole_number(piece[at..].trim_ascii_start())
+}
+
+/// The whole numbers of the members of that name.
+fn numbers(piece: &[u8], name: &[u8]) -> impl Iterator<Item = u64> {
+    memchr::memmem::find_iter(piece, name).filter_map(move |at| {
+        let value = piece[at + name.len()..].trim_ascii_start().strip_prefix(b":")?;
+        whole_number(value.trim_ascii_start())
+    })
+}
+
+/// The whole number that a text begins with, as far as it matters.
+fn whole_number(text: &[u8]) -> Option<u64> {
+    let end = text.iter().position(|byte| !byte.is_ascii_digit()).unwrap_or(text.len());
+    std::str::from_utf8(&text[..end.min(18)]).ok()?.parse().ok()
 }

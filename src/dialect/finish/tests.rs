@@ -51,6 +51,26 @@ fn a_completion_ends_with_an_empty_text() {
 }
 
 #[test]
+fn each_choice_is_ended_wherever_its_number_stands() {
+    let legacy = |index: u64| {
+        let choice = json!({"text": "\"index\":9", "index": index, "finish_reason": null});
+        format!("data: {}\n\n", json!({"object": "text_completion", "choices": [choice]}))
+    };
+    let indices = |pieces: &[&str]| -> Vec<u64> {
+        let events = data(&end("completions", pieces, None, false));
+        events.iter().filter_map(|event| event["choices"][0]["index"].as_u64()).collect()
+    };
+    assert_eq!(indices(&[&legacy(0), &legacy(2), &legacy(1)]), [0, 1, 2]);
+    assert_eq!(indices(&["data: {\"choices\" : [{\"delta\":{},\"index\" : 1}]}\n\n"]), [0, 1]);
+    let both = "data: {\"choices\":[{\"index\":0},{\"index\":1}]}\n\n";
+    assert_eq!(indices(&[both]), [0, 1]);
+    let tools =
+        "data: {\"choices\":[{\"index\":0,\"delta\":{\"tool_calls\":[{\"index\":3}]}}]}\n\n";
+    assert_eq!(indices(&[tools]), [0]);
+    assert_eq!(indices(&[&legacy(u64::MAX)]).len(), 128);
+}
+
+#[test]
 fn a_response_is_incomplete_under_its_own_id_and_the_next_number() {
     let created = "event: response.created\ndata: {\"type\":\"response.created\",\
         \"sequence_number\":0,\"response\":{\"id\":\"r1\",\"model\":\"dated\",\"status\":\
