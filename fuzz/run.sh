@@ -27,6 +27,7 @@ dictionary() {
         batch | literal | reply | request | scanner | splitter | stream) echo json ;;
         chunked | handshake | head | response | websocket) echo http ;;
         config | multipart | path) echo "$1" ;;
+        canary | literal | reply | request | scanner | splitter | stream | usage) echo json ;;
     esac
 }
 

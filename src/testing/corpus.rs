@@ -47,6 +47,7 @@ const TARGETS: &[Target] = targets! {
     scanner: fuzz_json::scanner,
     splitter: fuzz_sse::splitter,
     stream: fuzz_sse::stream,
+    usage: fuzz_usage::usage,
     websocket: fuzz_websocket::frames,
 };
 
