@@ -28,6 +28,7 @@ dictionary() {
         chunked | handshake | head | response | websocket) echo http ;;
         config | multipart | path) echo "$1" ;;
         canary | literal | reply | request | scanner | splitter | stream | usage) echo json ;;
+        canary | event | finish | literal | reply | request | scanner | splitter | stream | usage) echo json ;;
     esac
 }
 

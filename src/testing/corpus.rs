@@ -34,6 +34,8 @@ const TARGETS: &[Target] = targets! {
     chunked: fuzz_http::chunked_body,
     coding: fuzz_coding::body,
     config: fuzz_config::config,
+    event: fuzz_live::event,
+    finish: fuzz_live::early_end,
     forwarded: fuzz_forwarded::address,
     glob: fuzz_config::glob,
     handshake: fuzz_websocket::handshake,

@@ -15,6 +15,7 @@ pub mod fuzz_config;
 pub mod fuzz_forwarded;
 pub mod fuzz_http;
 pub mod fuzz_json;
+pub mod fuzz_live;
 pub mod fuzz_multipart;
 pub mod fuzz_path;
 pub mod fuzz_response;
