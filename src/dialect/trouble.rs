@@ -341,7 +341,20 @@ pub fn timestamp(value: &str) -> Option<i64> {
     let mut parts = date.splitn(3, '-').map(|part| part.parse().ok());
     let mut part = || parts.next().flatten();
     let (year, month, day) = (part()?, part()?, part()?);
-    moment(year, month, day, time.split(['Z', '+', '.']).next()?)
+    let (time, zone) = time.split_at(time.find(['Z', '+', '-']).unwrap_or(time.len()));
+    let time = time.split_once('.').map_or(time, |(whole, _)| whole);
+    Some(moment(year, month, day, time)? - east_ms(zone)?)
+}
+
+/// By how much clocks of a zone such as `Z` or `+02:00` are ahead.
+fn east_ms(zone: &str) -> Option<i64> {
+    if matches!(zone, "" | "Z") {
+        return Some(0);
+    }
+    let (hours, minutes) = zone.get(1..)?.split_once(':')?;
+    let number = |text: &str, end| text.parse::<u8>().ok().filter(|number| *number < end);
+    let minutes = i64::from(number(hours, 24)?) * 60 + i64::from(number(minutes, 60)?);
+    Some(if zone.starts_with('-') { -minutes } else { minutes } * 60_000)
 }
 
 fn moment(year: i64, month: i64, day: i64, time: &str) -> Option<i64> {
@@ -354,11 +367,12 @@ fn moment(year: i64, month: i64, day: i64, time: &str) -> Option<i64> {
         && (0..24).contains(&hour)
         && (0..60).contains(&minute)
         && (0..=60).contains(&second);
+    fits.then_some(())?;
     // Years from March, so that the leap day is a year's last.
     let years = if month > 2 { year } else { year - 1 };
     let of_year = (153 * ((month + 9) % 12) + 2) / 5 + day - 1;
     let days = 365 * years + years / 4 - years / 100 + years / 400 + of_year - 719_468;
-    fits.then_some((((days * 24 + hour) * 60 + minute) * 60 + second) * 1_000)
+    Some((((days * 24 + hour) * 60 + minute) * 60 + second) * 1_000)
 }
 
 #[cfg(test)]
@@ -378,7 +392,7 @@ mod tests {
 
     #[test]
     fn every_spelling_of_a_wait_is_read() {
-        let rows: [(Fields<'_>, Option<i64>); 15] = [
+        let rows: [(Fields<'_>, Option<i64>); 20] = [
             (&[("retry-after", "7")], Some(7_000)),
             (&[("retry-after", "0.5")], Some(500)),
             (&[("retry-after", "Wed, 21 Oct 2015 07:28:00 GMT")], Some(90_000)),
@@ -409,6 +423,11 @@ mod tests {
             (&[("x-ratelimit-reset", "1445412481000")], Some(91_000)),
             (&[("x-ratelimit-reset-tokens", "1y")], None),
             (&[("x-ratelimit-reset-tokens", "2015-13-01T00:00:00Z")], None),
+            (&[("x-ratelimit-reset-tokens", "2015-10-21T09:28:01.5+02:00")], Some(91_000)),
+            (&[("x-ratelimit-reset-tokens", "2015-10-21T04:58:01-02:30")], Some(91_000)),
+            (&[("x-ratelimit-reset-tokens", "2015-10-21T07:28:01+99:00")], None),
+            (&[("x-ratelimit-reset-tokens", "9223372036854775807-10-21T07:28:01Z")], None),
+            (&[("retry-after", "Wed, 9223372036854775807 Oct 2015 07:28:00 GMT")], None),
         ];
         for (headers, wait) in rows {
             check(headers, "", (Scope::Model, wait));
