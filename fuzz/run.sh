@@ -29,6 +29,7 @@ dictionary() {
         config | multipart | path) echo "$1" ;;
         canary | literal | reply | request | scanner | splitter | stream | usage) echo json ;;
         canary | event | finish | literal | reply | request | scanner | splitter | stream | usage) echo json ;;
+        canary | event | finish | listed | literal | reply | request | scanner | splitter | stream | trouble | usage) echo json ;;
     esac
 }
 

@@ -40,6 +40,7 @@ const TARGETS: &[Target] = targets! {
     glob: fuzz_config::glob,
     handshake: fuzz_websocket::handshake,
     head: fuzz_http::request_head,
+    listed: fuzz_upstream::listed,
     literal: fuzz_json::literal,
     multipart: fuzz_multipart::form,
     path: fuzz_path::path,
@@ -49,6 +50,7 @@ const TARGETS: &[Target] = targets! {
     scanner: fuzz_json::scanner,
     splitter: fuzz_sse::splitter,
     stream: fuzz_sse::stream,
+    trouble: fuzz_upstream::trouble,
     usage: fuzz_usage::usage,
     websocket: fuzz_websocket::frames,
 };
