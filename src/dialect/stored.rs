@@ -35,7 +35,7 @@ impl Places {
 const ADDRESSES: &[&[Step]] =
     &[&[Step::Key("results_url")], &[Step::Key("data"), Step::Each, Step::Key("results_url")]];
 /// From here on an address is the same at the vendor's and here.
-const SHARED: &[u8] = b"/v1/messages/batches/";
+const SHARED: &str = "/v1/messages/batches/";
 /// A longer string passes as it is.
 const BYTES_MAX: usize = 4_096;
 /// What may stand in front of a model's name where its vendor keeps it in a collection.
@@ -168,24 +168,22 @@ impl Strings {
 
 /// What a string literal becomes.
 fn write(literal: &[u8], exchange: &Exchange, out: &mut Vec<u8>) {
-    match exchange {
-        Exchange::Name(front) => front.write(literal, out),
-        Exchange::Address { base, query } => match memchr::memmem::find(literal, SHARED) {
-            Some(at) => {
-                let address = &literal[at..literal.len() - 1];
-                let separator = if address.contains(&b'?') { "&" } else { "?" };
-                out.push(b'"');
-                out.extend_from_slice(base.as_bytes());
-                out.extend_from_slice(address);
-                if !query.is_empty() {
-                    out.extend_from_slice(separator.as_bytes());
-                    out.extend_from_slice(query.as_bytes());
-                }
-                out.push(b'"');
-            }
-            None => out.extend_from_slice(literal),
-        },
+    let (base, query) = match exchange {
+        Exchange::Name(front) => return front.write(literal, out),
+        Exchange::Address { base, query } => (base, query),
+    };
+    // By what it spells: some writers escape its slashes.
+    let address = json::unescape(literal);
+    let Some((at, address)) = address.as_deref().and_then(|text| Some((text.find(SHARED)?, text)))
+    else {
+        return out.extend_from_slice(literal);
+    };
+    let mut ours = format!("{base}{}", &address[at..]);
+    if !query.is_empty() {
+        ours.push(if address[at..].contains('?') { '&' } else { '?' });
+        ours.push_str(query);
     }
+    json::escape(&ours, out);
 }
 
 #[cfg(test)]
@@ -218,6 +216,10 @@ mod tests {
         check(
             r#"{"id":"b","results_url":"https://x.test/p/v1/messages/batches/b/results","z":1}"#,
             r#"{"id":"b","results_url":"http://here:1/a/v1/messages/batches/b/results","z":1}"#,
+        );
+        check(
+            r#"{"results_url":"https:\/\/x.test\/v1\/messages\/batches\/b"}"#,
+            r#"{"results_url":"http://here:1/a/v1/messages/batches/b"}"#,
         );
         check(
             r#"{"data":[{"results_url":null},{"results_url":"x/v1/messages/batches/c"}]}"#,
