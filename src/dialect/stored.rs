@@ -138,7 +138,12 @@ impl Strings {
                 if let Some(mut literal) = held.take() {
                     literal.extend_from_slice(&input[kept..end]);
                     kept = end;
-                    write(&literal, exchange, out);
+                    // One that came at once is no other than one that came in parts.
+                    if literal.len() <= BYTES_MAX {
+                        write(&literal, exchange, out);
+                    } else {
+                        out.extend_from_slice(&literal);
+                    }
                 }
             }
             _ => {}
@@ -261,6 +266,15 @@ mod tests {
         }
         strings.feed(b"/v1/messages/batches/x\"}", &mut out);
         assert!(out.ends_with(b"a/v1/messages/batches/x\"}"));
+    }
+
+    #[test]
+    fn a_name_is_too_long_however_it_is_cut() {
+        let reply =
+            |front: &str, length| format!("{{\"model\":\"{front}{}\"}}", "a".repeat(length));
+        let fits = BYTES_MAX - 2;
+        run(MODELS, &front(false), false, &reply("", fits), &reply("p/", fits));
+        run(MODELS, &front(false), false, &reply("", fits + 1), &reply("", fits + 1));
     }
 
     const MODELS: Places = Places::Models(&[
