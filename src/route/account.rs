@@ -75,7 +75,8 @@ impl Account {
         Ok(Account { id, client_email, project_id, token_uri, audience, key_id, key })
     }
 
-    /// The body of a request for a token. `None`: the system has no randomness.
+    /// The body of a request for a token. `None`: the system has no randomness, or the
+    /// key's parts do not fit together.
     pub fn claim(&self, unix_s: i64) -> Option<Secret> {
         let issued = unix_s - SKEW_S;
         let mut text = Vec::with_capacity(1_024);
