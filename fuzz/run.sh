@@ -30,6 +30,8 @@ dictionary() {
         canary | literal | reply | request | scanner | splitter | stream | usage) echo json ;;
         canary | event | finish | literal | reply | request | scanner | splitter | stream | usage) echo json ;;
         canary | event | finish | listed | literal | reply | request | scanner | splitter | stream | trouble | usage) echo json ;;
+        canary | event | finish | listed | literal | reply | request | scanner | splitter | stored | stream | trouble | usage) echo json ;;
+        resource) echo path ;;
     esac
 }
 

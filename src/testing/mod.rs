@@ -20,6 +20,7 @@ pub mod fuzz_multipart;
 pub mod fuzz_path;
 pub mod fuzz_response;
 pub mod fuzz_sse;
+pub mod fuzz_stored;
 pub mod fuzz_upstream;
 pub mod fuzz_usage;
 pub mod fuzz_websocket;
