@@ -32,6 +32,7 @@ dictionary() {
         canary | event | finish | listed | literal | reply | request | scanner | splitter | stream | trouble | usage) echo json ;;
         canary | event | finish | listed | literal | reply | request | scanner | splitter | stored | stream | trouble | usage) echo json ;;
         resource) echo path ;;
+        account | canary | event | finish | listed | literal | reply | request | scanner | splitter | stored | stream | trouble | usage) echo json ;;
     esac
 }
 

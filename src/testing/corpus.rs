@@ -28,6 +28,7 @@ macro_rules! targets {
 
 /// In the order of their names, as a listing has them.
 const TARGETS: &[Target] = targets! {
+    account: fuzz_account::account,
     answer: fuzz_answer::answer,
     batch: fuzz_batch::names,
     canary: fuzz_json::canary,
@@ -43,6 +44,7 @@ const TARGETS: &[Target] = targets! {
     listed: fuzz_upstream::listed,
     literal: fuzz_json::literal,
     multipart: fuzz_multipart::form,
+    names: fuzz_account::names,
     path: fuzz_path::path,
     reply: fuzz_json::whole_reply,
     request: fuzz_json::request,

@@ -8,6 +8,7 @@
 #[cfg(test)]
 mod corpus;
 pub mod documents;
+pub mod fuzz_account;
 pub mod fuzz_answer;
 pub mod fuzz_batch;
 pub mod fuzz_coding;
