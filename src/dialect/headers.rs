@@ -116,7 +116,9 @@ pub fn forward_up<'a>(
     forward: &'a [String],
 ) -> impl Iterator<Item = (&'a str, &'a [u8])> {
     let (version, _) = ANTHROPIC_VERSION;
-    let add_version = dialect == Dialect::Anthropic && !headers.has(version);
+    // One that `Connection` names stays here, and is missing as much as one that did not come.
+    let has_one = headers.has(version) && goes_up(version, headers.all("connection"), forward);
+    let add_version = dialect == Dialect::Anthropic && !has_one;
     headers
         .iter()
         .filter(move |(name, _)| goes_up(name, headers.all("connection"), forward))
@@ -260,6 +262,8 @@ mod tests {
         let expected = ["anthropic-version: 2023-06-01", "accept-encoding: identity"];
         goes("", Dialect::Anthropic, &[], &expected);
         goes("", Dialect::OpenaiChat, &[], &["accept-encoding: identity"]);
+        let named = "Connection: anthropic-version\r\nAnthropic-Version: 2026-10-21\r\n";
+        goes(named, Dialect::Anthropic, &[], &expected);
     }
 
     #[test]
