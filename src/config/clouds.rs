@@ -107,7 +107,9 @@ impl<'t> Cloud<'t> {
                 return None;
             }
             let text = Zeroizing::new(sources.document(report, value, &place)?);
-            let Ok(Value::Object(json)) = serde_json::from_str::<Value>(&text) else {
+            // Some editors write a mark in front.
+            let text = text.trim_start_matches('\u{feff}');
+            let Ok(Value::Object(json)) = serde_json::from_str::<Value>(text) else {
                 report.error(&place, "is no JSON object: not the file of a service account");
                 return None;
             };

@@ -245,6 +245,11 @@ fn forbids_missing_keys() {
         let text = format!("{vertex}\ncredentials = [{written}]");
         check(&text, 4, "providers[0].credentials[0].service_account", why);
     }
+    let files = |_: &str| Ok("\u{feff}{\"type\":\"authorized_user\"}".to_owned());
+    let text = format!("{vertex}\ncredentials = [{{ service_account = 'account.json' }}]");
+    let loaded = load_with(&text, "c.toml", &Overrides::default(), &environment, &files);
+    let Err(errors) = loaded else { panic!("accepted") };
+    assert!(errors[0].why.contains("not of the type"), "a mark in front is passed over");
     let row = "[[rate_limits]]\nuser_name = 'u'\nmodel_pattern = '*'";
     check_after(row, 1, "rate_limits[0]", "limits nothing");
 }
