@@ -33,6 +33,9 @@ dictionary() {
         canary | event | finish | listed | literal | reply | request | scanner | splitter | stored | stream | trouble | usage) echo json ;;
         resource) echo path ;;
         account | canary | event | finish | listed | literal | reply | request | scanner | splitter | stored | stream | trouble | usage) echo json ;;
+        account | echo | event | finish | listed | stored | trouble | usage) echo json ;;
+        canary | literal | reply | request | scanner | splitter | stream) echo json ;;
+        fields) echo http ;;
     esac
 }
 

@@ -13,6 +13,7 @@ pub mod fuzz_answer;
 pub mod fuzz_batch;
 pub mod fuzz_coding;
 pub mod fuzz_config;
+pub mod fuzz_echo;
 pub mod fuzz_forwarded;
 pub mod fuzz_http;
 pub mod fuzz_json;
