@@ -6,6 +6,7 @@ use crate::dialect::endpoint::{ENDPOINTS, Endpoint, ModelPlace, Step};
 use crate::dialect::rewrite::{Change, Rewriter};
 use crate::limits::JSON_DEPTH_MAX;
 use crate::wire::json::{self, Event, JsonError, Scanner, Watch};
+use crate::wire::sse::BOM;
 use serde_json::{Value, json};
 
 const WATCH: &[&[Step]] = &[
@@ -156,6 +157,10 @@ pub fn whole_reply(data: &[u8]) {
     let out = rewritten(whole(), &[body]);
     assert_eq!(out, rewritten(whole(), &splits::bytewise(body)));
     assert_eq!(body, rewritten(Rewriter::whole(endpoint, Change::default()), &[body]));
+    if !body.starts_with(&BOM[..1]) {
+        let marked = [BOM, body].concat();
+        assert_eq!([BOM, &out].concat(), rewritten(whole(), &[&marked]), "a mark hides nothing");
+    }
 
     let Ok(mut expected) = serde_json::from_slice::<Value>(body) else { return };
     if !endpoint.reply_model.is_empty() {

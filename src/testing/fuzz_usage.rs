@@ -5,6 +5,7 @@ use crate::dialect::Dialect;
 use crate::dialect::endpoint::{ENDPOINTS, Endpoint};
 use crate::dialect::rewrite::{Change, Rewriter};
 use crate::dialect::usage::{Tap, Told, Usage};
+use crate::wire::sse::BOM;
 use serde_json::Value;
 
 /// More than this no call can use, so it is no count.
@@ -128,6 +129,7 @@ fn places<'v>(endpoint: &Endpoint, value: &'v Value) -> Vec<&'v Value> {
 /// What went in and came out is what a tree says, and none of it was counted twice.
 fn agrees(endpoint: &Endpoint, value: &Value, spelt: &[u8]) {
     let usage = tapped(endpoint, &[spelt]).usage;
+    assert_eq!(tapped(endpoint, &[BOM, spelt]).usage, usage, "a mark hides nothing");
     match places(endpoint, value)[..] {
         [] => assert_eq!(uncounted(usage), Usage::default()),
         [one] => {
