@@ -123,6 +123,7 @@ impl From<AskError> for Refusal {
             AskError::ModelEmpty => "the model's name is empty",
             AskError::ModelTooLong => "the model's name is too long",
             AskError::ModelControl => "the model's name has a control character",
+            AskError::ModelDots => "the model's name has a segment `.` or `..`",
             AskError::StreamTwice => "the body has `stream` twice",
             AskError::StreamOptionsTwice => "the body has `stream_options` twice",
             AskError::KeyMisspelt => {

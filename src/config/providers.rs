@@ -582,7 +582,7 @@ fn forbid_more_than_prices(table: &Table<'_>, report: &mut Report<'_>, enabled: 
 /// Whether the name can be that of a model.
 pub(super) fn check_model_name(report: &mut Report<'_>, name: &str, place: &Place) -> bool {
     let most = limits::MODEL_BYTES_MAX;
-    let dots = name.split('/').any(|segment| matches!(segment, "." | ".."));
+    let dots = name.split(['/', '\\']).any(|segment| matches!(segment, "." | ".."));
     let fits = (1..=most).contains(&name.len())
         && !name.chars().any(char::is_control)
         && name.trim() == name

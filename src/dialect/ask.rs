@@ -44,6 +44,8 @@ pub enum AskError {
     ModelTooLong,
     /// The model contains a control character.
     ModelControl,
+    /// The model has a segment `.` or `..`, which would lead out of its place in an address.
+    ModelDots,
     /// The top level has `stream` twice.
     StreamTwice,
     /// `stream_options`, or `include_usage` in it, stands twice.
@@ -407,6 +409,10 @@ fn checked(name: String) -> Result<String, AskError> {
     }
     if name.chars().any(char::is_control) {
         return Err(AskError::ModelControl);
+    }
+    // Some servers take a backslash for a slash.
+    if name.split(['/', '\\']).any(|part| matches!(part, "." | "..")) {
+        return Err(AskError::ModelDots);
     }
     Ok(name)
 }

@@ -8,7 +8,7 @@ use std::fmt::Write;
 const FAMILIES: [(Family, &str); 3] =
     [(Family::Openai, "openai"), (Family::Anthropic, "anthropic"), (Family::Gemini, "gemini")];
 
-const ASK_ERRORS: [AskError; 17] = [
+const ASK_ERRORS: [AskError; 18] = [
     AskError::NotJson,
     AskError::NotAnObject,
     AskError::Truncated,
@@ -19,6 +19,7 @@ const ASK_ERRORS: [AskError; 17] = [
     AskError::ModelEmpty,
     AskError::ModelTooLong,
     AskError::ModelControl,
+    AskError::ModelDots,
     AskError::StreamTwice,
     AskError::StreamOptionsTwice,
     AskError::KeyMisspelt,

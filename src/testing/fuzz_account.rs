@@ -2,11 +2,14 @@
 //! prompts; for any bytes.
 
 use crate::config;
+use crate::dialect::Dialect;
+use crate::dialect::ask;
 use crate::dialect::count;
 use crate::dialect::endpoint::ENDPOINTS;
-use crate::dialect::path::RESERVED;
+use crate::dialect::path::{self, Collection, RESERVED};
 use crate::limits::{TOKEN_BYTES_MAX, TOKEN_LIFE_S_MAX};
 use crate::route::account::{self, Account};
+use crate::route::channel::cloud;
 use crate::wire::json;
 use serde_json::{Value, json};
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -155,13 +158,14 @@ fn refused(body: &[u8]) {
 }
 
 /// What people name is refused, or is what can be called; and a prompt's tokens are guessed within
-/// bounds. The first byte chooses: a body, an address, a provider's name.
+/// bounds. The first byte chooses: a body, an address, a provider's name, a model's.
 pub fn names(data: &[u8]) {
     let Some((&choice, data)) = data.split_first() else { return };
-    match choice % 3 {
+    match choice % 4 {
         0 => guess(data),
         1 => address(&String::from_utf8_lossy(data)),
-        _ => provider(&String::from_utf8_lossy(data)),
+        2 => provider(&String::from_utf8_lossy(data)),
+        _ => model(data),
     }
 }
 
@@ -214,6 +218,31 @@ fn provider(text: &str) {
     assert_eq!(loaded.snapshot.providers.len(), 1);
 }
 
+/// A model's name that is taken leads nowhere else in a cloud's address.
+fn model(name: &[u8]) {
+    let Ok(name) = ask::plain_name(name) else { return };
+    if name.is_empty() {
+        return;
+    }
+    let root = "https://cloud.example";
+    for place in [
+        cloud::azure(root, Some("2024-10-21")),
+        cloud::vertex(root, "project", "global", Dialect::Anthropic),
+        cloud::vertex(root, "project", "global", Dialect::Gemini),
+    ] {
+        for endpoint in ENDPOINTS {
+            let url = place.url(endpoint, "v1", &name, Collection::Models, "", true);
+            assert!(url.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'#'), "{url}");
+            let (path, query) = url.split_once('?').unwrap_or((&url, ""));
+            let path = path.strip_prefix(root).expect("it stays with its host");
+            let path = path::decode(path).expect("it is encoded once");
+            let leads_out = |part: &str| part == "." || part == "..";
+            assert!(!path.split(['/', '\\']).any(leads_out), "{url}");
+            assert!(!query.contains('?'), "{url}");
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use crate::testing::mutate;
@@ -260,7 +289,8 @@ mod tests {
 
     #[test]
     fn laws_of_names_hold_for_damaged_ones() {
-        let samples: [&[u8]; 7] = [
+        let samples: [&[u8]; 8] = [
+            b"\x03gpt-4/../b",
             b"\0{\"messages\":[{\"content\":\"The quick \\u4eba\\n brown fox 1234567\"}]}",
             b"\0{\"url\":\"data:image/png;base64,iVBORw0KGgo\",\"a\":\"\xE4\xBA\xBA\xC3\xA9\"}",
             b"\x01https://Host.example:8080/v1/a%20b",

@@ -85,6 +85,10 @@ pub fn request(data: &[u8]) {
     let Some((&choice, body)) = data.split_first() else { return };
     let endpoint = &ENDPOINTS[usize::from(choice) % ENDPOINTS.len()];
     let Ok(ask) = ask::scan(endpoint, body) else { return };
+    if let Some(model) = &ask.model {
+        let leads_out = |part: &str| part == "." || part == "..";
+        assert!(!model.split(['/', '\\']).any(leads_out), "{model} may stand in a path");
+    }
     let mut untouched = body.to_vec();
     assert_eq!(ask.rewrite(&mut untouched, None, None, false), Ok(()));
     assert_eq!(untouched, body, "silence is identity");

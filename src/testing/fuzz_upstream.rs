@@ -189,7 +189,8 @@ fn ids(form: Form, value: &Value) -> Option<Vec<&str>> {
         let is_plain = name.trim() == *name && !name.chars().any(char::is_control);
         is_plain
             && (1..=MODEL_BYTES_MAX).contains(&name.len())
-            && name.split('/').all(|part| !["", ".", ".."].contains(&part))
+            && !name.split('/').any(str::is_empty)
+            && !name.split(['/', '\\']).any(|part| part == "." || part == "..")
     };
     Some(names.filter(can_be_called).take(LIST_MODELS_MAX).collect())
 }

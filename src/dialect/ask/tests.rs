@@ -130,6 +130,13 @@ fn refuses_names_that_are_none() {
     for control in ["\n", "\\n", "\\u0000", "\u{7f}", "\u{85}"] {
         check_error(chat, &format!("{{\"model\":\"a{control}\"}}"), AskError::ModelControl);
     }
+    // A deployment of Azure's and a Claude of Vertex's stand in the path.
+    for model in ["..", "a/../b", "a/.", "./a", "a\\\\..\\\\b", "a/\\u002e\\u002E/b"] {
+        check_error(chat, &format!("{{\"model\":\"{model}\"}}"), AskError::ModelDots);
+    }
+    for model in ["a..b", "...", "a/..b", "a.", "C:\\\\models\\\\a"] {
+        assert!(scan(endpoint(chat), format!("{{\"model\":\"{model}\"}}").as_bytes()).is_ok());
+    }
 }
 
 #[test]
