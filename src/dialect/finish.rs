@@ -20,8 +20,9 @@ use crate::wire::sse;
 const FIRST_BYTES_MAX: usize = 256 * 1024;
 /// Choices of one chat that are ended.
 const CHOICES_MAX: u64 = 128;
-/// Where a chunk says which choice it is about.
-const INDEX: &[Step] = &[Step::Key("choices"), Step::Each, Step::Key("index")];
+/// Where a chunk says which choice it is about, and which candidate at Gemini's.
+const CHOICE_INDEX: &[Step] = &[Step::Key("choices"), Step::Each, Step::Key("index")];
+const CANDIDATE_INDEX: &[Step] = &[Step::Key("candidates"), Step::Each, Step::Key("index")];
 
 /// What the end of a stream has to repeat. Has no `Debug`: it holds parts of a prompt.
 #[derive(Default)]
@@ -31,7 +32,7 @@ pub struct Memory {
     block: Option<u64>,
     /// The last event's number in the Responses API.
     sequence: u64,
-    /// The last of a chat's choices.
+    /// The last of a chat's choices, or of Gemini's candidates.
     choice: u64,
 }
 
@@ -63,22 +64,23 @@ impl Memory {
                 let number = number_after(piece, b"\"sequence_number\":");
                 self.sequence = number.unwrap_or(self.sequence);
             }
-            Dialect::OpenaiChat => self.choices(piece),
-            Dialect::OpenaiEmbeddings | Dialect::Gemini => {}
+            Dialect::OpenaiChat => self.choices(piece, CHOICE_INDEX),
+            Dialect::Gemini => self.choices(piece, CANDIDATE_INDEX),
+            Dialect::OpenaiEmbeddings => {}
         }
     }
 
     /// Takes note of the choices of a chunk. Where their numbers stand differs: a chat's come
     /// first, those of a legacy completion behind its text, and calls of tools have numbers too. So
     /// a chunk is read where one of its numbers is new.
-    fn choices(&mut self, piece: &[u8]) {
+    fn choices(&mut self, piece: &[u8], index: &'static [Step]) {
         let is_new = |number| number > self.choice;
         if self.choice == CHOICES_MAX - 1 || !numbers(piece, b"\"index\"").any(is_new) {
             return;
         }
         let data = data_of(piece);
         let mut begun = 0;
-        let _ = Scanner::new(Watch::of(&[INDEX])).feed(&data, &mut |event| match event {
+        let _ = Scanner::new(Watch::of(&[index])).feed(&data, &mut |event| match event {
             Event::Begins { at, .. } => begun = at as usize,
             Event::Ends { end, .. } => {
                 let number = whole_number(&data[begun..end as usize]).unwrap_or(0);
@@ -105,7 +107,7 @@ impl Memory {
             }
             Dialect::OpenaiResponses => self.responses(&first, model, usage, &mut out),
             Dialect::Anthropic => self.anthropic(usage, &mut out),
-            Dialect::Gemini => gemini(&first, model, usage, &mut out),
+            Dialect::Gemini => self.gemini(&first, model, usage, &mut out),
         }
         out
     }
@@ -178,25 +180,32 @@ impl Memory {
         tell("message_delta", fields.into_iter().collect());
         tell("message_stop", Map::new());
     }
-}
 
-/// Only `data: ` and CRLF, as the upstream writes them.
-fn gemini(first: &Map<String, Value>, model: Option<&str>, usage: &Usage, out: &mut Vec<u8>) {
-    let mut last = kept(first, &["modelVersion", "responseId"]);
-    name(&mut last, "modelVersion", model);
-    let input = usage.input_tokens.saturating_add(usage.cache_read_input_tokens);
-    let text = json!({"parts": [{"text": ""}], "role": "model"});
-    let candidate = json!({"content": text, "finishReason": "MAX_TOKENS", "index": 0});
-    last.insert("candidates".into(), json!([candidate]));
-    last.insert(
-        "usageMetadata".into(),
-        json!({
-            "promptTokenCount": input,
-            "candidatesTokenCount": usage.output_tokens,
-            "totalTokenCount": input.saturating_add(usage.output_tokens),
-        }),
-    );
-    event(None, &last, b"\r\n\r\n", out);
+    /// Only `data: ` and CRLF, as the upstream writes them.
+    fn gemini(
+        &self,
+        first: &Map<String, Value>,
+        model: Option<&str>,
+        usage: &Usage,
+        out: &mut Vec<u8>,
+    ) {
+        let mut last = kept(first, &["modelVersion", "responseId"]);
+        name(&mut last, "modelVersion", model);
+        let input = usage.input_tokens.saturating_add(usage.cache_read_input_tokens);
+        let text = json!({"parts": [{"text": ""}], "role": "model"});
+        let candidate =
+            |index| json!({"content": text, "finishReason": "MAX_TOKENS", "index": index});
+        last.insert("candidates".into(), (0..=self.choice).map(candidate).collect());
+        last.insert(
+            "usageMetadata".into(),
+            json!({
+                "promptTokenCount": input,
+                "candidatesTokenCount": usage.output_tokens,
+                "totalTokenCount": input.saturating_add(usage.output_tokens),
+            }),
+        );
+        event(None, &last, b"\r\n\r\n", out);
+    }
 }
 
 fn openai_usage(usage: &Usage, input: &str, output: &str) -> Value {

@@ -165,26 +165,28 @@ fn is_chat(endpoint: &Endpoint) -> bool {
     endpoint.dialect == Dialect::OpenaiChat
 }
 
-/// Each choice that a chat or a completion had is ended, once.
+/// Each choice of a chat or a completion is ended once, and so is each candidate of Gemini's.
 fn closes(endpoint: &Endpoint, sent: &[u8], documents: &[Value]) {
-    let index = |document: &Value| document.pointer("/choices/0/index").and_then(Value::as_u64);
-    let closed: Vec<u64> = documents.iter().filter_map(index).collect();
-    if !is_chat(endpoint) {
-        return assert!(closed.is_empty());
-    }
+    let list = match endpoint.dialect {
+        Dialect::Gemini => "candidates",
+        _ => "choices",
+    };
+    let indices = |document: &Value| -> Vec<u64> {
+        let choices = document.get(list).and_then(Value::as_array);
+        let index = |choice: &Value| choice.get("index").and_then(Value::as_u64);
+        choices.into_iter().flatten().filter_map(index).collect()
+    };
+    let closed: Vec<u64> = documents.iter().flat_map(indices).collect();
     assert!(closed.iter().copied().eq(0..closed.len() as u64), "{closed:?}");
+    let has_several = is_chat(endpoint) || endpoint.dialect == Dialect::Gemini;
+    assert_eq!(closed.is_empty(), !has_several);
     // Names that are spelt with escapes, and one event over several lines, are nobody's.
-    if memchr::memmem::find(sent, b"\\u").is_some() {
+    if !has_several || memchr::memmem::find(sent, b"\\u").is_some() {
         return;
     }
-    for (_, data) in naive::sse_events(sent) {
-        let Ok(document) = serde_json::from_slice::<Value>(&data) else { continue };
-        if data.contains(&b'\n') {
-            continue;
-        }
-        let choices = document.get("choices").and_then(Value::as_array);
-        for choice in choices.into_iter().flatten() {
-            let Some(index) = choice.get("index").and_then(Value::as_u64) else { continue };
+    for (_, data) in naive::sse_events(sent).iter().filter(|(_, data)| !data.contains(&b'\n')) {
+        let Ok(document) = serde_json::from_slice::<Value>(data) else { continue };
+        for index in indices(&document) {
             assert!(closed.contains(&index.min(127)), "{index} is open");
         }
     }

@@ -71,6 +71,20 @@ fn each_choice_is_ended_wherever_its_number_stands() {
 }
 
 #[test]
+fn each_candidate_of_gemini_is_ended() {
+    let piece = "data: {\"candidates\": [{\"content\": {},\"index\": 1},{}]}\r\n\r\n";
+    let events = data(&end("streamGenerateContent", &[piece], None, false));
+    let candidates = events[0]["candidates"].as_array().expect("a list");
+    assert_eq!(candidates.len(), 2);
+    for (index, candidate) in candidates.iter().enumerate() {
+        assert_eq!(
+            (&candidate["index"], &candidate["finishReason"]),
+            (&json!(index), &json!("MAX_TOKENS"))
+        );
+    }
+}
+
+#[test]
 fn a_response_is_incomplete_under_its_own_id_and_the_next_number() {
     let created = "event: response.created\ndata: {\"type\":\"response.created\",\
         \"sequence_number\":0,\"response\":{\"id\":\"r1\",\"model\":\"dated\",\"status\":\
