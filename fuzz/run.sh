@@ -23,19 +23,11 @@ skip() {
 
 dictionary() {
     case $1 in
-        canary) echo canary ;;
-        batch | literal | reply | request | scanner | splitter | stream) echo json ;;
-        chunked | handshake | head | response | websocket) echo http ;;
-        config | multipart | path) echo "$1" ;;
-        canary | literal | reply | request | scanner | splitter | stream | usage) echo json ;;
-        canary | event | finish | literal | reply | request | scanner | splitter | stream | usage) echo json ;;
-        canary | event | finish | listed | literal | reply | request | scanner | splitter | stream | trouble | usage) echo json ;;
-        canary | event | finish | listed | literal | reply | request | scanner | splitter | stored | stream | trouble | usage) echo json ;;
-        resource) echo path ;;
-        account | canary | event | finish | listed | literal | reply | request | scanner | splitter | stored | stream | trouble | usage) echo json ;;
-        account | echo | event | finish | listed | stored | trouble | usage) echo json ;;
-        canary | literal | reply | request | scanner | splitter | stream) echo json ;;
-        fields) echo http ;;
+        chunked | fields | handshake | head | response | websocket) echo http ;;
+        account | batch | echo | event | finish | listed | literal | reply | request | scanner | \
+            splitter | stored | stream | trouble | usage) echo json ;;
+        path | resource) echo path ;;
+        canary | config | multipart) echo "$1" ;;
     esac
 }
 
