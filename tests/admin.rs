@@ -443,11 +443,9 @@ fn a_session_opens_with_a_password_writes_with_its_word_and_ends() {
     admin(&gateway, "GET", "version", Value::Null, 200);
 }
 
-#[test]
-fn the_last_administrator_stays() {
-    let shared = Shared::new("last", "[global]\nport = 0\ndata_dir = \"DATA_DIR\"\n");
-    let gateway = Gateway::spawn(&shared.config, &[]);
-    drop(gateway);
+/// A gateway whose one administrator stands in the database, and his key.
+fn alone(shared: &Shared) -> (Gateway, String) {
+    assert!(shared.start().stop().success());
     let folder = shared.folder.display().to_string();
     let file = std::env::temp_dir().join(format!("gproxy-last-{}.toml", std::process::id()));
     std::fs::write(&file, &shared.config).expect("a file");
@@ -459,14 +457,59 @@ fn the_last_administrator_stays() {
     let _ = std::fs::remove_file(&file);
     assert!(reset.status.success(), "{}", String::from_utf8_lossy(&reset.stderr));
     let key = String::from_utf8(reset.stdout).expect("a key");
-    let key = key.trim();
-    let gateway = shared.start();
-    let reply = call(&gateway, key, "GET", "/admin/api/users", &Value::Null);
+    (shared.start(), key.trim().to_owned())
+}
+
+#[test]
+fn the_last_administrator_stays() {
+    let shared = Shared::new("last", "[global]\nport = 0\ndata_dir = \"DATA_DIR\"\n");
+    let (gateway, key) = alone(&shared);
+    let reply = call(&gateway, &key, "GET", "/admin/api/users", &Value::Null);
     assert_eq!(reply.status, 200, "{}", reply.text());
     assert_eq!(reply.json()["items"][0]["id"], "admin");
-    let reply = call(&gateway, key, "DELETE", "/admin/api/users/admin", &Value::Null);
+    let reply = call(&gateway, &key, "DELETE", "/admin/api/users/admin", &Value::Null);
     assert_eq!(reply.status, 409, "{}", reply.text());
     assert!(reply.error_message().contains("nobody would be left"));
+}
+
+#[test]
+fn the_last_key_of_the_last_administrator_stays_unless_he_has_a_password() {
+    let shared = Shared::new("key", "[global]\nport = 0\ndata_dir = \"DATA_DIR\"\n");
+    let (gateway, key) = alone(&shared);
+    let ask = |method: &str, path: &str, body: Value, status: u16| {
+        let reply = call(&gateway, &key, method, path, &body);
+        assert_eq!(reply.status, status, "{method} {path} {body}: {}", reply.text());
+        let left = reply.text().contains("nobody would be left");
+        assert_eq!(left, status == 409, "{}", reply.text());
+        if status == 204 { Value::Null } else { reply.json() }
+    };
+    let keys = ask("GET", "/user/api/keys", Value::Null, 200);
+    let end = format!("...{}", &key[key.len() - 4..]);
+    let (mine, others): (Vec<_>, Vec<_>) =
+        keys["items"].as_array().expect("a list").iter().partition(|one| one["hint"] == end);
+    let mine = mine[0]["id"].as_str().expect("a name");
+    for other in others {
+        let path = format!("/admin/api/user_keys/{}", other["id"].as_str().expect("a name"));
+        ask("DELETE", &path, Value::Null, 204);
+    }
+    for path in ["/admin/api/user_keys", "/user/api/keys"].map(|path| format!("{path}/{mine}")) {
+        ask("DELETE", &path, Value::Null, 409);
+        ask("PATCH", &path, json!({ "enabled": false }), 409);
+        ask("PATCH", &path, json!({ "expires_at": "2020-01-01T00:00:00Z" }), 409);
+    }
+    // Another administrator who cannot come in is none who stays.
+    ask("POST", "/admin/api/users", json!({ "name": "bob", "is_admin": true }), 201);
+    ask("DELETE", "/admin/api/users/admin", Value::Null, 409);
+    ask("PATCH", "/admin/api/users/bob", json!({ "password": PASSWORD }), 200);
+    ask("DELETE", &format!("/user/api/keys/{mine}"), Value::Null, 204);
+    let (cookie, csrf) = log_in(&gateway, "admin", "bob", PASSWORD).expect("it is right");
+    let headers = [
+        ("cookie", cookie.as_str()),
+        ("x-gproxy-csrf", csrf.as_str()),
+        ("content-type", "application/json"),
+    ];
+    let patch = request("PATCH", "/admin/api/users/bob", &headers, br#"{"password":null}"#);
+    assert_eq!(gateway.connect().ask(&patch).status, 409);
 }
 
 #[test]

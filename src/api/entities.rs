@@ -14,7 +14,7 @@ use crate::config::declared::{self, Declared};
 use crate::ledger::entities::{Change, Edit, Record};
 use crate::limits;
 use crate::password;
-use crate::route::snapshot::Snapshot;
+use crate::route::snapshot::{Key, Snapshot};
 use crate::secret::Digest;
 
 /// A row for people.
@@ -489,6 +489,7 @@ pub(super) fn commit(
         return Err(Fault::of_config(&loaded.forbidden, None));
     }
     has_admin(&loaded.snapshot)?;
+    leaves_a_way_in(api, &loaded.snapshot)?;
     let unseen = state.unseen(&loaded);
     change.edits.extend(unseen.edits());
     write(api, change)?;
@@ -505,6 +506,24 @@ pub(super) fn has_admin(snapshot: &Snapshot) -> Result<(), Fault> {
     let has_one = snapshot.users.iter().any(|user| user.enabled && user.is_admin);
     let why = "nobody would be left who may use this interface: an administrator has to stay";
     has_one.then_some(()).ok_or_else(|| Fault::new(409, why))
+}
+
+/// Whether an administrator can still call or log in after a change, if one can before it.
+fn leaves_a_way_in(api: &Interface, after: &Snapshot) -> Result<(), Fault> {
+    let now_ms = api.core.unix_ms();
+    let opens = |key: &Key| {
+        let expires_ms = key.terms.as_ref().and_then(|terms| terms.expires_ms);
+        key.enabled && expires_ms.is_none_or(|at| at > now_ms)
+    };
+    let has_one = |snapshot: &Snapshot| {
+        let mut admins = snapshot.users.iter().filter(|user| user.enabled && user.is_admin);
+        admins.any(|user| user.password.is_some() || user.keys.iter().any(opens))
+    };
+    let why = "nobody would be left who can log in here: an administrator with a key or a \
+               password has to stay";
+    // Where none can, users still change what is their own.
+    let is_left = has_one(after) || !has_one(&api.core.snapshot());
+    is_left.then_some(()).ok_or_else(|| Fault::new(409, why))
 }
 
 /// Who does what, now, to what: without what it was and is.
