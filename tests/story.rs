@@ -165,6 +165,14 @@ fn a_user_sees_his_own_requests_and_nothing_of_upstreams() {
     }
     assert!(!own.text().contains(&format!("127.0.0.1:{}", upstream.port)), "{told}");
     assert!(told["usage"].get("credential_id").is_none(), "{told}");
+    let rows = get(ALICE_KEY, "/user/api/usage").json();
+    assert_eq!(rows["items"][0]["request_id"], json!(id), "{rows}");
+    assert!(rows["items"][0].get("credential_id").is_none(), "{rows}");
+    let schemas = get(ADMIN_KEY, "/admin/api/openapi.json").json();
+    for (path, operation) in schemas["paths"].as_object().expect("paths") {
+        let is_users = path.starts_with("/user/");
+        assert!(!(is_users && operation.to_string().contains("credential_id")), "{path}");
+    }
     let served = &told["decision"];
     assert_eq!((&served["served"], served.get("url")), (&json!(true), None));
     assert!(!own.text().contains("openai-project"), "{told}");

@@ -53,7 +53,7 @@ pub(super) fn routes() -> Vec<Route> {
     for (area, whose) in [("admin", "A request"), ("user", "A request of the caller")] {
         let mut properties = json!({
             "request_id": { "type": "string" },
-            "usage": maybe(usage::row_schema()),
+            "usage": maybe(usage::row_schema(area == "admin")),
             "refusal": maybe(refusals::item_schema()),
             "decision": maybe(decision.clone()),
             "log": maybe(log(area))
@@ -101,7 +101,7 @@ fn show(_: &Route, call: &Call<'_>) -> Result<Answer, Fault> {
     }
     let decision = decided(call, row.as_ref(), refusal.as_ref(), log.as_ref());
     if let Some(row) = &mut row {
-        tidy(row, is_admin);
+        tidy(row);
     }
     let mut story = json!({
         "request_id": id, "usage": row, "refusal": refusal, "decision": decision, "log": log
@@ -113,14 +113,11 @@ fn show(_: &Route, call: &Call<'_>) -> Result<Answer, Fault> {
     Ok(Answer::ok(story))
 }
 
-/// Prices as an object; what concerns upstreams only for administrators.
-fn tidy(row: &mut Map<String, Value>, is_admin: bool) {
+/// Prices as an object.
+fn tidy(row: &mut Map<String, Value>) {
     if let Some(price) = row.get("price").and_then(Value::as_str) {
         let price = serde_json::from_str(price).unwrap_or_default();
         row.insert("price".to_owned(), price);
-    }
-    if !is_admin {
-        row.remove("credential_id");
     }
 }
 

@@ -7,7 +7,7 @@ use super::kind::MONEY;
 use super::route::{Area, Param, Route};
 use super::{Call, entities};
 use crate::ledger::LedgerError;
-use crate::ledger::query::{Filter, Reader};
+use crate::ledger::query::{Filter, Page, Reader};
 use crate::ledger::sums::Group;
 use crate::limits;
 use crate::money;
@@ -25,6 +25,9 @@ const GROUPS: [(&str, Group); 10] = [
     ("hour", Group::Hour),
     ("day", Group::Day),
 ];
+
+/// The column that concerns upstreams: users are not told of it.
+const INTERNAL: &str = "credential_id";
 
 pub(super) fn routes() -> Vec<Route> {
     let mut all = Vec::new();
@@ -44,7 +47,7 @@ pub(super) fn routes() -> Vec<Route> {
         all.push(
             Route::new("GET", &path, &format!("{area}_usage"), &says, rows)
                 .asks(asked)
-                .answers(200, entities::list_by(row_schema(), "integer")),
+                .answers(200, entities::list_by(row_schema(is_admin), "integer")),
         );
         let mut asked = filters(is_admin);
         asked.push(Param::spelled(
@@ -87,8 +90,8 @@ fn filters(is_admin: bool) -> Vec<Param> {
     all
 }
 
-/// Schema of a row.
-pub(super) fn row_schema() -> Value {
+/// Schema of a row. Which credential was presented is told to administrators alone.
+pub(super) fn row_schema(is_admin: bool) -> Value {
     let mut properties = Map::new();
     for name in
         ["request_id", "user", "user_key", "provider", "model", "model_served", "cost", "outcome"]
@@ -101,11 +104,11 @@ pub(super) fn row_schema() -> Value {
     }
     let says = "False: its model had no price, so it cost nothing.";
     properties.insert("priced".into(), json!({ "type": "boolean", "description": says }));
-    let says = "Place of the credential that was presented among the provider's, from 0.";
-    properties.insert(
-        "credential_id".into(),
-        json!({ "type": ["integer", "null"], "description": says }),
-    );
+    if is_admin {
+        let says = "Place of the credential that was presented among the provider's, from 0.";
+        properties
+            .insert(INTERNAL.into(), json!({ "type": ["integer", "null"], "description": says }));
+    }
     json!({ "type": "object", "properties": properties })
 }
 
@@ -166,14 +169,27 @@ pub(super) fn unreadable(error: LedgerError) -> Fault {
 /// The row of this request, the caller's own or anybody's for administrators.
 pub(super) fn row_of(call: &Call<'_>, id: &str) -> Result<Option<Map<String, Value>>, Fault> {
     let filter = Filter { request_id: Some(id.to_owned()), ..filter(call)? };
-    let page = reader(call)?.rows(&filter, None, 1).map_err(unreadable)?;
-    Ok(page.rows.into_iter().next())
+    Ok(page_of(call, &filter, None, 1)?.rows.into_iter().next())
+}
+
+/// A page of rows, without what the caller is not told.
+fn page_of(
+    call: &Call<'_>,
+    filter: &Filter,
+    cursor: Option<i64>,
+    limit: usize,
+) -> Result<Page, Fault> {
+    let mut page = reader(call)?.rows(filter, cursor, limit).map_err(unreadable)?;
+    if call.area == Area::User {
+        page.rows.iter_mut().for_each(|row| drop(row.remove(INTERNAL)));
+    }
+    Ok(page)
 }
 
 fn rows(_: &Route, call: &Call<'_>) -> Result<Answer, Fault> {
     let limit = call.query.get("limit").and_then(Value::as_u64).unwrap_or(100) as usize;
     let cursor = call.query.get("cursor").and_then(Value::as_i64);
-    let page = reader(call)?.rows(&filter(call)?, cursor, limit).map_err(unreadable)?;
+    let page = page_of(call, &filter(call)?, cursor, limit)?;
     Ok(Answer::ok(json!({ "items": page.rows, "next_cursor": page.next })))
 }
 
