@@ -185,17 +185,26 @@ pub(super) fn prepare(connection: &Connection) -> rusqlite::Result<()> {
     for (_, table) in TABLES {
         connection.execute_batch(&format!(
             "CREATE TABLE IF NOT EXISTS {table} (id TEXT PRIMARY KEY, body TEXT NOT NULL, \
-             made_at INTEGER NOT NULL, changed_at INTEGER NOT NULL) STRICT, WITHOUT ROWID;"
+             made_at INTEGER NOT NULL, changed_at INTEGER NOT NULL, \
+             place INTEGER NOT NULL DEFAULT 0) STRICT, WITHOUT ROWID;"
         ))?;
+        // Files of before have no places: their rows stay in front, by their times.
+        if connection.prepare(&format!("SELECT place FROM {table}")).is_err() {
+            let add = format!("ALTER TABLE {table} ADD COLUMN place INTEGER NOT NULL DEFAULT 0");
+            connection.execute_batch(&add)?;
+        }
     }
     connection.execute_batch(OTHERS)
 }
 
-/// Every row of every section.
+/// Every row of every section, each section in the order in which its rows were made. Times do not
+/// tell it: many are made at once, and clocks are set.
 pub(super) fn all(connection: &Connection) -> rusqlite::Result<Vec<Entity>> {
     let mut all = Vec::new();
     for (section, table) in TABLES {
-        let select = format!("SELECT id, body, made_at, changed_at FROM {table} ORDER BY made_at");
+        let select = format!(
+            "SELECT id, body, made_at, changed_at FROM {table} ORDER BY place, made_at, id"
+        );
         let mut select = connection.prepare(&select)?;
         let rows = select.query_map([], |row| {
             Ok(Entity {
@@ -234,11 +243,12 @@ pub(super) fn write(transaction: &Transaction<'_>, change: &Change) -> rusqlite:
     for edit in &change.edits {
         match edit {
             Edit::Put { section, id, body } => {
+                let table = table(section);
                 let put = format!(
-                    "INSERT INTO {} (id, body, made_at, changed_at) VALUES (?1, ?2, ?3, ?3) \
+                    "INSERT INTO {table} (id, body, made_at, changed_at, place) VALUES \
+                     (?1, ?2, ?3, ?3, (SELECT coalesce(max(place), 0) + 1 FROM {table})) \
                      ON CONFLICT (id) DO UPDATE SET body = excluded.body, \
-                     changed_at = excluded.changed_at",
-                    table(section)
+                     changed_at = excluded.changed_at"
                 );
                 transaction.execute(&put, params![id, body, record.at_ms])?;
             }
@@ -375,6 +385,28 @@ mod tests {
         assert_eq!(opening.top_ups, [top_up]);
         drop(ledger);
         let _ = std::fs::remove_dir_all(&folder);
+    }
+
+    #[test]
+    fn rows_come_back_in_the_order_in_which_they_were_made() {
+        let mut books = Connection::open_in_memory().expect("memory");
+        // As an older program made it and wrote there.
+        let old = "CREATE TABLE users (id TEXT PRIMARY KEY, body TEXT NOT NULL, made_at INTEGER \
+            NOT NULL, changed_at INTEGER NOT NULL) STRICT, WITHOUT ROWID; \
+            INSERT INTO users VALUES ('p', '1', 9, 9), ('q', '1', 8, 8)";
+        books.execute_batch(old).expect("a table");
+        for _ in 0..2 {
+            prepare(&books).expect("it is brought up");
+        }
+        let moment = books.transaction().expect("nobody else is there");
+        let together = vec![put("z", "1"), put("a", "1"), put("m", "1")];
+        write(&moment, &change(together, "z")).expect("our tables");
+        let mut earlier = change(vec![put("b", "1"), put("z", "2")], "b");
+        earlier.record.at_ms = 1;
+        write(&moment, &earlier).expect("our tables");
+        let found = all(&moment).expect("our tables");
+        let found: Vec<_> = found.iter().map(|row| row.id.as_str()).collect();
+        assert_eq!(found, ["q", "p", "z", "a", "m", "b"]);
     }
 
     #[test]
