@@ -10,6 +10,7 @@ mod backup;
 mod batches;
 mod bills;
 mod books;
+mod changes;
 mod concurrency;
 mod console;
 mod counting;

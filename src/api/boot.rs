@@ -194,7 +194,8 @@ fn write(
     now_ms: i64,
 ) -> Result<(), BootError> {
     let record = Record::new(now_ms, "", action, (section, entity));
-    ledger.change(Change { edits, record }).map_err(|why| BootError::Other(why.to_string()))
+    let records = vec![record];
+    ledger.change(Change { edits, records }).map_err(|why| BootError::Other(why.to_string()))
 }
 
 /// A row as it is kept, and the edit that keeps it.

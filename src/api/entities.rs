@@ -427,8 +427,15 @@ pub(super) fn delete_one(
     let (gone, kept): (Vec<Kept>, Vec<Kept>) = state.kept.iter().cloned().partition(goes);
     let edit = |row: &Kept| Edit::Delete { section: row.section, id: row.id.clone() };
     let edits = gone.iter().map(edit).collect();
-    let change = change(call, "delete", kind, id, state.kept.get(at), None);
-    commit(call.api, &mut state, kept, Change { edits, ..change }, None)?;
+    let went_with = gone.iter().filter(|row| (row.section, row.id.as_str()) != (kind.section, id));
+    let mut records: Vec<Record> = went_with
+        .map(|row| Record {
+            before: Some(without_secrets(row)),
+            ..record(call, "delete", (row.section, &row.id))
+        })
+        .collect();
+    records.extend(change(call, "delete", kind, id, state.kept.get(at), None).records);
+    commit(call.api, &mut state, kept, Change { edits, records }, None)?;
     drop(state);
     if kind.section == "users" {
         call.api.sessions.close_all(id);
@@ -445,21 +452,23 @@ fn change(
     before: Option<&Kept>,
     after: Option<&Kept>,
 ) -> Change {
-    let shown = |row: &Kept| {
-        let mut value = row.value.clone();
-        for name in ["api_key", "password", store::ACCOUNT] {
-            if value.contains_key(name) {
-                value.insert(name.into(), "***".into());
-            }
-        }
-        Value::from(value).to_string()
-    };
     let record = Record {
-        before: before.map(shown),
-        after: after.map(shown),
+        before: before.map(without_secrets),
+        after: after.map(without_secrets),
         ..record(call, action, (kind.section, id))
     };
-    Change { edits: Vec::new(), record }
+    Change { edits: Vec::new(), records: vec![record] }
+}
+
+/// A row as the audit keeps it.
+fn without_secrets(row: &Kept) -> String {
+    let mut value = row.value.clone();
+    for name in ["api_key", "password", store::ACCOUNT] {
+        if value.contains_key(name) {
+            value.insert(name.into(), "***".into());
+        }
+    }
+    Value::from(value).to_string()
 }
 
 /// Checks the rows by the configuration's rules, writes the change, and puts the tables in place.
@@ -534,7 +543,7 @@ pub(super) fn record(call: &Call<'_>, action: &'static str, about: (&'static str
 /// Writes down who did what changes no row. It is done already, so a failure is only logged.
 pub(super) fn note(api: &Interface, record: Record) {
     let what = format!("{} of {:?}", record.action, record.entity);
-    if let Err(fault) = write(api, Change { edits: Vec::new(), record }) {
+    if let Err(fault) = write(api, Change { edits: Vec::new(), records: vec![record] }) {
         log::error!(target: "gproxy::api", "{what} is not noted: {}", fault.message);
     }
 }

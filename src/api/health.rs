@@ -225,7 +225,7 @@ fn hold(call: &Call<'_>, action: &'static str) -> Result<Answer, Fault> {
     let (provider, credential) = credential_of(call, &snapshot, &call.id)?;
     let record = entities::record(call, action, ("credentials", &call.id));
     let state = call.api.state.lock();
-    entities::write(call.api, Change { edits: Vec::new(), record })?;
+    entities::write(call.api, Change { edits: Vec::new(), records: vec![record] })?;
     let known = match action {
         "pause" => core.pool.pause(&snapshot, (provider, credential), now_ms),
         _ => core.pool.reset(&snapshot, (provider, credential)),

@@ -254,7 +254,13 @@ fn change(_: &Route, call: &Call<'_>) -> Result<Answer, Fault> {
             ..entities::record(call, "change", (SETTINGS, &names.join(", ")))
         };
         let about = names.last().map(|name| (SETTINGS, name.as_str()));
-        entities::commit(call.api, &mut state, kept, Change { edits, record }, about)?;
+        entities::commit(
+            call.api,
+            &mut state,
+            kept,
+            Change { edits, records: vec![record] },
+            about,
+        )?;
     }
     drop(state);
     Ok(told(call))

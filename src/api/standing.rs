@@ -114,7 +114,8 @@ fn top_up_now(_: &Route, call: &Call<'_>) -> Result<Answer, Fault> {
         ..entities::record(call, "top_up", ("quotas", &call.id))
     };
     let mut state = call.api.state.lock();
-    entities::write(call.api, Change { edits: vec![Edit::TopUp(top_up.clone())], record })?;
+    let edits = vec![Edit::TopUp(top_up.clone())];
+    entities::write(call.api, Change { edits, records: vec![record] })?;
     call.api.books.accounts.top_up(&top_up.user, window, at_ms.div_euclid(DAY_MS), top_up.amount);
     state.top_ups.push(top_up);
     let kind = kind::named("quotas").ok_or_else(Fault::not_found)?;

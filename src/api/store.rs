@@ -83,7 +83,7 @@ impl Unseen {
             _ => "all",
         };
         let record = Record::new(at_ms, "", "first_seen", ("users", entity));
-        Some(Change { edits: self.edits().collect(), record })
+        Some(Change { edits: self.edits().collect(), records: vec![record] })
     }
 }
 

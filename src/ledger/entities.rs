@@ -148,8 +148,8 @@ impl Record {
 pub struct Change {
     /// In this order.
     pub edits: Vec<Edit>,
-    /// What the audit says about it.
-    pub record: Record,
+    /// What the audit says about it; the last one is what was asked for.
+    pub records: Vec<Record>,
 }
 
 /// A change on its way to the writer.
@@ -239,7 +239,8 @@ pub(super) fn top_ups(connection: &Connection) -> rusqlite::Result<Vec<TopUp>> {
 
 /// Writes a change.
 pub(super) fn write(transaction: &Transaction<'_>, change: &Change) -> rusqlite::Result<()> {
-    let record = &change.record;
+    // All of one moment.
+    let made_ms = change.records.last().map_or(0, |record| record.at_ms);
     for edit in &change.edits {
         match edit {
             Edit::Put { section, id, body } => {
@@ -250,7 +251,7 @@ pub(super) fn write(transaction: &Transaction<'_>, change: &Change) -> rusqlite:
                      ON CONFLICT (id) DO UPDATE SET body = excluded.body, \
                      changed_at = excluded.changed_at"
                 );
-                transaction.execute(&put, params![id, body, record.at_ms])?;
+                transaction.execute(&put, params![id, body, made_ms])?;
             }
             Edit::Delete { section, id } => {
                 let delete = format!("DELETE FROM {} WHERE id = ?1", table(section));
@@ -265,11 +266,14 @@ pub(super) fn write(transaction: &Transaction<'_>, change: &Change) -> rusqlite:
             Edit::FirstSeen { user, cost_used } => see_first(transaction, user, *cost_used)?,
         }
     }
-    let Record { at_ms, made_by, action, section, entity, before, after } = record;
-    let insert = "INSERT INTO changes (at, made_by, action, section, entity, before, after) \
-        VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)";
-    let values = params![at_ms, made_by, action, section, entity, before, after];
-    transaction.execute(insert, values).map(|_| ())
+    for record in &change.records {
+        let Record { at_ms, made_by, action, section, entity, before, after } = record;
+        let insert = "INSERT INTO changes (at, made_by, action, section, entity, before, after) \
+            VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)";
+        let values = params![at_ms, made_by, action, section, entity, before, after];
+        transaction.execute(insert, values)?;
+    }
+    Ok(())
 }
 
 /// What a user had spent before counts once, on the first day of all.
@@ -343,7 +347,7 @@ mod tests {
             before: None,
             after: Some("{}".into()),
         };
-        Change { edits, record }
+        Change { edits, records: vec![record] }
     }
 
     fn put(id: &str, body: &str) -> Edit {
@@ -402,7 +406,7 @@ mod tests {
         let together = vec![put("z", "1"), put("a", "1"), put("m", "1")];
         write(&moment, &change(together, "z")).expect("our tables");
         let mut earlier = change(vec![put("b", "1"), put("z", "2")], "b");
-        earlier.record.at_ms = 1;
+        earlier.records[0].at_ms = 1;
         write(&moment, &earlier).expect("our tables");
         let found = all(&moment).expect("our tables");
         let found: Vec<_> = found.iter().map(|row| row.id.as_str()).collect();

@@ -1,0 +1,67 @@
+//! What the audit keeps of changes, what they take with them, and what they do not depend on.
+
+use crate::support::admin::{admin, call};
+use crate::support::{Config, Gateway};
+use serde_json::{Value, json};
+
+fn config() -> Config {
+    Config::to_url("http://127.0.0.1:9")
+}
+
+/// Makes rows, one after the other; the names of the last one of each call come back.
+fn make(gateway: &Gateway, rows: &[(&str, Value)]) -> Vec<String> {
+    let make = |(section, row): &(&str, Value)| {
+        let made = admin(gateway, "POST", section, row.clone(), 201);
+        format!("{section} {}", made["id"].as_str().expect("a name"))
+    };
+    rows.iter().map(make).collect()
+}
+
+/// What the audit says of the last changes, the last first: action, section and name.
+fn audit(gateway: &Gateway, count: usize) -> (Vec<String>, Value) {
+    let changes = admin(gateway, "GET", &format!("changes?limit={count}"), Value::Null, 200);
+    let text = |row: &Value, name: &str| row[name].as_str().expect("a text").to_owned();
+    let rows = changes["items"].as_array().expect("a list").iter();
+    let rows = rows.map(|row| {
+        assert!(row["before"].is_object(), "{row}");
+        format!("{} {} {}", text(row, "action"), text(row, "section"), text(row, "entity"))
+    });
+    (rows.collect(), changes["items"].clone())
+}
+
+#[test]
+fn the_audit_lists_what_went_with_a_user_or_a_provider() {
+    let gateway = Gateway::start(&config().text());
+    let user = [
+        ("user_keys", json!({ "user_name": "bob", "label": "laptop" })),
+        ("permissions", json!({ "user_name": "bob", "model_pattern": "m*" })),
+        ("rate_limits", json!({ "user_name": "bob", "model_pattern": "*", "rpm": 3 })),
+        ("quotas", json!({ "user_name": "bob", "quota": "7" })),
+    ];
+    let settings = json!({ "base_url": "http://paid.example:9", "dialects": ["openai_chat"] });
+    let provider = json!({ "name": "paid", "channel": "custom", "settings": settings });
+    let secret = "upstream-secret-4242424242";
+    let paid = [
+        ("credentials", json!({ "provider_name": "paid", "api_key": secret })),
+        ("models", json!({ "provider_name": "paid", "model_id": "m", "price_each_call": "2" })),
+        ("model_aliases", json!({ "alias": "a", "provider_name": "paid", "model_id": "m" })),
+    ];
+    for (section, head, name, rows) in [
+        ("users", json!({ "name": "bob", "is_admin": true }), "bob", &user[..]),
+        ("providers", provider, "paid", &paid[..]),
+    ] {
+        make(&gateway, &[(section, head)]);
+        let mut made = make(&gateway, rows);
+        admin(&gateway, "DELETE", &format!("{section}/{name}"), Value::Null, 204);
+        let (mut told, all) = audit(&gateway, rows.len() + 1);
+        assert_eq!(told.remove(0), format!("delete {section} {name}"), "the head comes last");
+        told.sort();
+        made.iter_mut().for_each(|row| row.insert_str(0, "delete "));
+        made.sort();
+        assert_eq!(told, made);
+        let all = all.to_string();
+        assert!(!all.contains(secret) && !all.contains("sha256:"), "{all}");
+        let part = if name == "bob" { r#""quota":"7""# } else { r#""price_each_call":"2""# };
+        assert!(all.contains(part), "{all}");
+    }
+}
