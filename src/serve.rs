@@ -1,5 +1,6 @@
 //! The running gateway: start, reload, drain, stop. On the main thread, with OS signals.
 
+use std::cell::RefCell;
 use std::io::{self, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
@@ -14,7 +15,7 @@ use signal_hook::iterator::Signals;
 
 use crate::api::{self, BootError, Booted, Interface, Source};
 use crate::config::made::Made;
-use crate::config::{self, ConfigError, Loaded, Overrides, Settings};
+use crate::config::{self, ConfigError, Loaded, Named, Overrides, Settings};
 use crate::console;
 use crate::exchange::{Books, Clock, Core};
 use crate::io::listener::{self, Listener};
@@ -61,9 +62,19 @@ impl Source for FileSource {
             .map_err(|error| ConfigError::unreadable(&self.file, &error))
     }
 
-    fn load(&self, text: &str, made: &Made) -> Result<Loaded, Vec<ConfigError>> {
+    fn load(&self, text: &str, made: &Made, named: &mut Named) -> Result<Loaded, Vec<ConfigError>> {
         let environment = |name: &str| std::env::var(name).ok();
-        config::load_both(text, &self.file, made, &self.overrides, &environment, &self.files)
+        let named = RefCell::new(named);
+        let files = |path: &str| {
+            let known = named.borrow().get(path).map(|text| text.expose().to_owned());
+            if let Some(text) = known {
+                return Ok(text);
+            }
+            let text = (self.files)(path)?;
+            named.borrow_mut().insert(path.to_owned(), Secret::new(text.as_str()));
+            Ok(text)
+        };
+        config::load_both(text, &self.file, made, &self.overrides, &environment, &files)
     }
 
     fn overridden(&self) -> Vec<(&'static str, &'static str)> {

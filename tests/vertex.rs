@@ -507,6 +507,36 @@ fn an_account_may_stand_in_a_file_in_a_table_or_in_a_variable() {
     }
 }
 
+/// The file is read when the configuration is: what else is changed does not depend on it.
+#[test]
+fn an_accounts_file_that_is_gone_hinders_a_reload_and_no_other_change() {
+    let vertex = Upstream::answering(answer);
+    let file = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join("vertex-gone.json");
+    let account = account("http://127.0.0.1:9/token");
+    std::fs::write(&file, account.to_string()).expect("the folder is ours");
+    let gateway = Gateway::start(&config(&vertex, &format!("{file:?}")));
+    let change =
+        |method: &str, path: &str, body: Value| administer(&gateway, method, path, &body).status;
+    std::fs::remove_file(&file).expect("it was there");
+    assert_eq!(change("POST", "users", json!({ "name": "bob" })), 201);
+    let refused = administer(&gateway, "POST", "reload", &Value::Null);
+    assert_eq!(refused.status, 409, "{}", refused.text());
+    assert!(refused.text().contains("cannot be read"), "{}", refused.text());
+    assert_eq!(change("PATCH", "users/bob", json!({ "enabled": false })), 200);
+    // Another account counts from the next reload on.
+    let other = account.to_string().replace(EMAIL, "other@project-1.example");
+    std::fs::write(&file, other).expect("the folder is ours");
+    let hint = || {
+        let shown = administer(&gateway, "GET", "credentials/vertex-main:1", &Value::Null);
+        shown.json()["hint"].as_str().expect("a text").to_owned()
+    };
+    let before = hint();
+    assert_eq!(change("DELETE", "users/bob", Value::Null), 204);
+    assert_eq!(hint(), before);
+    assert_eq!(change("POST", "reload", Value::Null), 200);
+    assert_eq!(change("POST", "users", json!({ "name": "bob" })), 201);
+}
+
 #[test]
 fn check_shows_the_account_and_where_calls_go_but_no_key() {
     let vertex = Upstream::answering(answer);

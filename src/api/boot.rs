@@ -12,7 +12,7 @@ use super::Source;
 use super::seal::{self, Sealer, is_sealed};
 use super::store::{Kept, SECRETS, State, put};
 use crate::config::made::Made;
-use crate::config::{ConfigError, Loaded, Settings, declared};
+use crate::config::{ConfigError, Loaded, Named, Settings, declared};
 use crate::ledger::accounts::Accounts;
 use crate::ledger::entities::{Change, Edit, Record};
 use crate::ledger::{Ledger, LedgerError, Synchronous};
@@ -94,17 +94,17 @@ pub fn boot(
     let sealer = sealer(master)?;
     let mut warnings = Vec::new();
     seal_all(&ledger, &mut state, sealer.as_ref(), now_ms, &mut warnings)?;
-    let load = |state: &State| {
+    let load = |state: &mut State| {
         let made: Made = state.made(sealer.as_ref()).map_err(|fault| {
             BootError::Other(format!("{}; give it in GPROXY_MASTER_KEY", fault.message))
         })?;
-        source.load(state.text.expose(), &made).map_err(BootError::Config)
+        source.load(state.text.expose(), &made, &mut state.named).map_err(BootError::Config)
     };
-    let mut both = load(&state)?;
+    let mut both = load(&mut state)?;
     let mut made = None;
     if !both.snapshot.users.iter().any(|user| user.enabled && user.is_admin) {
         made = Some(make_admin(&ledger, &both.snapshot, &mut state.kept, now_ms)?);
-        both = load(&state)?;
+        both = load(&mut state)?;
     }
     let unseen = state.unseen(&both);
     if let Some(change) = unseen.change(now_ms) {
@@ -139,7 +139,15 @@ fn open(loaded: &Loaded, now_ms: i64, lock: Option<File>) -> Result<Opened, Boot
     let kept = kept.ok_or_else(|| BootError::Other("a row of the database is no object".into()))?;
     let top_ups = opening.top_ups.clone();
     let seen = std::mem::take(&mut opening.seen).into_iter().collect();
-    let state = State { text: Secret::new(""), declared: Vec::new(), kept, idle: 0, top_ups, seen };
+    let state = State {
+        text: Secret::new(""),
+        named: Named::new(),
+        declared: Vec::new(),
+        kept,
+        idle: 0,
+        top_ups,
+        seen,
+    };
     let (statuses, uses) = (&mut opening.statuses, &mut opening.key_uses);
     let known = (std::mem::take(statuses), std::mem::take(uses));
     Ok((ledger, Accounts::new(opening), state, known))

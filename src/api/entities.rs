@@ -485,7 +485,7 @@ pub(super) fn commit(
     }
     let made = store::made(&kept, api.sealer.as_ref())?;
     let own = about.and_then(|(section, id)| store::place_of(&kept, section, id));
-    let loaded = api.source.load(state.text.expose(), &made);
+    let loaded = api.source.load(state.text.expose(), &made, &mut state.named);
     let loaded = loaded.map_err(|errors| Fault::of_config(&errors, own))?;
     if let Some(fault) = Fault::of_fence(&loaded.fenced, own) {
         return Err(fault);

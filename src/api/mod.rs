@@ -44,7 +44,7 @@ use self::session::{Session, Sessions};
 use self::store::State;
 use crate::admin::Page;
 use crate::config::made::Made;
-use crate::config::{ConfigError, Loaded, Settings};
+use crate::config::{ConfigError, Loaded, Named, Settings};
 use crate::exchange::{Api, ApiRequest, Books, Core, Desk};
 use crate::ledger::Ledger;
 use crate::ledger::audit::Auditor;
@@ -55,8 +55,9 @@ use crate::secret::Secret;
 pub trait Source: Send + Sync {
     /// The file's text, as it is now.
     fn read(&self) -> Result<Secret, ConfigError>;
-    /// The tables of a text and the rows beside it.
-    fn load(&self, text: &str, made: &Made) -> Result<Loaded, Vec<ConfigError>>;
+    /// The tables of a text and the rows beside it. Files that the text names are read where
+    /// `named` has them not, and stand there afterwards.
+    fn load(&self, text: &str, made: &Made, named: &mut Named) -> Result<Loaded, Vec<ConfigError>>;
     /// Names of the settings of the process that something else than the file decides, and what
     /// that is: a flag or a variable.
     fn overridden(&self) -> Vec<(&'static str, &'static str)>;

@@ -6,7 +6,7 @@ use super::answer::{Answer, Fault};
 use super::difference::{self, Difference};
 use super::route::{Param, Route};
 use super::{Call, Interface, entities};
-use crate::config::ConfigError;
+use crate::config::{ConfigError, Named};
 use crate::ledger::entities::Record;
 
 /// What came of reading the file again.
@@ -110,7 +110,8 @@ impl Interface {
         let mut state = self.state.lock();
         let text = self.source.read().map_err(|error| texts(vec![error]))?;
         let made = state.made(self.sealer.as_ref()).map_err(|fault| vec![fault.message])?;
-        let loaded = self.source.load(text.expose(), &made).map_err(texts)?;
+        let mut named = Named::new();
+        let loaded = self.source.load(text.expose(), &made, &mut named).map_err(texts)?;
         entities::has_admin(&loaded.snapshot).map_err(|fault| vec![fault.message])?;
         let needs_restart = self.settings.needs_restart(&loaded.settings);
         let mut warnings = loaded.warnings.clone();
@@ -135,7 +136,7 @@ impl Interface {
             state.see(unseen, &self.books.accounts);
         }
         self.source.apply(&loaded).map_err(|why| vec![why])?;
-        state.text = text;
+        (state.text, state.named) = (text, named);
         state.declared = loaded.declared;
         state.idle = loaded.forbidden.len();
         self.core.swap(loaded.snapshot);

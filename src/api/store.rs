@@ -7,9 +7,9 @@ use serde_json::{Map, Value};
 use super::answer::Fault;
 use super::kind::{self, Is};
 use super::seal::{self, Sealer};
-use crate::config::Loaded;
 use crate::config::declared::Declared;
 use crate::config::made::{Made, Row};
+use crate::config::{Loaded, Named};
 use crate::ledger::accounts::Accounts;
 use crate::ledger::entities::{Change, Edit, Entity, Record, TopUp};
 use crate::secret::Secret;
@@ -33,6 +33,8 @@ pub(super) struct Kept {
 pub(super) struct State {
     /// The file, as it was last read without mistakes.
     pub(super) text: Secret,
+    /// The files that it names, as they were then: a change of something else reads none of them.
+    pub(super) named: Named,
     pub(super) declared: Vec<Declared>,
     pub(super) kept: Vec<Kept>,
     /// Rows of the database that have no effect.

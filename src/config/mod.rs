@@ -25,7 +25,7 @@ use log::LevelFilter;
 use toml::de::DeTable;
 
 pub use self::error::{ConfigError, nearest};
-pub use self::sources::{Files, Overrides};
+pub use self::sources::{Files, Named, Overrides};
 
 use self::declared::{Declared, Outside};
 use self::error::{Place, Report};

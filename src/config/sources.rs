@@ -3,6 +3,7 @@
 //! A value that was given by flag or variable wins over the file. What is read here never shows
 //! up in a message.
 
+use std::collections::HashMap;
 use std::net::IpAddr;
 
 use crate::config::error::{At, Place, Report};
@@ -30,6 +31,9 @@ pub struct Overrides {
 
 /// Reads an environment variable.
 pub(super) type Environment<'e> = &'e dyn Fn(&str) -> Option<String>;
+
+/// The texts of files that the configuration names, by what it writes for them.
+pub type Named = HashMap<String, Secret>;
 
 /// Reads a file that the configuration names.
 pub type Files<'e> = &'e dyn Fn(&str) -> std::io::Result<String>;
