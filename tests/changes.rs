@@ -1,6 +1,6 @@
 //! What the audit keeps of changes, what they take with them, and what they do not depend on.
 
-use crate::support::admin::{admin, call};
+use crate::support::admin::admin;
 use crate::support::{Config, Gateway};
 use serde_json::{Value, json};
 
@@ -63,5 +63,44 @@ fn the_audit_lists_what_went_with_a_user_or_a_provider() {
         assert!(!all.contains(secret) && !all.contains("sha256:"), "{all}");
         let part = if name == "bob" { r#""quota":"7""# } else { r#""price_each_call":"2""# };
         assert!(all.contains(part), "{all}");
+    }
+}
+
+/// Spending is what the books say of a user, under whatever quota; a top-up was for that quota.
+#[test]
+fn a_quota_that_is_made_anew_has_no_top_ups_of_the_one_before() {
+    let mut gateway = Gateway::start(&config().text());
+    let quota = |window: &str| json!({ "user_name": "bob", "quota": "1", "window": window });
+    let top_up = json!({ "amount": "5", "why": "march" });
+    let stands = |gateway: &Gateway, window: &str| {
+        let path = format!("quotas/bob:{window}");
+        let quota = admin(gateway, "GET", &path, Value::Null, 200);
+        let items = admin(gateway, "GET", &format!("{path}/top_ups"), Value::Null, 200);
+        let count = items["items"].as_array().map(Vec::len).expect("a list");
+        (quota["topped_up"].as_str().expect("an amount").to_owned(), count)
+    };
+    make(&gateway, &[("users", json!({ "name": "bob" }))]);
+    for window in ["total", "month"] {
+        make(&gateway, &[("quotas", quota(window))]);
+        admin(&gateway, "POST", &format!("quotas/bob:{window}/top_ups"), top_up.clone(), 201);
+    }
+    admin(&gateway, "DELETE", "quotas/bob:month", Value::Null, 204);
+    make(&gateway, &[("quotas", quota("month"))]);
+    assert_eq!(stands(&gateway, "month"), ("0".to_owned(), 0));
+    assert_eq!(stands(&gateway, "total"), ("5".to_owned(), 1), "that one was never away");
+    admin(&gateway, "DELETE", "users/bob", Value::Null, 204);
+    make(&gateway, &[("users", json!({ "name": "bob" })), ("quotas", quota("total"))]);
+    assert_eq!(stands(&gateway, "total"), ("0".to_owned(), 0));
+    let changes = admin(&gateway, "GET", "changes?limit=100", Value::Null, 200).to_string();
+    assert_eq!(changes.matches(r#""action":"top_up""#).count(), 2, "{changes}");
+    gateway.sigterm();
+    assert!(gateway.wait_exit().success());
+    let text = std::fs::read_to_string(gateway.folder().join("config.toml")).expect("our file");
+    let again = Gateway::start(&text.replacen(&format!("port = {}", gateway.port), "port = 0", 1));
+    for window in ["total", "month"] {
+        if window == "month" {
+            make(&again, &[("quotas", quota(window))]);
+        }
+        assert_eq!(stands(&again, window), ("0".to_owned(), 0), "a restart brings nothing back");
     }
 }

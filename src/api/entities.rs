@@ -14,6 +14,7 @@ use crate::config::declared::{self, Declared};
 use crate::ledger::entities::{Change, Edit, Record};
 use crate::limits;
 use crate::password;
+use crate::route::quota::Window;
 use crate::route::snapshot::{Key, Snapshot};
 use crate::secret::Digest;
 
@@ -426,7 +427,14 @@ pub(super) fn delete_one(
     };
     let (gone, kept): (Vec<Kept>, Vec<Kept>) = state.kept.iter().cloned().partition(goes);
     let edit = |row: &Kept| Edit::Delete { section: row.section, id: row.id.clone() };
-    let edits = gone.iter().map(edit).collect();
+    let mut edits: Vec<Edit> = gone.iter().map(edit).collect();
+    // A quota of the same name that is made later is another one.
+    let quotas: Vec<(String, Window)> = gone.iter().filter_map(standing::quota_in).collect();
+    edits.extend(
+        quotas
+            .iter()
+            .map(|(user, window)| Edit::ForgetTopUps { user: user.clone(), window: window.name() }),
+    );
     let went_with = gone.iter().filter(|row| (row.section, row.id.as_str()) != (kind.section, id));
     let mut records: Vec<Record> = went_with
         .map(|row| Record {
@@ -436,6 +444,10 @@ pub(super) fn delete_one(
         .collect();
     records.extend(change(call, "delete", kind, id, state.kept.get(at), None).records);
     commit(call.api, &mut state, kept, Change { edits, records }, None)?;
+    for (user, window) in &quotas {
+        call.api.books.accounts.forget_top_ups(user, *window);
+        state.top_ups.retain(|row| (&row.user, row.window.as_str()) != (user, window.name()));
+    }
     drop(state);
     if kind.section == "users" {
         call.api.sessions.close_all(id);

@@ -7,6 +7,7 @@ use serde_json::{Map, Value, json};
 use super::answer::{Answer, Fault};
 use super::kind::{self, Kind};
 use super::route::Route;
+use super::store::Kept;
 use super::{Call, entities};
 use crate::dialect::endpoint::ENDPOINTS;
 use crate::dialect::path::Collection;
@@ -73,6 +74,12 @@ fn quota_of(call: &Call<'_>) -> Result<(String, Window), Fault> {
     let row = rows.into_iter().find(|row| row.id == call.id).ok_or_else(Fault::not_found)?;
     let user = Call::text(&row.value, "user_name").unwrap_or_default().to_owned();
     Ok((user, window_of(&row.value)))
+}
+
+/// Whose quota a row is, and over which window; `None`: it is none.
+pub(super) fn quota_in(row: &Kept) -> Option<(String, Window)> {
+    let user = Call::text(&row.value, "user_name").filter(|_| row.section == "quotas")?;
+    Some((user.to_owned(), window_of(&row.value)))
 }
 
 fn window_of(value: &Map<String, Value>) -> Window {

@@ -81,6 +81,13 @@ impl Accounts {
         all.entry(user.to_owned()).or_default().spending.top_up(window, day, amount);
     }
 
+    /// Takes away all that was added to a user's ceiling over `window`.
+    pub fn forget_top_ups(&self, user: &str, window: Window) {
+        if let Some(account) = self.all.lock().get_mut(user) {
+            account.spending.forget_top_ups(window);
+        }
+    }
+
     /// Counts what was spent elsewhere.
     pub fn spend(&self, user: String, day: i64, cost: i64) {
         self.all.lock().entry(user).or_default().spending.spend(day, cost);

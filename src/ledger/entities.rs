@@ -102,6 +102,13 @@ pub enum Edit {
     },
     /// Adds to a ceiling.
     TopUp(TopUp),
+    /// Takes away all that was added to a ceiling; the audit still has it.
+    ForgetTopUps {
+        /// Whose quota.
+        user: String,
+        /// Over which time: the name of its window.
+        window: &'static str,
+    },
     /// Counts what a user had spent elsewhere, once: who was seen before is left as he is.
     FirstSeen {
         /// Who.
@@ -262,6 +269,10 @@ pub(super) fn write(transaction: &Transaction<'_>, change: &Change) -> rusqlite:
                     VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
                 let values = params![at_ms, user, window, amount, made_by, why];
                 transaction.execute(insert, values)?;
+            }
+            Edit::ForgetTopUps { user, window } => {
+                let delete = "DELETE FROM top_ups WHERE user = ?1 AND window = ?2";
+                transaction.execute(delete, params![user, window])?;
             }
             Edit::FirstSeen { user, cost_used } => see_first(transaction, user, *cost_used)?,
         }

@@ -134,6 +134,11 @@ impl Spending {
         self.top_ups.push((window, day, amount));
     }
 
+    /// Takes away what was added to the ceiling of a window.
+    pub fn forget_top_ups(&mut self, window: Window) {
+        self.top_ups.retain(|(of, _, _)| *of != window);
+    }
+
     /// How a quota stands today.
     pub fn standing(&self, quota: &Quota, today: i64) -> QuotaStanding {
         let window = quota.window;
