@@ -37,14 +37,13 @@ fn run() -> io::Result<u8> {
         }
     };
     let environment = |name: &str| std::env::var(name).ok();
-    let mut loaded = match prepare(&arguments, &environment)? {
+    let loaded = match prepare(&arguments, &environment)? {
         Prepared::Done(code) => return Ok(code),
         Prepared::Serve(loaded) => loaded,
     };
     if let Command::Pull { provider } = &arguments.command {
         return pull(*loaded, provider);
     }
-    loaded.warnings.splice(0..0, arguments.warnings.iter().cloned());
     let file = arguments.config_file(&environment);
     let master = match command::master_key(&arguments, &environment) {
         Ok(master) => master,
@@ -54,7 +53,8 @@ fn run() -> io::Result<u8> {
         }
     };
     let overrides = arguments.overrides.clone();
-    let source = FileSource { file, overrides, files: command::read_file };
+    let (files, warnings) = (command::read_file, arguments.warnings.clone());
+    let source = FileSource { file, overrides, files, warnings };
     if let Err(error) = serve::run(*loaded, source, master.as_ref(), arguments.takeover) {
         gproxy::logging::flush();
         writeln!(io::stderr(), "gproxy: {error}")?;

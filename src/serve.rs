@@ -53,6 +53,8 @@ pub struct FileSource {
     pub overrides: Overrides,
     /// Reads the files that it names.
     pub files: fn(&str) -> io::Result<String>,
+    /// What is to be said of the flags themselves.
+    pub warnings: Vec<String>,
 }
 
 impl Source for FileSource {
@@ -186,7 +188,8 @@ pub fn run(
     source.overrides.bound = Some(listens_on.map_or(settings.host, |address| address.ip()));
     let booted =
         api::boot(loaded, &source, master, RealClock.unix_ms(), lock).map_err(ServeError::Boot)?;
-    booted.warnings.iter().for_each(|warning| log::warn!(target: "gproxy", "{warning}"));
+    let warnings = source.warnings.iter().chain(&booted.warnings);
+    warnings.for_each(|warning| log::warn!(target: "gproxy", "{warning}"));
     announce(&booted.made)?;
     let Booted { snapshot, accounts, base, statuses, key_uses, .. } = booted;
     let ledger = base.ledger.clone();

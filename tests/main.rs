@@ -47,6 +47,7 @@ mod routing;
 mod sessions;
 mod settings;
 mod shutdown;
+mod start;
 mod storm;
 mod story;
 mod streaming;

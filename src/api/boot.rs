@@ -79,8 +79,9 @@ impl From<LedgerError> for BootError {
     }
 }
 
-/// Opens the database and reads the file and its rows together. `loaded`: the file alone. `lock`:
-/// of the process that hands over.
+/// Opens the database and reads the file and its rows together. `loaded`: the file alone, whose
+/// warnings are not told: the rows may make up for what it lacks. `lock`: of the process that hands
+/// over.
 pub fn boot(
     loaded: Loaded,
     source: &dyn Source,
@@ -115,8 +116,6 @@ pub fn boot(
     ledger.retain(both.snapshot.retention);
     state.declared = both.declared;
     state.idle = both.forbidden.len();
-    let earlier = loaded.warnings.into_iter().filter(|warning| !both.warnings.contains(warning));
-    warnings.splice(0..0, earlier);
     warnings.extend(both.warnings);
     let (ledger, snapshot) = (Arc::new(ledger), both.snapshot);
     let base = Base { ledger, state, settings, sealer };
