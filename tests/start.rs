@@ -65,3 +65,19 @@ fn what_stands_in_the_database_is_not_missed_in_the_file() {
     let [flag] = &warnings[..] else { panic!("{warnings:?}") };
     assert!(flag.contains("this flag of v1 is ignored"), "{flag}");
 }
+
+#[test]
+fn a_key_is_made_only_where_books_are() {
+    let folder = folder("reset");
+    let file = folder.join("config.toml");
+    std::fs::write(&file, "[global]\ndata_dir = \"data\"\n").expect("our folder");
+    let mut program = Command::new(env!("CARGO_BIN_EXE_gproxy"));
+    program.arg("reset-admin").current_dir(&folder);
+    let output = program.output().expect("cargo built the binary");
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    assert!(output.stdout.is_empty(), "{output:?}");
+    let why = String::from_utf8_lossy(&output.stderr).into_owned();
+    let looked_at = folder.join("data/gproxy.db");
+    assert!(why.contains(&format!("there is no {}", looked_at.display())), "{why}");
+    assert!(!folder.join("data").exists(), "nothing was made");
+}

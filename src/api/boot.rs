@@ -15,7 +15,7 @@ use crate::config::made::Made;
 use crate::config::{ConfigError, Loaded, Named, Settings, declared};
 use crate::ledger::accounts::Accounts;
 use crate::ledger::entities::{Change, Edit, Record};
-use crate::ledger::{Ledger, LedgerError, Synchronous};
+use crate::ledger::{self, Ledger, LedgerError, Synchronous};
 use crate::route::health::Circuit;
 use crate::route::snapshot::{Retention, Snapshot};
 use crate::secret::{Digest, KeyId, Secret};
@@ -262,6 +262,15 @@ fn make_admin(
 /// Gives a locked-out operator a new key: of the administrator of the file or of the database, or
 /// of one that is made. `loaded`: the file alone.
 pub fn reset_admin(loaded: &Loaded, now_ms: i64) -> Result<(String, Secret), BootError> {
+    let books = ledger::path(Path::new(&loaded.settings.data_dir));
+    if !books.exists() {
+        let path = std::path::absolute(&books).unwrap_or(books);
+        return Err(BootError::Other(format!(
+            "there is no {}: give the --config and --data-dir of the gateway, in its folder; one \
+             that has never run makes an administrator when it starts",
+            path.display()
+        )));
+    }
     let (ledger, _, mut state, _) = open(loaded, now_ms, None)?;
     let mut declared = loaded.snapshot.users.iter();
     let declared = declared.find(|user| user.enabled && user.is_admin);

@@ -171,6 +171,11 @@ impl Shared {
     }
 }
 
+/// Where the books of a data folder are, if there are any.
+pub fn path(folder: &Path) -> PathBuf {
+    folder.join(schema::FILE)
+}
+
 /// A way to the books.
 pub struct Ledger {
     shared: Arc<Shared>,
