@@ -110,7 +110,11 @@ fn prepare(
     if let Some(code) = command::run(arguments, &mut terminal)? {
         return Ok(Prepared::Done(code));
     }
-    Ok(match command::load(arguments, &mut terminal)? {
+    let loaded = match arguments.command {
+        Command::Serve => command::load_to_serve(arguments, &mut terminal)?,
+        _ => command::load(arguments, &mut terminal)?,
+    };
+    Ok(match loaded {
         Some(loaded) => Prepared::Serve(Box::new(loaded)),
         None => Prepared::Done(command::EXIT_MISTAKE),
     })

@@ -81,3 +81,35 @@ fn a_key_is_made_only_where_books_are() {
     assert!(why.contains(&format!("there is no {}", looked_at.display())), "{why}");
     assert!(!folder.join("data").exists(), "nothing was made");
 }
+
+#[test]
+fn all_that_is_wrong_with_certificates_is_said_at_once() {
+    let folder = folder("certificates");
+    let file = folder.join("config.toml");
+    std::fs::write(folder.join("empty.pem"), "").expect("our folder");
+    let empty = folder.join("empty.pem");
+    let text = format!(
+        "[global]\nport = 0\nextra_ca_file = \"/nowhere.pem\"\ndata_dir = {:?}\n\
+         [tls]\ncertificate_file = {empty:?}\nkey_file = {empty:?}\n\
+         client_ca_file = \"/nowhere-either.pem\"\n",
+        folder.join("data")
+    );
+    std::fs::write(&file, text).expect("our folder");
+    let [served, checked] = [&[][..], &["check"]].map(|words| run(words, &file));
+    for output in [&served, &checked] {
+        assert_eq!(output.status.code(), Some(2), "{output:?}");
+        let told = String::from_utf8_lossy(&output.stderr).into_owned();
+        for (line, key) in [
+            (3, "global.extra_ca_file"),
+            (6, "tls.certificate_file"),
+            (7, "tls.key_file"),
+            (8, "tls.client_ca_file"),
+        ] {
+            let place = format!("{}:{line}: {key}: ", file.display());
+            assert!(told.contains(&place), "{place}: {told}");
+        }
+    }
+    let told = String::from_utf8_lossy(&served.stderr).into_owned();
+    assert!(told.ends_with("config.toml: 4 mistakes, nothing was started\n"), "{told}");
+    assert!(!folder.join("data").exists(), "nothing was made");
+}

@@ -26,6 +26,20 @@ pub fn run(arguments: &Arguments, terminal: &mut Terminal<'_>) -> io::Result<u8>
     for warning in arguments.warnings.iter().chain(&loaded.warnings) {
         writeln!(terminal.error, "warning: {warning}")?;
     }
+    let mistakes = write_certificate_mistakes(&loaded, arguments, terminal)?;
+    if master.is_err() || mistakes > 0 {
+        return Ok(EXIT_MISTAKE);
+    }
+    write(&loaded, terminal.out)?;
+    Ok(EXIT_WELL)
+}
+
+/// Prints all that is wrong with the certificates that are named; how much that is.
+pub(super) fn write_certificate_mistakes(
+    loaded: &Loaded,
+    arguments: &Arguments,
+    terminal: &mut Terminal<'_>,
+) -> io::Result<usize> {
     let mistakes = (terminal.read_certificates)(&loaded.snapshot);
     let file = arguments.config_file(terminal.environment);
     for (key, why) in &mistakes {
@@ -35,11 +49,7 @@ pub fn run(arguments: &Arguments, terminal: &mut Terminal<'_>) -> io::Result<u8>
         let line = line.map_or_else(String::new, |row| format!("{}:", row.line));
         writeln!(terminal.error, "{file}:{line} {key}: {why}")?;
     }
-    if master.is_err() || !mistakes.is_empty() {
-        return Ok(EXIT_MISTAKE);
-    }
-    write(&loaded, terminal.out)?;
-    Ok(EXIT_WELL)
+    Ok(mistakes.len())
 }
 
 /// Whether the master key can be read and is long enough.

@@ -116,11 +116,30 @@ pub fn load(arguments: &Arguments, terminal: &mut Terminal<'_>) -> io::Result<Op
             for error in &errors {
                 writeln!(terminal.error, "{error}")?;
             }
-            let what = if errors.len() == 1 { "mistake" } else { "mistakes" };
-            writeln!(terminal.error, "{file}: {} {what}, nothing was started", errors.len())?;
+            write_count(errors.len(), &file, terminal)?;
             Ok(None)
         }
     }
+}
+
+/// The same to serve by: with certificates that can be used.
+pub fn load_to_serve(
+    arguments: &Arguments,
+    terminal: &mut Terminal<'_>,
+) -> io::Result<Option<Loaded>> {
+    let Some(loaded) = load(arguments, terminal)? else { return Ok(None) };
+    match check::write_certificate_mistakes(&loaded, arguments, terminal)? {
+        0 => Ok(Some(loaded)),
+        count => {
+            write_count(count, &arguments.config_file(terminal.environment), terminal)?;
+            Ok(None)
+        }
+    }
+}
+
+fn write_count(count: usize, file: &str, terminal: &mut Terminal<'_>) -> io::Result<()> {
+    let what = if count == 1 { "mistake" } else { "mistakes" };
+    writeln!(terminal.error, "{file}: {count} {what}, nothing was started")
 }
 
 #[cfg(test)]
