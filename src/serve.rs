@@ -18,6 +18,7 @@ use crate::config::made::Made;
 use crate::config::{self, ConfigError, Loaded, Named, Overrides, Settings};
 use crate::console;
 use crate::exchange::{Books, Clock, Core};
+use crate::io::handover::Accepted;
 use crate::io::listener::{self, Listener};
 use crate::io::upstream::Caller;
 use crate::io::{handover, resolver, spool, tls, worker};
@@ -205,8 +206,9 @@ pub fn run(
     logging::count_drops_in(core.metrics.clone());
     ledger.count_drops_in(core.metrics.clone());
     let listener = listen(&core, &settings, workers, socket)?;
-    if let Some(old) = old {
-        relieve(old);
+    if let Some(Err(error)) = old.map(relieve) {
+        ledger.close(LEDGER_CLOSE);
+        return Err(error.into());
     }
     wait_for_next(&folder, &core, &listener, &ledger, &interface);
     for signal in signals.forever() {
@@ -285,17 +287,22 @@ fn listen(
     Ok(listener)
 }
 
-/// Tells the process from which we take over that we serve.
-fn relieve(old: UnixStream) {
+/// Tells the process from which we take over that we serve; an error: it goes on, and we must not.
+fn relieve(old: UnixStream) -> io::Result<()> {
     match handover::Estate::accept(old) {
-        Ok(()) => {
+        Accepted::Told => {
             log::info!(target: "gproxy", "took over from the process that served until now");
         }
-        Err(error) => log::warn!(
+        Accepted::Ended(error) => log::warn!(
             target: "gproxy",
             "the process that served until now has ended before it was told to: {error}"
         ),
+        Accepted::TooLate => {
+            let why = "the process that served until now has waited too long and goes on";
+            return Err(io::Error::other(why));
+        }
     }
+    Ok(())
 }
 
 /// Lets another process take over: then this one is told to stop, unless it stops already. Not

@@ -2,12 +2,15 @@
 //!
 //! For a while both hold the same socket, so no connection is refused, and the same lock of the
 //! books, so no third process can have them. The old one drains when the new one says that it
-//! serves, however long that takes: large books are looked through first. When it ends before, the
-//! old one has not noticed. When the old one ends before, the new one serves all the same.
+//! serves; that may take long, for large books are looked through first, but not for ever: nothing
+//! is changed meanwhile. When the new one ends before, the old one has not noticed; when it takes
+//! too long, the old one goes on and tells it to end. When the old one ends before, the new one
+//! serves all the same.
 
 use std::fs::{self, Permissions};
 use std::io::{self, IoSlice, IoSliceMut, Read, Write};
 use std::mem::MaybeUninit;
+use std::net::Shutdown;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -23,6 +26,10 @@ use rustix::net::{
 const FILE: &str = "gproxy.sock";
 /// How long the old one may take to hand over.
 const GIVE_MAX: Duration = Duration::from_secs(5);
+/// How long the new one may take to serve.
+const START_MAX: Duration = Duration::from_secs(1_800);
+/// What the old one says when it waits no longer.
+const GONE_ON: u8 = 2;
 
 /// What the next process gets.
 pub struct Estate {
@@ -34,15 +41,31 @@ pub struct Estate {
 }
 
 impl Estate {
-    /// Tells the old process to drain: from now on we serve. An error says that it has ended.
-    pub fn accept(mut old: UnixStream) -> io::Result<()> {
-        old.write_all(&[1])
+    /// Tells the old process to drain: from now on we serve. Whether it heard that.
+    pub fn accept(mut old: UnixStream) -> Accepted {
+        let Err(error) = old.write_all(&[1]) else { return Accepted::Told };
+        let mut word = [0];
+        match old.set_nonblocking(true).and_then(|()| old.read(&mut word)) {
+            Ok(1) if word == [GONE_ON] => Accepted::TooLate,
+            _ => Accepted::Ended(error),
+        }
     }
 
     /// Its parts; the last is for [`Estate::accept`].
     pub fn into_parts(self) -> (Option<OwnedFd>, OwnedFd, UnixStream) {
         (self.socket, self.lock, self.old)
     }
+}
+
+/// What came of telling the old process that we serve.
+#[derive(Debug)]
+pub enum Accepted {
+    /// It drains.
+    Told,
+    /// It had ended.
+    Ended(io::Error),
+    /// It waited no longer, and goes on: whoever serves beside it lacks what was changed since.
+    TooLate,
 }
 
 /// Asks the process that serves this data folder for its estate; `None`: there is none.
@@ -110,7 +133,7 @@ pub fn give(
         let (mut next, _) = listener.accept()?;
         log::info!(target: "gproxy", "another process starts, to take over from this one");
         stand_still(true);
-        match socket().and_then(|socket| give_one(&mut next, socket, lock)) {
+        match socket().and_then(|socket| give_one(&mut next, socket, lock, START_MAX)) {
             Ok(()) => return Ok(()),
             Err(error) => {
                 log::warn!(target: "gproxy", "it has not taken over, so this one goes on: {error}");
@@ -120,8 +143,13 @@ pub fn give(
     }
 }
 
-/// Waits until the next one serves; an error says that it has ended.
-fn give_one(next: &mut UnixStream, socket: Option<OwnedFd>, lock: &OwnedFd) -> io::Result<()> {
+/// Waits until the next one serves; an error says that it has ended, or must.
+fn give_one(
+    next: &mut UnixStream,
+    socket: Option<OwnedFd>,
+    lock: &OwnedFd,
+    limit: Duration,
+) -> io::Result<()> {
     next.set_write_timeout(Some(GIVE_MAX))?;
     let given: Vec<BorrowedFd<'_>> = socket.iter().map(AsFd::as_fd).chain([lock.as_fd()]).collect();
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
@@ -129,5 +157,55 @@ fn give_one(next: &mut UnixStream, socket: Option<OwnedFd>, lock: &OwnedFd) -> i
     ancillary.push(SendAncillaryMessage::ScmRights(&given));
     rustix::net::sendmsg(&*next, &[IoSlice::new(&[0])], &mut ancillary, SendFlags::NOSIGNAL)?;
     drop(socket);
-    next.read_exact(&mut [0])
+    next.set_read_timeout(Some(limit))?;
+    match next.read_exact(&mut [0]) {
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => go_on(next, limit),
+        served => served,
+    }
+}
+
+/// Waits no longer. From here on the next one cannot say any more that it serves, so either it has
+/// said so by now, or it learns from us that it must not.
+fn go_on(next: &mut UnixStream, limit: Duration) -> io::Result<()> {
+    next.shutdown(Shutdown::Read)?;
+    if next.read(&mut [0])? == 1 {
+        return Ok(());
+    }
+    // It may just have ended.
+    let _ = next.write_all(&[GONE_ON]);
+    Err(io::Error::other(format!("it does not serve within {limit:?}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+
+    use super::*;
+
+    fn lock() -> OwnedFd {
+        File::open("/dev/null").expect("every system has it").into()
+    }
+
+    #[test]
+    fn who_takes_too_long_is_not_waited_for_and_must_not_serve() {
+        let (mut next, old) = UnixStream::pair().expect("a pair");
+        let given = give_one(&mut next, None, &lock(), Duration::from_millis(20));
+        let why = given.expect_err("nobody serves").to_string();
+        assert!(why.contains("does not serve within 20ms"), "{why}");
+        drop(next);
+        let mut old = receive(old).expect("it was given").old;
+        old.set_nonblocking(false).expect("it is open");
+        assert!(matches!(Estate::accept(old.try_clone().expect("it is open")), Accepted::TooLate));
+        assert_eq!(old.read(&mut [0]).expect("it is over"), 0);
+    }
+
+    #[test]
+    fn who_serves_in_the_last_moment_serves_and_an_end_is_no_word() {
+        let (mut next, old) = UnixStream::pair().expect("a pair");
+        assert!(matches!(Estate::accept(old), Accepted::Told));
+        go_on(&mut next, Duration::ZERO).expect("it was said");
+        let (next, old) = UnixStream::pair().expect("a pair");
+        drop(next);
+        assert!(matches!(Estate::accept(old), Accepted::Ended(_)));
+    }
 }
