@@ -16,6 +16,10 @@ fi
 if grep -q NEEDED <<<"$dynamic"; then
     echo "not static: it needs shared libraries" && exit 1
 fi
+sections=$(readelf --sections --wide "$binary")
+if grep -q '[.]symtab' <<<"$sections"; then
+    echo "not small: names of its functions are still in it" && exit 1
+fi
 echo "static: $(stat -c %s "$binary") bytes, no loader, no shared libraries"
 [ "$(id -u)" = 0 ] || { echo "the rest needs root" && exit 1; }
 python3 .ci/empty_root.py "$binary"
