@@ -86,6 +86,31 @@ fn a_batch_is_refused_before_anybody_is_called() {
 }
 
 #[test]
+fn models_to_fall_back_to_are_permitted_like_those_of_single_calls() {
+    let (upstream, gateway) = start();
+    let ask = |key, params: &Value| {
+        let mut batch = batch(&["claude-3-haiku", "claude-3-haiku"]);
+        let second = batch["requests"][1]["params"].as_object_mut().expect("an object");
+        second.extend(params.as_object().expect("an object").clone());
+        (send(&gateway, SCOPED, key, &[], &batch.to_string()), batch)
+    };
+    for (params, name) in [
+        (json!({"fallbacks": [{"model": "claude-3-opus"}, {"model": "claude-4"}]}), "claude-4"),
+        (json!({"models": ["claude-5"]}), "claude-5"),
+        (json!({"tools": [{"type": "advisor_20260301", "model": "claude-6"}]}), "claude-6"),
+    ] {
+        let (refused, _) = ask(ALICE_KEY, &params);
+        assert_eq!(refused.status, 403, "{params}");
+        assert!(refused.error_message().contains(name), "{}", refused.text());
+        assert_eq!(upstream.count(), 0);
+    }
+    let (served, sent) = ask(ALICE_KEY, &json!({"fallbacks": [{"model": "claude-3-opus"}]}));
+    assert_eq!(served.status, 200, "{}", served.text());
+    assert_eq!(upstream.last().json(), sent, "they go up as they stand");
+    assert_eq!(ask(ADMIN_KEY, &json!({"models": ["claude-4"]})).0.status, 200);
+}
+
+#[test]
 fn a_long_batch_is_not_held() {
     let (upstream, gateway) = start();
     let filler = "x".repeat(4_000);

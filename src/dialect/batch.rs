@@ -8,15 +8,28 @@ use super::ask::{self, AskError};
 use crate::limits::{BATCH_MODELS_MAX, MODEL_BYTES_MAX};
 use crate::wire::json::{Event, Kind, Scanner, Step, Watch, escape};
 
-const PATHS: &[&[Step]] =
-    &[&[], &[Step::Key("requests"), Step::Each, Step::Key("params"), Step::Key("model")]];
+const REQUESTS: Step = Step::Key("requests");
+const PARAMS: Step = Step::Key("params");
+const NAME: Step = Step::Key("model");
+/// From [`OTHERS`] on those of further models, which single calls may have, too.
+const PATHS: &[&[Step]] = &[
+    &[],
+    &[REQUESTS, Step::Each, PARAMS, NAME],
+    &[REQUESTS, Step::Each, PARAMS, Step::Key("models"), Step::Each],
+    &[REQUESTS, Step::Each, PARAMS, Step::Key("fallbacks"), Step::Each],
+    &[REQUESTS, Step::Each, PARAMS, Step::Key("fallbacks"), Step::Each, NAME],
+    &[REQUESTS, Step::Each, PARAMS, Step::Key("tools"), Step::Each, NAME],
+];
 const ROOT: usize = 0;
+const OTHERS: usize = 2;
 /// One byte of a name takes at most the six of `\u0061`.
 const LITERAL_BYTES_MAX: usize = MODEL_BYTES_MAX * 6 + 2;
 
 /// Part of a batch's body.
 enum Part<'a> {
     Name(&'a [u8]),
+    /// The name of a further model, which goes up as it stands.
+    Other(&'a [u8]),
     Rest(&'a [u8]),
 }
 
@@ -53,6 +66,9 @@ impl Names {
                     Err(AskError::NotAnObject)
                 }
                 Event::Begins { path: ROOT, .. } | Event::Ends { path: ROOT, .. } => Ok(()),
+                // What is no text names no further model.
+                Event::Begins { path: OTHERS.., kind, .. } if kind != Kind::String => Ok(()),
+                Event::Ends { path: OTHERS.., .. } if held.is_none() => Ok(()),
                 Event::Begins { kind, .. } if kind != Kind::String => Err(AskError::ModelNotText),
                 Event::Begins { at, .. } => {
                     let at = (at - offset) as usize;
@@ -61,12 +77,13 @@ impl Names {
                     *held = Some(Vec::new());
                     show(Part::Rest(rest))
                 }
-                Event::Ends { end, .. } => {
+                Event::Ends { path, end } => {
                     let end = (end - offset) as usize;
                     let mut literal = held.take().unwrap_or_default();
                     literal.extend_from_slice(&input[kept..end]);
                     kept = end;
                     match literal.len() <= LITERAL_BYTES_MAX {
+                        true if path >= OTHERS => show(Part::Other(&literal)),
                         true => show(Part::Name(&literal)),
                         false => Err(AskError::ModelTooLong),
                     }
@@ -102,20 +119,22 @@ struct Named {
 pub struct Batch {
     names: Names,
     found: Vec<Named>,
+    others: Vec<String>,
 }
 
 impl Default for Batch {
     fn default() -> Batch {
-        Batch { names: Names::new(), found: Vec::new() }
+        Batch { names: Names::new(), found: Vec::new(), others: Vec::new() }
     }
 }
 
 impl Batch {
     /// Reads on. An error stays one: nothing more is fed.
     pub fn feed(&mut self, input: &[u8]) -> Result<(), AskError> {
-        let found = &mut self.found;
-        self.names.feed(input, &mut |part| match part {
+        let Batch { names, found, others } = self;
+        names.feed(input, &mut |part| match part {
             Part::Name(literal) => enter(found, literal),
+            Part::Other(literal) => enter_other(others, literal),
             Part::Rest(_) => Ok(()),
         })
     }
@@ -128,6 +147,11 @@ impl Batch {
     /// The names, each once for each way to write it.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.found.iter().map(|named| named.name.as_str())
+    }
+
+    /// Further models that the requests name, to fall back to or for a tool to ask, each once.
+    pub fn others(&self) -> &[String] {
+        &self.others
     }
 
     /// Puts these names in the place of those, in their order; and by how much the body grows.
@@ -157,6 +181,18 @@ fn enter(found: &mut Vec<Named>, literal: &[u8]) -> Result<(), AskError> {
     Ok(())
 }
 
+fn enter_other(others: &mut Vec<String>, literal: &[u8]) -> Result<(), AskError> {
+    let name = ask::model_name(literal)?;
+    if others.contains(&name) {
+        return Ok(());
+    }
+    if others.len() == BATCH_MODELS_MAX {
+        return Err(AskError::TooManyModels);
+    }
+    others.push(name);
+    Ok(())
+}
+
 /// Exchanges the names of a batch that was read before.
 pub struct Exchange {
     names: Names,
@@ -169,7 +205,7 @@ impl Exchange {
         let pairs = &self.pairs;
         self.names.feed(input, &mut |part| {
             out.extend_from_slice(match part {
-                Part::Rest(bytes) => bytes,
+                Part::Rest(bytes) | Part::Other(bytes) => bytes,
                 Part::Name(literal) => {
                     let pair = pairs.iter().find(|(asked, _)| asked == literal);
                     pair.map_or(literal, |(_, served)| served)
@@ -204,6 +240,32 @@ mod tests {
             assert_eq!(String::from_utf8_lossy(&out), expected);
             assert_eq!(BODY.len() as i64 + growth, expected.len() as i64);
         });
+    }
+
+    #[test]
+    fn further_models_are_found_and_stay() {
+        let body = r#"{"requests":[{"params":{"model":"fast","fallbacks":[{"model":"a"},"b",1],
+            "models":["c","\u0061"],"tools":[{"model":"d","x":{"model":"no"}}]}},
+            {"params":{"models":{"a":"no"},"fallbacks":null},"models":["no"]}],"models":["no"]}"#;
+        splits::each_split(body.as_bytes(), |pieces| {
+            let mut batch = Batch::default();
+            pieces.iter().for_each(|piece| batch.feed(piece).expect("it is sound"));
+            assert!(batch.names().eq(["fast"]));
+            assert_eq!(batch.others(), ["a", "b", "c", "d"]);
+            let (mut exchange, _) = batch.exchange(["slow"].into_iter());
+            let mut out = Vec::new();
+            pieces.iter().for_each(|piece| exchange.feed(piece, &mut out).expect("it is sound"));
+            assert_eq!(String::from_utf8_lossy(&out), body.replace("fast", "slow"));
+        });
+        let params = |params: &str| format!(r#"{{"requests":[{{"params":{{{params}}}}}]}}"#);
+        refuses(&params(r#""Models":["a"]"#), AskError::KeyMisspelt);
+        refuses(&params(r#""models":["a"],"models":[]"#), AskError::ModelTwice);
+        refuses(&params(r#""models":[""]"#), AskError::ModelEmpty);
+        let long = params(&format!("\"models\":[\"{}\"]", "a".repeat(MODEL_BYTES_MAX + 1)));
+        assert_eq!(Batch::default().feed(long.as_bytes()), Err(AskError::ModelTooLong));
+        let many: Vec<_> = (0..=BATCH_MODELS_MAX).map(|at| format!("\"m{at}\"")).collect();
+        let many = params(&format!("\"models\":[{}]", many.join(",")));
+        assert_eq!(Batch::default().feed(many.as_bytes()), Err(AskError::TooManyModels));
     }
 
     #[track_caller]

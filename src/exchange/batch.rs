@@ -100,6 +100,7 @@ fn exchange(
         plan::admit(snapshot, user, &target, dialect).map_err(about)?;
         served.push(target.model_served);
     }
+    super::admit_others(snapshot, user, note.provider.into_iter(), batch.others())?;
     // A row and a line have place for one name.
     if served.len() > 1 {
         note.model_asked.clear();

@@ -52,11 +52,35 @@ pub fn names(data: &[u8]) {
     assert!(names.iter().all(|name| (1..=MODEL_BYTES_MAX).contains(&name.len())));
     assert_eq!(exchanged(&batch, &[], &bytewise), data, "silence is identity");
 
+    let others = batch.others().to_vec();
+    assert!(others.len() <= BATCH_MODELS_MAX);
+    assert_eq!(read(&bytewise).map(|batch| batch.others().to_vec()), Ok(others.clone()));
+
     let served: Vec<String> = (0..names.len()).map(|at| format!("neu\"{at}/\u{e9}")).collect();
     let out = exchanged(&batch, &served, &[data]);
     assert_eq!(out, exchanged(&batch, &served, &bytewise));
     assert_eq!(out, exchanged(&batch, &served, &at_random));
     check_tree(data, &out, &names, &served);
+    check_others(data, others);
+}
+
+/// What a tree holds at the places of further models.
+fn check_others(data: &[u8], mut others: Vec<String>) {
+    let Ok(tree) = serde_json::from_slice::<Value>(data) else { return };
+    let each = |list: Option<&Value>| list.and_then(Value::as_array).cloned().unwrap_or_default();
+    let mut found = Vec::new();
+    for request in each(tree.get("requests")) {
+        let Some(params) = request.get("params") else { continue };
+        let fallbacks = each(params.get("fallbacks"));
+        let named = fallbacks.iter().chain(&each(params.get("tools"))).cloned().collect::<Vec<_>>();
+        let named = named.iter().filter_map(|one| one.get("model").cloned());
+        let plain = each(params.get("models")).into_iter().chain(fallbacks);
+        found.extend(plain.chain(named).filter_map(|name| name.as_str().map(str::to_owned)));
+    }
+    found.sort();
+    found.dedup();
+    others.sort();
+    assert_eq!(others, found);
 }
 
 fn check_tree(data: &[u8], out: &[u8], names: &[String], served: &[String]) {
@@ -101,6 +125,8 @@ pub const BATCHES: &[&[u8]] = &[
         {"params":{"model":"p/m"}}]}"#,
     br#" {"x":{"model":1},"requests":[{"params":{"model":"\u0066ast"},"model":"stays"},
         {"params":{"model":"fast"}},{}]} "#,
+    br#"{"requests":[{"params":{"model":"fast","models":["a"],"fallbacks":[{"model":"b"},"c"],
+        "tools":[{"model":"d"},{}]}}]}"#,
     br#"{"requests":[],"params":{"model":"stays"},"model":[]}"#,
 ];
 
@@ -122,6 +148,8 @@ pub const SPICES: &[&[u8]] = &[
     b"\0",
     b"\xff",
     b"\"model\":",
+    b"\"models\":[\"e\",{}],",
+    b"\"fallbacks\":[{\"model\":\"f\"}],",
     b"\"Model\":\"a\",",
     b"\"m\\u006fdel\":\"a\",",
     b"\"params\":{\"model\":\"b\"},",
