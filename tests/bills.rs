@@ -134,6 +134,94 @@ fn a_message_that_ends_before_its_count_is_estimated() {
     assert_eq!(row.text("usage_source"), "estimated");
 }
 
+const ADMIN: &str = "Bearer sk-admin-1";
+
+const SEVERAL: &str = r#"
+[[models]]
+provider_name = "router"
+model_id = "cheap"
+price_tiers = [{ price_input_tokens = "1", price_output_tokens = "1" }]
+[[models]]
+provider_name = "router"
+model_id = "dear"
+price_tiers = [{ price_input_tokens = "100", price_output_tokens = "100" }]
+[[model_aliases]]
+alias = "nick"
+provider_name = "router"
+model_id = "cheap"
+[[quotas]]
+user_name = "alice"
+quota = "0.01"
+[[permissions]]
+user_name = "alice"
+provider_name = "router"
+model_pattern = "*"
+"#;
+
+#[test]
+fn who_serves_of_several_models_that_a_body_names_is_paid_for() {
+    let upstream = Upstream::answering(|conn, seen| {
+        let served = seen.header("x-served").unwrap_or_default();
+        let usage = r#"{"prompt_tokens":10,"completion_tokens":0}"#;
+        let said = r#""choices":[{"delta":{"content":"12345678"}}]"#;
+        match seen.header("x-way").unwrap_or_default() {
+            "whole" => json(conn, &format!(r#"{{"model":"{served}","usage":{usage}}}"#)),
+            way => {
+                conn.stream_head();
+                conn.piece(format!("data: {{\"model\":\"{served}\",{said}}}\n\n"));
+                if way == "cut" {
+                    return conn.cut();
+                }
+                conn.piece(format!("data: {{\"choices\":[],\"usage\":{usage}}}\n\n"));
+                conn.piece("data: [DONE]\n\n");
+                conn.end();
+            }
+        }
+    });
+    let gateway = Gateway::start(&Config::to(&upstream).tail(SEVERAL).text());
+    let dear = r#","models":["other","dear"]"#;
+    let rows_of = [
+        ("nick", dear, "dear", "whole", "dear", 1_000),
+        ("router/cheap", dear, "dear", "stream", "dear", 1_000),
+        ("nick", dear, "dear", "cut", "dear", 0),
+        ("nick", r#","fallbacks":[{"model":"dear"}]"#, "cheap-2025", "whole", "cheap", 10),
+        ("nick", dear, "cheap", "stream", "cheap", 10),
+        // Nobody named it.
+        ("nick", "", "dear", "whole", "cheap", 10),
+    ];
+    for (model, more, served, way, ..) in rows_of {
+        let stream = way != "whole";
+        let body = format!(r#"{{"model":"{model}","stream":{stream},"messages":[]{more}}}"#);
+        let fields = [("authorization", ADMIN), ("x-served", served), ("x-way", way)];
+        let ask = support::request("POST", "/v1/chat/completions", &fields, body.as_bytes());
+        let mut client = gateway.connect();
+        client.send(&ask);
+        assert_eq!(client.reply().is_ok_and(|reply| reply.complete), way != "cut", "{way}");
+    }
+    let rows = rows(&gateway, rows_of.len());
+    for (row, (model, _, _, way, served, micro)) in rows.iter().zip(rows_of) {
+        assert_eq!(row.text("model_served"), served, "{model} {way}");
+        match way {
+            // A guess, at the same price.
+            "cut" => assert!(row.number("cost") >= 200 * MICRODOLLAR, "{}", row.number("cost")),
+            _ => assert_eq!(row.number("cost"), micro * MICRODOLLAR, "{model} {way}"),
+        }
+    }
+}
+
+#[test]
+fn the_dearest_model_that_a_body_names_is_reserved() {
+    let upstream = Upstream::answering(|conn, _| json(conn, r#"{"model":"cheap","choices":[]}"#));
+    let gateway = Gateway::start(&Config::to(&upstream).tail(SEVERAL).text());
+    let key = format!("Bearer {}", support::config::ALICE_KEY);
+    for (more, status) in [("", 200), (r#","models":["dear"]"#, 402), (r#","models":["x"]"#, 200)] {
+        let body = format!(r#"{{"model":"nick","max_tokens":1000,"messages":[]{more}}}"#);
+        let fields = [("authorization", key.as_str())];
+        let ask = support::request("POST", "/v1/chat/completions", &fields, body.as_bytes());
+        assert_eq!(gateway.connect().ask(&ask).status, status, "{more}");
+    }
+}
+
 /// The caller leaves while the second target is silent: it is the second that he pays for.
 #[test]
 fn a_caller_who_leaves_a_second_target_pays_its_price() {

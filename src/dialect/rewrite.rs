@@ -93,6 +93,18 @@ impl Rewriter {
         self
     }
 
+    /// Makes the tap tell who served.
+    pub fn seek_model(&mut self) {
+        let tap = match &mut self.mode {
+            Mode::Stream(stream) => stream.tap.as_deref_mut(),
+            Mode::Whole(whole) => whole.tap.as_mut(),
+            Mode::Identity | Mode::Strings(_) => self.tap.as_deref_mut(),
+        };
+        if let Some(tap) = tap {
+            tap.seek_model();
+        }
+    }
+
     /// Makes the tap of a stream remember what an early end would have to repeat.
     pub fn remember(&mut self) {
         if let Mode::Stream(stream) = &mut self.mode

@@ -39,6 +39,8 @@ pub(super) struct Plan<'a> {
     pub(super) output_max: Option<u64>,
     /// How many answers or images were asked for at once; `None`: what is usual.
     pub(super) copies: Option<u64>,
+    /// Further models that the body names and that may serve in its place.
+    pub(super) others: Vec<&'a str>,
     /// The prompt may be written to a cache for an hour.
     pub(super) hour_cache: bool,
     /// The answer is made when the reply has ended.
@@ -65,7 +67,7 @@ impl<'a> Plan<'a> {
         head: &'a Head,
         route: &Route<'_>,
         target: &'a Target<'a>,
-        ask: &Ask,
+        ask: &'a Ask,
     ) -> Plan<'a> {
         let endpoint = route.endpoint;
         let url = destination.url(
@@ -78,11 +80,13 @@ impl<'a> Plan<'a> {
         );
         let base = Plan::plain(provider, destination, head, endpoint, target, url);
         let in_stream = ask.stream && endpoint.usage_option;
+        let names = ask.others.iter().map(String::as_str);
         let hide_usage = in_stream && provider.include_usage && !ask.wants_usage();
         Plan {
             hide_usage,
             output_max: ask.output_max,
             copies: ask.copies,
+            others: names.filter(|name| *name != target.model_served).collect(),
             hour_cache: ask.hour_cache,
             background: ask.background,
             stream: ask.stream || endpoint.tail == "streamGenerateContent",
@@ -108,6 +112,7 @@ impl<'a> Plan<'a> {
             hide_usage: false,
             output_max: None,
             copies: None,
+            others: Vec::new(),
             hour_cache: false,
             background: false,
             upload: None,

@@ -65,7 +65,7 @@ pub struct Note {
     pub endpoint: &'static str,
     /// The model as it was asked for.
     pub model_asked: String,
-    /// The model that the upstream is asked for.
+    /// The model that the upstream is asked for, or another that the body names, once it served.
     pub model_served: String,
     /// Status sent downstream; 0 when none was.
     pub status: u16,

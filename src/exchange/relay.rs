@@ -136,6 +136,9 @@ pub(super) fn relay<D: Downstream, R: Reply>(
     if meter.is_some() {
         rewriter.remember();
     }
+    if !plan.others.is_empty() {
+        rewriter.seek_model();
+    }
     let mask = Some(reply.presented()).filter(|secret| status >= 400 && !secret.is_empty());
     let mask = mask.map(Mask::new);
     let recorder_bytes = snapshot.limits.recorder_bytes;
@@ -637,6 +640,7 @@ impl<D: Downstream, R: Reply> Relay<'_, D, R> {
             }
         } else {
             let fed = self.rewriter.feed(piece, &mut self.out);
+            self.name_server();
             fed.map_err(Broken::Stream)?;
         }
         if let Some(mask) = &mut self.mask {
@@ -646,6 +650,21 @@ impl<D: Downstream, R: Reply> Relay<'_, D, R> {
         match self.lacks_room && self.rewriter.is_stream() {
             true => Err(Broken::NoRoom),
             false => Ok(ended),
+        }
+    }
+
+    /// Where the body names several models, the price is that of the one that served, by its own
+    /// word. A name that did not go up is the vendor's for the one that was asked for.
+    fn name_server(&mut self) {
+        if self.plan.others.is_empty() {
+            return;
+        }
+        let told = self.rewriter.tap().and_then(Tap::model);
+        let other = self.plan.others.iter().copied().find(|name| Some(*name) == told);
+        let served = other.unwrap_or(self.plan.target.model_served);
+        if self.note.model_served != served {
+            settlement::served_as(self.note, self.plan, other);
+            served.clone_into(&mut self.note.model_served);
         }
     }
 

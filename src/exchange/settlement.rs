@@ -145,30 +145,42 @@ fn take(
     Ok(())
 }
 
-/// What the dearest of the plans may cost, and the tokens of the longest.
+/// What the dearest of the plans may cost, whichever of its models serves, and the tokens of the
+/// longest.
 fn at_most(plans: &[Plan<'_>], bytes_in: u64) -> (i64, u64) {
     let (mut cost, mut tokens) = (0, 0);
     for plan in plans {
-        let model = plan.provider.models.get(plan.target.model_served);
-        let expected = expected(plan, model, bytes_in);
-        if let Some(price) = price_of(plan).filter(|_| !is_free(plan.endpoint)) {
-            cost = cost.max(dearest(price, &expected, plan.hour_cache));
+        let others = plan.others.iter().map(|name| Some(*name));
+        for other in std::iter::once(None).chain(others) {
+            let model = plan.provider.models.get(other.unwrap_or(plan.target.model_served));
+            let expected = expected(plan, model, bytes_in);
+            if let Some(price) = price_of(plan, other).filter(|_| !is_free(plan.endpoint)) {
+                cost = cost.max(dearest(price, &expected, plan.hour_cache));
+            }
+            tokens = tokens.max(expected.tokens());
         }
-        tokens = tokens.max(expected.tokens());
     }
     (cost, tokens)
 }
 
-/// What the plan's model costs.
-fn price_of<'a>(plan: &Plan<'a>) -> Option<&'a Arc<PriceRow>> {
-    plan.provider.price(plan.target.permission_name, plan.target.model_served)
+/// What the plan's model costs, or another that its body names, which goes up as it stands.
+fn price_of<'a>(plan: &Plan<'a>, other: Option<&str>) -> Option<&'a Arc<PriceRow>> {
+    match other {
+        Some(name) => plan.provider.price(name, name),
+        None => plan.provider.price(plan.target.permission_name, plan.target.model_served),
+    }
 }
 
 /// Of several plans this one served: its price counts.
 pub(super) fn served_by(note: &mut Note, plan: &Plan<'_>) {
+    served_as(note, plan, None);
+}
+
+/// The same, and who served it: its model, or another that its body names.
+pub(super) fn served_as(note: &mut Note, plan: &Plan<'_>, other: Option<&str>) {
     if let Some(settlement) = &mut note.settlement {
-        let model = plan.provider.models.get(plan.target.model_served);
-        settlement.price = price_of(plan).cloned();
+        let model = plan.provider.models.get(other.unwrap_or(plan.target.model_served));
+        settlement.price = price_of(plan, other).cloned();
         settlement.input_max = input_max(model);
         settlement.background = background(plan, model);
     }
@@ -260,7 +272,7 @@ impl Settlement {
             unbilled,
             taken,
             at_ms,
-            price: price_of(plan).cloned(),
+            price: price_of(plan, None).cloned(),
             endpoint: plan.endpoint,
             limit_name_at: model_asked.len().saturating_sub(permission_name.len()),
             input_max: input_max(model),

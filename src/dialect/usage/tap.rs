@@ -32,15 +32,20 @@ enum Holds {
     Item,
     /// What a tool did in its run.
     Action,
+    /// The name of the model that served.
+    Model,
 }
 
 type Watched = &'static [(Holds, Path)];
 const USAGE: (Holds, Path) = (Holds::Usage, &[key("usage")]);
 const TIER: (Holds, Path) = (Holds::Tier, &[key("service_tier")]);
-const CHAT: Watched = &[USAGE, TIER, (Holds::Usage, &[key("x_groq"), key("usage")])];
+const MODEL: (Holds, Path) = (Holds::Model, &[key("model")]);
+const CHAT: Watched = &[USAGE, TIER, MODEL, (Holds::Usage, &[key("x_groq"), key("usage")])];
 const RESPONSES: Watched = &[
     USAGE,
     TIER,
+    MODEL,
+    (Holds::Model, &[key("response"), key("model")]),
     (Holds::Usage, &[key("response"), key("usage")]),
     (Holds::Tier, &[key("response"), key("service_tier")]),
     (Holds::Item, &[key("output"), Step::Each, key("type")]),
@@ -50,7 +55,12 @@ const RESPONSES: Watched = &[
     (Holds::Item, &[key("item"), key("type")]),
     (Holds::Action, &[key("item"), key("action"), key("type")]),
 ];
-const ANTHROPIC: Watched = &[USAGE, (Holds::Begun, &[key("message"), key("usage")])];
+const ANTHROPIC: Watched = &[
+    USAGE,
+    MODEL,
+    (Holds::Model, &[key("message"), key("model")]),
+    (Holds::Begun, &[key("message"), key("usage")]),
+];
 const GEMINI: Watched =
     &[(Holds::Usage, &[key("usageMetadata")]), (Holds::Usage, &[Step::Each, key("usageMetadata")])];
 
@@ -100,6 +110,9 @@ struct Reader {
     /// The document is broken or over.
     done: bool,
     told: Told,
+    /// Who served is asked for.
+    seeks: bool,
+    model: Option<String>,
     /// What the document has of things that are counted, and what had been told before it.
     here: Things,
     before: Things,
@@ -128,6 +141,8 @@ impl Tap {
             from: 0,
             done: false,
             told: Told::default(),
+            seeks: false,
+            model: None,
             here: Things::default(),
             before: Things::default(),
             adds: false,
@@ -159,6 +174,16 @@ impl Tap {
     /// What was remembered, if it was asked for.
     pub fn memory(&self) -> Option<&Memory> {
         self.memory.as_deref()
+    }
+
+    /// Asks for the model that served, too, where it could be one of several.
+    pub fn seek_model(&mut self) {
+        self.reader.seeks = true;
+    }
+
+    /// The model that served, as it was told last, if it was asked for.
+    pub fn model(&self) -> Option<&str> {
+        self.reader.model.as_deref()
     }
 
     /// What was told so far.
@@ -193,10 +218,11 @@ impl Tap {
             Dialect::Gemini => b"\"usageMetadata\"",
             _ => b"\"usage\"",
         };
-        let has_tier = dialect != Dialect::Gemini
-            && memchr::memmem::find(piece, b"\"service_tier\"").is_some();
+        let has = |name: &[u8]| memchr::memmem::find(piece, name).is_some();
+        let has_tier = dialect != Dialect::Gemini && has(b"\"service_tier\"");
+        let has_model = self.reader.seeks && has(b"\"model\"");
         let adds = dialect == Dialect::OpenaiResponses && piece.starts_with(ITEM_DONE);
-        if !adds && !has_tier && memchr::memmem::find(piece, name).is_none() {
+        if !adds && !has_tier && !has_model && !has(name) {
             return;
         }
         if let Some(scanner) = &mut self.scanner {
@@ -262,6 +288,8 @@ impl Reader {
         let (holds, here, told) = (self.watched[path].0, &mut self.here, &mut self.told);
         match holds {
             Holds::Tier => told.served(word),
+            Holds::Model if self.seeks => self.model = Some(word.to_owned()),
+            Holds::Model => {}
             Holds::Item => {
                 here.calls += u64::from(TOOLS.contains(&word));
                 here.images += u64::from(word == IMAGE_TOOL);
