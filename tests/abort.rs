@@ -171,6 +171,27 @@ fn cancel_gives_the_call_up_and_bills_an_estimate() {
     }
 }
 
+/// Half an event is held, so nothing is written that could fail.
+#[test]
+fn a_caller_who_leaves_while_bytes_drip_in_is_noticed_soon() {
+    let (tell, told) = channel();
+    let tell = Mutex::new(tell);
+    let upstream = Upstream::answering(move |conn, _| {
+        conn.stream_head();
+        conn.piece(CHUNK);
+        let mut drips = 0;
+        while drips < 200 && conn.piece("x") {
+            drips += 1;
+            std::thread::sleep(std::time::Duration::from_millis(50));
+        }
+        let _ = tell.lock().expect("never poisoned").send(drips);
+    });
+    let gateway = Gateway::start(&Config::to(&upstream).text());
+    drop(caller(&gateway, &upstream, "m", true));
+    let drips = told.recv_timeout(support::DEADLINE).expect("it ends");
+    assert!(drips < 100, "{drips} drips for nobody");
+}
+
 #[test]
 fn a_refusal_that_comes_when_the_caller_has_left_is_the_end() {
     let one = format!("{{ api_key = \"{UPSTREAM_KEY}\" }}");

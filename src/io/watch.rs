@@ -35,6 +35,8 @@ pub struct Watch {
     orphaned: AtomicBool,
     // A wait has passed without anything happening since the last bytes.
     waited: AtomicBool,
+    // When the downstream was looked at last, in milliseconds from `begun`.
+    looked_ms: AtomicU64,
     // Silence of so many milliseconds is to be told; 0: of none.
     quiet_ms: AtomicU64,
     // It was told last.
@@ -130,6 +132,7 @@ impl Watch {
             given_up: None,
             orphaned: AtomicBool::new(false),
             waited: AtomicBool::new(false),
+            looked_ms: AtomicU64::new(0),
             quiet_ms: AtomicU64::new(0),
             is_quiet: AtomicBool::new(false),
             state: Mutex::new(state),
@@ -232,9 +235,7 @@ impl Watch {
     }
 
     fn wait_from(&self, now: Instant, deadline: Instant) -> Result<Duration, Cause> {
-        let has_waited = self.waited.swap(true, Ordering::Relaxed);
-        // The first wait of a phase begins without a look: most end within microseconds.
-        if has_waited
+        if self.looks(now)
             && !self.is_orphaned()
             && let Some(downstream) = &self.downstream
             && worker::has_left(downstream)
@@ -266,6 +267,19 @@ impl Watch {
             slice = slice.min(Duration::from_millis(limits::GIVEN_UP_POLL_MS));
         }
         Ok(slice)
+    }
+
+    /// Whether the downstream is looked at before this wait. The first since the last bytes begins
+    /// without that: most end within microseconds. Where bytes drip in, now and then one does not.
+    fn looks(&self, now: Instant) -> bool {
+        let has_waited = self.waited.swap(true, Ordering::Relaxed);
+        let now_ms = now.saturating_duration_since(self.begun).as_millis() as u64;
+        let looked_ms = self.looked_ms.load(Ordering::Relaxed);
+        let looks = has_waited || now_ms.saturating_sub(looked_ms) >= limits::HANG_UP_POLL_MS;
+        if looks {
+            self.looked_ms.store(now_ms, Ordering::Relaxed);
+        }
+        looks
     }
 
     /// Something has just gone downstream. Silence of that length towards it, counted from now,
