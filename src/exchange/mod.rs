@@ -501,10 +501,8 @@ pub fn serve<D: Downstream, U: Upstream>(
         Arrival::Idle => return Next::Park,
         Arrival::Closed => return Next::Close,
         Arrival::Broken(refusal) => {
-            let trace = begin_trace(core, &snapshot, None);
-            let mut note = Note::begin(core, snapshot, "", "");
-            note.trace = trace;
-            return session.conclude(core, None, Family::Openai, Err(refusal.into()), &mut note);
+            let was_answered = tell_broken(core, snapshot, session, refusal);
+            return session.next(core, was_answered);
         }
     };
     // What was changed while the connection was silent counts for this request already.
@@ -513,16 +511,43 @@ pub fn serve<D: Downstream, U: Upstream>(
     }
     let _in_flight = core.metrics.clone().hold(Gauge::RequestsInFlight, 1);
     session.awaited = None;
+    // What is left on the connection is waited for by nobody's quota or clock.
+    let was_answered = exchange(core, snapshot, session, up, &head);
+    session.next(core, was_answered)
+}
+
+/// One exchange with its note, which has gone when this returns. Whether it had an answer.
+fn exchange<D: Downstream, U: Upstream>(
+    core: &Core,
+    snapshot: Arc<Snapshot>,
+    session: &mut Session<D>,
+    up: &mut U,
+    head: &Head,
+) -> bool {
     let mut note = Note::begin(core, snapshot.clone(), head.method(), path::split(head.target()).0);
-    note.trace = begin_trace(core, &snapshot, Some(&head));
-    note.allow_origin = admin::allowed_origin(&snapshot, &head);
+    note.trace = begin_trace(core, &snapshot, Some(head));
+    note.allow_origin = admin::allowed_origin(&snapshot, head);
     let family = path::family(head.target(), &|name| head.headers.has(name));
     session.speaks(family);
-    let mut result = answer(core, &snapshot, session, up, &head, &mut note);
+    let mut result = answer(core, &snapshot, session, up, head, &mut note);
     if let Err(Ended::Refused(refusal)) = result {
         result = Err(Ended::Refused(refusal.at(head.authority())));
     }
-    session.conclude(core, Some(&head), family, result, &mut note)
+    session.conclude(core, Some(head), family, result, &mut note)
+}
+
+/// The same for what is no request. Its frame, with a note of its own, stays out of its caller's.
+#[inline(never)]
+fn tell_broken<D: Downstream>(
+    core: &Core,
+    snapshot: Arc<Snapshot>,
+    session: &mut Session<D>,
+    refusal: Refusal,
+) -> bool {
+    let trace = begin_trace(core, &snapshot, None);
+    let mut note = Note::begin(core, snapshot, "", "");
+    note.trace = trace;
+    session.conclude(core, None, Family::Openai, Err(refusal.into()), &mut note)
 }
 
 /// What gathers the logs of an exchange, if there are to be any.

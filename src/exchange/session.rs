@@ -48,6 +48,8 @@ pub struct Session<D: Downstream> {
     committed: bool,
     // It was given up since its downstream did not read.
     stalled: bool,
+    // Last words were said that are to arrive, though it ends.
+    pub(super) lingers: bool,
     // A stream's head went down before its upstream spoke.
     early: Option<&'static Endpoint>,
     family: Family,
@@ -127,6 +129,7 @@ impl<D: Downstream> Session<D> {
             keep: true,
             committed: false,
             stalled: false,
+            lingers: false,
             early: None,
             family: Family::Openai,
             met: Cell::new(0),
@@ -494,11 +497,13 @@ impl<D: Downstream> Session<D> {
         let mut note = Note::begin(core, core.snapshot(), "", "");
         let refusal = Refusal::internal();
         let family = self.family;
-        self.conclude(core, None, family, Err(refusal.into()), &mut note);
+        let was_answered = self.conclude(core, None, family, Err(refusal.into()), &mut note);
+        drop(note);
+        self.next(core, was_answered);
     }
 
     /// The last step of every exchange: tells the downstream what went wrong if it can still be
-    /// told, and decides what becomes of the connection.
+    /// told. Whether it had an answer, for [`Session::next`].
     pub fn conclude(
         &mut self,
         core: &Core,
@@ -506,11 +511,11 @@ impl<D: Downstream> Session<D> {
         family: Family,
         result: Result<(), Ended>,
         note: &mut Note,
-    ) -> Next {
-        let next = match result {
+    ) -> bool {
+        let was_answered = match result {
             Ok(()) => {
                 note.end = if note.quota_ended { "quota" } else { "ok" };
-                self.next(core, note)
+                true
             }
             Err(Ended::Refused(refusal)) => {
                 was_refused(core, &refusal, note);
@@ -522,25 +527,26 @@ impl<D: Downstream> Session<D> {
             Err(Ended::Cut) => {
                 core.metrics.count(Count::RepliesCut);
                 note.end = "cut";
-                Next::Close
+                false
             }
             Err(Ended::Told(refusal)) => {
                 was_refused(core, &refusal, note);
-                Next::Close
+                false
             }
             Err(Ended::Gone) => {
                 core.metrics.count(Count::DownstreamsGone);
                 note.end = "gone";
-                Next::Close
+                false
             }
         };
         if std::mem::take(&mut self.stalled) {
             core.metrics.count(Count::DownstreamsStalled);
         }
         note.ended_at = core.now();
-        next
+        was_answered
     }
 
+    /// Whether the refusal was sent.
     fn refuse(
         &mut self,
         core: &Core,
@@ -548,7 +554,7 @@ impl<D: Downstream> Session<D> {
         family: Family,
         refusal: &Refusal,
         note: &mut Note,
-    ) -> Next {
+    ) -> bool {
         assert!(!self.committed, "a refusal comes before the commit");
         if refusal.close || self.body_is_in_the_way(core) {
             self.keep = false;
@@ -574,20 +580,20 @@ impl<D: Downstream> Session<D> {
             out.extend_from_slice(&body);
             note.bytes_out = body.len() as u64;
         }
-        if self.send(&out).is_err() {
+        let sent = self.send(&out).is_ok();
+        if !sent {
             note.end = "gone";
-            return Next::Close;
         }
-        self.next(core, note)
+        sent
     }
 
-    /// In a stream that has begun a refusal is its last event, and a cut.
+    /// In a stream that has begun a refusal is its last event, and a cut: no answer.
     fn refuse_late(
         &mut self,
         endpoint: &'static Endpoint,
         refusal: &Refusal,
         note: &mut Note,
-    ) -> Next {
+    ) -> bool {
         let event = refusal.event(endpoint.dialect);
         if let Some(trace) = &mut note.trace {
             trace.response_body(&event);
@@ -600,7 +606,7 @@ impl<D: Downstream> Session<D> {
         if self.send(&out).is_err() {
             note.end = "gone";
         }
-        Next::Close
+        false
     }
 
     /// Whether an unread body stands between this answer and the next request, and is too long or
@@ -610,10 +616,16 @@ impl<D: Downstream> Session<D> {
         self.continue_owed || decoder.bytes_announced() > limits::DRAIN_BYTES_MAX as u64
     }
 
-    /// After an answer: the next request, once what is left of this one is out of the way. Others
-    /// need not wait for that.
-    fn next(&mut self, core: &Core, note: &mut Note) -> Next {
-        note.place = None;
+    /// What becomes of the connection when the exchange is over, and settled. After an answer: the
+    /// next request, once what is left of this one is out of the way.
+    pub fn next(&mut self, core: &Core, was_answered: bool) -> Next {
+        let lingers = std::mem::take(&mut self.lingers);
+        if !was_answered {
+            if lingers {
+                self.linger(core);
+            }
+            return Next::Close;
+        }
         if self.keeps(core) && self.drain_body(core) {
             return Next::Again;
         }
@@ -648,7 +660,7 @@ impl<D: Downstream> Session<D> {
 
     /// Lets the last answer arrive before the connection goes: a close with unread bytes is a
     /// reset, which may overtake it.
-    pub(super) fn linger(&mut self, core: &Core) {
+    fn linger(&mut self, core: &Core) {
         self.down.shut_write();
         let until = core.now() + ms(limits::DRAIN_MS_MAX);
         let mut total = 0;

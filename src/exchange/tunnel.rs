@@ -416,17 +416,14 @@ impl<'a, D: Downstream> Tunnel<'a, D> {
         }
     }
 
-    /// Lets our last words arrive.
+    /// Our last words are to arrive.
     fn end(mut self, result: Result<(), Ended>) -> Result<(), Ended> {
         self.outcome = match &result {
             Ok(()) => "ok",
             Err(Ended::Gone) => "gone",
             Err(_) => "cut",
         };
-        if let Err(Ended::Cut | Ended::Told(_)) = result {
-            self.note.place = None;
-            self.session.linger(self.core);
-        }
+        self.session.lingers = matches!(result, Err(Ended::Cut | Ended::Told(_)));
         result
     }
 

@@ -102,6 +102,29 @@ fn a_long_unread_body_ends_the_connection() {
     }
 }
 
+/// The sum of a timing, in milliseconds.
+fn summed_ms(connection: &Connection, name: &str) -> u64 {
+    let text = connection.core.metrics.text(&[]);
+    let line = text.lines().find_map(|line| line.strip_prefix(&format!("{name}_sum ")));
+    let seconds: f64 = line.expect("a line").parse().expect("a number");
+    (seconds * 1_000.0).round() as u64
+}
+
+#[test]
+fn an_exchange_is_over_before_its_connection_lingers() {
+    let request =
+        post_with("/v1/chat/completions", "Connection: close\r\n", "{\"model\":\"alpha/m\"}");
+    for (outcome, status) in
+        [(ok(), 200), (Outcome::Answer(Script::new(404, "application/json", b"{}")), 404)]
+    {
+        let mut connection = connect(&request, in_turn(vec![outcome]));
+        assert_eq!(connection.run(), [Step::Close]);
+        assert_eq!(statuses(&connection), [status]);
+        assert!(connection.clock.now_ms() >= limits::DRAIN_MS_MAX, "the caller does not close");
+        assert!(summed_ms(&connection, "gproxy_request_seconds") < 100);
+    }
+}
+
 #[test]
 fn a_caller_is_asked_to_continue_when_its_body_is_wanted() {
     let request = post_with(
