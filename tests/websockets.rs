@@ -631,6 +631,23 @@ fn a_caller_that_does_not_read_holds_the_upstream_back() {
 }
 
 #[test]
+fn a_caller_who_leaves_while_his_upstream_takes_nothing_is_noticed() {
+    let (go, wait) = std::sync::mpsc::channel::<()>();
+    let wait = std::sync::Mutex::new(wait);
+    let upstream = sessions(move |_, _| {
+        let _ = wait.lock().expect("never poisoned").recv();
+    });
+    let gateway = Gateway::start(&Config::to(&upstream).text());
+    let mut client = dial(&gateway, REALTIME);
+    // More than sockets hold for who does not read.
+    let event = json!({"type": "x", "audio": "A".repeat(14 << 20)}).to_string();
+    client.send(&frame(128 | TEXT, event.as_bytes(), true));
+    drop(client);
+    is_quiet(&gateway);
+    drop(go);
+}
+
+#[test]
 fn silent_sessions_end_when_the_process_does() {
     let upstream = vendor();
     let mut gateway = Gateway::start(&Config::to(&upstream).text());

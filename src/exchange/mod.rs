@@ -213,6 +213,8 @@ pub trait Pipe {
     /// Waits until either end, the downstream's too, has moved: when nothing could be read from
     /// it, or written to it, that now may be.
     fn wait(&mut self, until: Instant);
+    /// Whether the downstream has ended its side, also behind bytes that nobody has read.
+    fn has_left(&mut self) -> bool;
     /// Lets others have their turn now and then.
     fn give_way(&mut self);
     /// A mask for a frame, which nobody can guess.

@@ -457,6 +457,12 @@ impl<'a, D: Downstream> Tunnel<'a, D> {
                 pipe.give_way();
                 continue;
             }
+            // While the upstream takes nothing, nothing is read from the caller, his end neither.
+            let is_stuck = !self.up.owed().is_empty();
+            let silent = now.saturating_duration_since(moved_at);
+            if is_stuck && silent >= LOOK_EVERY && pipe.has_left() {
+                return Err(Ended::Gone);
+            }
             pipe.wait(self.closing_until.unwrap_or(now + LOOK_EVERY).min(now + LOOK_EVERY));
         }
     }

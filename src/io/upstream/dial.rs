@@ -6,6 +6,8 @@
 
 use std::io::{self, Read, Write};
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ring::rand::SecureRandom;
@@ -81,7 +83,7 @@ fn shake(
     let downstream = caller.downstream.as_ref().ok_or(Cause::DownstreamGone)?;
     let both = Both::of(caller.worker, &[downstream, &wire.sock.shared()]);
     let both = both.map_err(|_| Cause::Unreachable)?;
-    let pipe = Open { wire, rest, taken: 0, both };
+    let pipe = Open { wire, rest, taken: 0, both, downstream: downstream.clone() };
     Ok((head, Body::Pipe(Box::new(pipe))))
 }
 
@@ -352,6 +354,7 @@ struct Open {
     rest: Vec<u8>,
     taken: usize,
     both: Both,
+    downstream: Arc<OwnedFd>,
 }
 
 impl Pipe for Open {
@@ -380,6 +383,10 @@ impl Pipe for Open {
 
     fn wait(&mut self, until: Instant) {
         wait(&mut self.both, until);
+    }
+
+    fn has_left(&mut self) -> bool {
+        worker::has_left(&self.downstream)
     }
 
     fn give_way(&mut self) {

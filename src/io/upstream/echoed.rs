@@ -135,6 +135,7 @@ struct Socket {
     // Our last word stands in `out`, or has left.
     is_closed: bool,
     both: Both,
+    downstream: Arc<OwnedFd>,
 }
 
 impl Socket {
@@ -148,7 +149,8 @@ impl Socket {
             websocket::write(Kind::Text, &event, None, &mut out);
         }
         let reader = Reader::new(true, limits::EVENT_BYTES_MAX);
-        Ok(Socket { session, reader, out, taken: 0, is_closed: false, both })
+        let downstream = downstream.clone();
+        Ok(Socket { session, reader, out, taken: 0, is_closed: false, both, downstream })
     }
 
     fn hear(&mut self, unit: &Unit) {
@@ -198,6 +200,10 @@ impl Pipe for Socket {
 
     fn wait(&mut self, until: Instant) {
         dial::wait(&mut self.both, until);
+    }
+
+    fn has_left(&mut self) -> bool {
+        worker::has_left(&self.downstream)
     }
 
     fn give_way(&mut self) {

@@ -18,13 +18,17 @@ pub(super) enum Moment {
     Says(&'static str),
     /// So many bytes more of the caller's come.
     Sends(usize),
+    /// From now on the provider takes nothing.
+    Deaf,
+    /// The caller leaves.
+    Leaves,
     /// The process begins to drain.
     Drains,
     /// It has no more time for whatever is open.
     Cuts,
 }
 
-/// The provider's end: it takes all that it is told.
+/// The provider's end: it takes all that it is told, until it takes nothing.
 pub(super) struct SimPipe {
     pub(super) core: Arc<Core>,
     pub(super) wire: Rc<RefCell<Wire>>,
@@ -32,6 +36,7 @@ pub(super) struct SimPipe {
     /// What is still to happen, in order.
     pub(super) moments: VecDeque<(u64, Moment)>,
     said: VecDeque<u8>,
+    is_deaf: bool,
 }
 
 impl SimPipe {
@@ -41,7 +46,14 @@ impl SimPipe {
         clock: SimClock,
         moments: Vec<(u64, Moment)>,
     ) -> SimPipe {
-        SimPipe { core, wire, clock, moments: moments.into(), said: VecDeque::new() }
+        SimPipe {
+            core,
+            wire,
+            clock,
+            moments: moments.into(),
+            said: VecDeque::new(),
+            is_deaf: false,
+        }
     }
 
     /// Lets happen what is due.
@@ -57,6 +69,8 @@ impl SimPipe {
                     self.said.extend(frame);
                 }
                 Moment::Sends(count) => self.wire.borrow_mut().released += count,
+                Moment::Deaf => self.is_deaf = true,
+                Moment::Leaves => self.wire.borrow_mut().gone = true,
                 Moment::Drains => self.core.drain(),
                 Moment::Cuts => self.core.cut(),
             }
@@ -75,7 +89,11 @@ impl Pipe for SimPipe {
     }
 
     fn write(&mut self, bytes: &[u8]) -> Result<usize, Stop> {
-        Ok(bytes.len())
+        Ok(if self.is_deaf { 0 } else { bytes.len() })
+    }
+
+    fn has_left(&mut self) -> bool {
+        self.wire.borrow().gone
     }
 
     fn wait(&mut self, until: Instant) {

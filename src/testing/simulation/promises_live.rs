@@ -102,6 +102,14 @@ fn a_session_in_which_nobody_says_anything_ends_after_a_quarter_of_an_hour() {
 }
 
 #[test]
+fn a_caller_who_leaves_while_his_upstream_takes_nothing_is_noticed_soon() {
+    let moments = [(0, Moment::Deaf), (5_000, Moment::Leaves)];
+    let heard = session(REALTIME, &[(1_000, "{}")], &moments);
+    assert_eq!(heard.close, None, "there is nobody to tell");
+    assert!((5_000..8_000).contains(&heard.over_ms), "{}", heard.over_ms);
+}
+
+#[test]
 fn a_silent_session_ends_soon_when_the_process_is_to_end() {
     for moment in [Moment::Drains, Moment::Cuts] {
         let heard = session(REALTIME, &[], &[(100_000, moment)]);
