@@ -75,13 +75,10 @@ const IMAGE_DONE: [&[u8]; 2] = [b"\"image_generation.completed\"", b"\"image_edi
 
 /// What stands in front of generated text, by dialect: for the estimate of a stream that breaks off
 /// before it told its usage.
-const OPENAI_TEXT: &[&[u8]] = &[
-    b"\"content\":\"",
-    b"\"arguments\":\"",
-    b"\"text\":\"",
-    b"\"reasoning_content\":\"",
-    b"\"refusal\":\"",
-];
+const OPENAI_TEXT: &[&[u8]] = &[b"\"content\":\"", b"\"arguments\":\"", b"\"refusal\":\""];
+/// Thoughts, under the names that vendors have for them. Some say the same under several, so the
+/// longest counts. A legacy call has its text there.
+const THOUGHTS: &[&[u8]] = &[b"\"reasoning_content\":\"", b"\"reasoning\":\"", b"\"text\":\""];
 /// What came in deltas is said again, whole, at the end of each part, of each item and of all.
 const RESPONSES_TEXT: &[&[u8]] = &[b"\"delta\":\"", b"\"delta\": \""];
 const ANTHROPIC_TEXT: &[&[u8]] = &[b"\"text\":\"", b"\"partial_json\":\"", b"\"thinking\":\""];
@@ -367,22 +364,31 @@ pub(in crate::dialect) fn text_bytes(dialect: Dialect, piece: &[u8]) -> u64 {
         Dialect::OpenaiResponses => RESPONSES_TEXT,
         Dialect::OpenaiChat | Dialect::OpenaiEmbeddings => OPENAI_TEXT,
     };
-    let mut bytes = 0;
-    for mark in marks {
-        let mut rest = piece;
-        while let Some(at) = memchr::memmem::find(rest, mark) {
-            rest = &rest[at + mark.len()..];
-            let mut end = 0;
-            while let Some(found) = memchr::memchr2(b'"', b'\\', &rest[end..]) {
-                end += found;
-                if rest[end] == b'"' {
-                    break;
-                }
-                end = (end + 2).min(rest.len());
-            }
-            bytes += end as u64;
-            rest = &rest[end..];
+    let bytes: u64 = marks.iter().map(|mark| marked_bytes(mark, piece)).sum();
+    match dialect {
+        Dialect::OpenaiChat | Dialect::OpenaiEmbeddings => {
+            let thoughts = THOUGHTS.iter().map(|mark| marked_bytes(mark, piece)).max();
+            bytes + thoughts.unwrap_or(0)
         }
+        _ => bytes,
+    }
+}
+
+/// Bytes of the strings behind this mark.
+fn marked_bytes(mark: &[u8], piece: &[u8]) -> u64 {
+    let (mut bytes, mut rest) = (0, piece);
+    while let Some(at) = memchr::memmem::find(rest, mark) {
+        rest = &rest[at + mark.len()..];
+        let mut end = 0;
+        while let Some(found) = memchr::memchr2(b'"', b'\\', &rest[end..]) {
+            end += found;
+            if rest[end] == b'"' {
+                break;
+            }
+            end = (end + 2).min(rest.len());
+        }
+        bytes += end as u64;
+        rest = &rest[end..];
     }
     bytes
 }

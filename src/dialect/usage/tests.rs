@@ -363,4 +363,12 @@ fn thoughts_and_refusals_are_text() {
     let refusal = delta(json!({"refusal": "ab"}));
     let tap = stream("chat.completions", &[reasoning, refusal], [0; 9]);
     assert_eq!(tap.text_bytes(), 6);
+    let groq = delta(json!({"reasoning": "abcd"}));
+    // OpenRouter says it twice.
+    let details = json!([{"type": "reasoning.text", "text": "abcd"}]);
+    let twice = delta(json!({"content": "", "reasoning": "abcd", "reasoning_details": details}));
+    let legacy = json!({"choices": [{"text": "abc"}]});
+    for (event, bytes) in [(groq, 4), (twice, 4), (legacy, 3)] {
+        assert_eq!(stream("chat.completions", &[event], [0; 9]).text_bytes(), bytes);
+    }
 }
