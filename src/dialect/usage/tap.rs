@@ -3,7 +3,7 @@
 //! Only the spans of the values that count are copied, so a reply of any size costs nothing. Most
 //! events of a stream hold no usage; they are told from the others by a search for the name.
 
-use super::{Node, Told};
+use super::{Node, Told, count};
 use crate::dialect::Dialect;
 use crate::dialect::endpoint::Endpoint;
 use crate::dialect::finish::Memory;
@@ -34,6 +34,8 @@ enum Holds {
     Action,
     /// The name of the model that served.
     Model,
+    /// Tokens of one text of several.
+    Tokens,
 }
 
 type Watched = &'static [(Holds, Path)];
@@ -61,8 +63,14 @@ const ANTHROPIC: Watched = &[
     (Holds::Model, &[key("message"), key("model")]),
     (Holds::Begun, &[key("message"), key("usage")]),
 ];
-const GEMINI: Watched =
-    &[(Holds::Usage, &[key("usageMetadata")]), (Holds::Usage, &[Step::Each, key("usageMetadata")])];
+/// Vertex tells of vectors text by text.
+const TEXT_TOKENS: Path =
+    &[key("predictions"), Step::Each, key("embeddings"), key("statistics"), key("token_count")];
+const GEMINI: Watched = &[
+    (Holds::Usage, &[key("usageMetadata")]),
+    (Holds::Usage, &[Step::Each, key("usageMetadata")]),
+    (Holds::Tokens, TEXT_TOKENS),
+];
 
 /// Items of the Responses API that are billed by the call, and those that are images.
 const TOOLS: [&str; 2] = ["web_search_call", "file_search_call"];
@@ -246,7 +254,9 @@ impl Reader {
     fn note(&mut self, event: Event, input: &[u8], base: u64) {
         match event {
             Event::Begins { path, .. } if path == self.watched.len() => self.here.images += 1,
-            Event::Begins { path, kind: Kind::Object | Kind::String, at, .. } => {
+            Event::Begins {
+                path, kind: Kind::Object | Kind::String | Kind::Number, at, ..
+            } => {
                 self.open = Some((path, Vec::new()));
                 self.from = (at - base) as usize;
             }
@@ -287,6 +297,7 @@ impl Reader {
             Holds::Tier => told.served(word),
             Holds::Model if self.seeks => self.model = Some(word.to_owned()),
             Holds::Model => {}
+            Holds::Tokens => here.tokens = here.tokens.saturating_add(count(&value)),
             Holds::Item => {
                 here.calls += u64::from(TOOLS.contains(&word));
                 here.images += u64::from(word == IMAGE_TOOL);
@@ -302,12 +313,16 @@ impl Reader {
 
     /// A document that lists all that was made replaces what was counted before.
     fn count(&mut self) {
-        let Things { calls, looks, images } = self.here;
+        let Things { calls, looks, images, tokens } = self.here;
         let usage = &mut self.told.usage;
         let total =
             |before: u64, here: u64| if self.adds { before + here } else { before.max(here) };
         if calls > 0 {
             usage.tool_calls = total(self.before.calls, calls.saturating_sub(looks));
+        }
+        if tokens > 0 {
+            usage.input_tokens = tokens;
+            self.told.any = true;
         }
         if images > 0 {
             usage.images = total(self.before.images, images);
@@ -334,11 +349,12 @@ struct Things {
     /// Of which the vendor bills not.
     looks: u64,
     images: u64,
+    tokens: u64,
 }
 
 impl Things {
     fn of(told: &Told) -> Things {
-        Things { calls: told.usage.tool_calls, looks: 0, images: told.usage.images }
+        Things { calls: told.usage.tool_calls, images: told.usage.images, ..Things::default() }
     }
 }
 

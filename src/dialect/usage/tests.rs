@@ -372,3 +372,46 @@ fn thoughts_and_refusals_are_text() {
         assert_eq!(stream("chat.completions", &[event], [0; 9]).text_bytes(), bytes);
     }
 }
+
+#[test]
+fn who_served_is_told_where_it_is_asked() {
+    for (name, first, more) in [
+        ("chat.completions", json!({"model": "a", "x": {"model": "no"}}), json!({"model": "b"})),
+        ("responses", json!({"response": {"model": "a"}}), json!({"response": {"model": "b"}})),
+        ("messages", json!({"message": {"model": "a"}}), json!({"delta": {"model": "no"}})),
+    ] {
+        let told = |seeks: bool, events: &[&Value]| {
+            let mut tap = Tap::new(endpoint(name));
+            if seeks {
+                tap.seek_model();
+            }
+            events.iter().for_each(|event| tap.piece(format!("data: {event}\n\n").as_bytes()));
+            tap.model().map(str::to_owned)
+        };
+        assert_eq!(told(true, &[&first]).as_deref(), Some("a"), "{name}");
+        let last = if name == "messages" { "a" } else { "b" };
+        assert_eq!(told(true, &[&first, &more]).as_deref(), Some(last), "{name}");
+        assert_eq!(told(false, &[&first]), None, "{name}");
+        let reply = json!({"model": "claude", "usage": {}, "tools": [{"model": "no"}]}).to_string();
+        splits::each_split(reply.as_bytes(), |pieces| {
+            let mut tap = Tap::new(endpoint(name));
+            tap.seek_model();
+            pieces.iter().for_each(|piece| tap.feed(piece));
+            assert_eq!(tap.model(), Some("claude"), "{name}");
+        });
+    }
+}
+
+#[test]
+fn vectors_of_vertex_tell_their_tokens_text_by_text() {
+    let one = |count: Value| {
+        let statistics = json!({"token_count": count, "truncated": false});
+        json!({"embeddings": {"values": [0.5], "statistics": statistics}})
+    };
+    let reply = json!({"predictions": [one(json!(1234)), one(json!(7.0)), one(json!("x")), {}],
+        "metadata": {"billableCharacterCount": 9}});
+    let told = whole("predict", &reply, [1241, 0, 0, 0, 0, 0, 0, 0, 0]);
+    assert_eq!(told.usage.images, 0);
+    // One at the end of what is read, with nothing behind it that would be a piece of its own.
+    whole("predict", &json!({"predictions": [one(json!(3))]}), [3, 0, 0, 0, 0, 0, 0, 0, 0]);
+}
