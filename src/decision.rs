@@ -210,12 +210,17 @@ fn pass_model(
     }
 
     let about = |error| Refusal::from(error).about_model(asked);
-    let scope = scope_of(snapshot, route);
+    let scope = match scope_of(snapshot, route) {
+        scope if plan::is_vendors(snapshot, scope, asked, route.endpoint) => {
+            Some(chosen(snapshot, user, (scope, route.endpoint.dialect, Need::Any))?)
+        }
+        scope => scope,
+    };
     let first = plan::resolve(snapshot, scope, asked).map_err(about)?;
     let dialect = route.endpoint.dialect;
     let target = first_of(snapshot, user, scope, asked, dialect, decision).unwrap_or(first);
     note_target(snapshot, &target, decision);
-    let place = plan::admit(snapshot, user, &target, dialect).map_err(about)?;
+    let place = plan::admit_call(snapshot, user, &target, route.endpoint).map_err(about)?;
     if route.endpoint.is_batch() {
         plan::admit_unmetered(snapshot, user)?;
     }
@@ -372,22 +377,32 @@ pub fn find_room(
 fn pass_choice(
     snapshot: &Snapshot,
     user: usize,
-    (scope, dialect, need): (Option<usize>, Dialect, Need),
+    which: (Option<usize>, Dialect, Need),
     question: &Question<'_>,
     decision: &mut Decision,
 ) -> Result<(), Refusal> {
     let name = |at: usize| snapshot.providers[at].name.as_str();
-    let provider = match plan::choose(snapshot, user, scope, None, dialect, need)? {
-        Chosen::One(provider) => provider,
-        Chosen::Several(providers) => {
-            return Err(Refusal::which_provider(providers.into_iter().map(name)));
-        }
-    };
+    let provider = chosen(snapshot, user, which)?;
     decision.step("route", format!("{} and permitted", name(provider)));
     decision.fact("provider", name(provider));
     pass_room(snapshot, user, question, "", decision)?;
     note_headers(&snapshot.providers[provider], decision);
     Ok(())
+}
+
+/// The provider of a call that does not say it.
+fn chosen(
+    snapshot: &Snapshot,
+    user: usize,
+    (scope, dialect, need): (Option<usize>, Dialect, Need),
+) -> Result<usize, Refusal> {
+    match plan::choose(snapshot, user, scope, None, dialect, need)? {
+        Chosen::One(provider) => Ok(provider),
+        Chosen::Several(providers) => {
+            let name = |at: usize| snapshot.providers[at].name.as_str();
+            Err(Refusal::which_provider(providers.into_iter().map(name)))
+        }
+    }
 }
 
 /// The target of an alias that would be asked first, of several. The first turn is shown.

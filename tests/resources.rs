@@ -534,3 +534,37 @@ fn a_caches_model_is_exchanged_and_restored() {
     let put = ask(&gateway, "PUT", "/vertex-main/v1beta/cachedContents", &[], b"{}");
     assert_eq!((put.status, put.header("allow")), (405, Some("GET, POST")));
 }
+
+#[test]
+fn a_film_is_asked_after_where_it_was_made_by_who_has_some_permission_there() {
+    let upstream = telling();
+    let film = "[[model_aliases]]\nalias = \"film\"\nprovider_name = \"vertex-main\"\n\
+        model_id = \"veo-3\"\n[[permissions]]\nuser_name = \"alice\"\n\
+        provider_name = \"vertex-main\"\nmodel_pattern = \"film\"\n";
+    let gateway = start(&upstream, film);
+    let model = "/v1beta/publishers/google/models/veo-3";
+    let target = format!("{model}:fetchPredictOperation");
+    let alice = format!("Bearer {ALICE_KEY}");
+    let post = |target: &str, key: &str, more: &[(&str, &str)]| {
+        let mut fields = vec![("authorization", key)];
+        fields.extend(more);
+        gateway.connect().ask(&request("POST", target, &fields, b"{}"))
+    };
+    let admin = format!("Bearer {ADMIN_KEY}");
+    let which = post(&target, &admin, &[]);
+    assert_eq!(which.status, 400, "two could have made it");
+    assert!(which.text().contains("router"), "{}", which.text());
+    let here = [("x-gproxy-provider", "vertex-main")];
+    // By the vendor's name alice may make none.
+    for (target, key, more, status) in [
+        (target.as_str(), &admin, &here[..], 200),
+        (&target, &alice, &here, 200),
+        (&format!("/vertex-main{target}"), &alice, &[], 200),
+        (&format!("/vertex-main{model}:predictLongRunning"), &alice, &[], 403),
+        (&target, &alice, &[("x-gproxy-provider", "router")], 403),
+    ] {
+        let reply = post(target, key, more);
+        assert_eq!(reply.status, status, "{target} {more:?}: {}", reply.text());
+    }
+    assert!(upstream.last().target.ends_with("/models/veo-3:fetchPredictOperation"));
+}

@@ -489,7 +489,7 @@ fn a_base_url_with_a_version_or_a_path_never_doubles_the_version() {
     }
 }
 
-/// Whatever else a body names could be called instead, at the price of the one that was asked for.
+/// Whatever else a body names could be called instead.
 #[test]
 fn further_models_in_a_body_have_to_be_permitted_too() {
     let (upstream, gateway) = start();

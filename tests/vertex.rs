@@ -198,6 +198,25 @@ fn the_forms_of_clients_in_vertex_mode_lead_to_the_same_model() {
     assert!(fixture.vertex.last().target.ends_with(":streamGenerateContent?alt=sse"));
 }
 
+/// Vertex names the operation, and by that its clients ask after it.
+#[test]
+fn a_film_is_asked_after_by_its_name_at_the_vendor() {
+    let fixture = start(3_600, answer);
+    let key = [("x-goog-api-key", ADMIN_KEY)];
+    let model = "/v1beta1/projects/p/locations/l/publishers/google/models/veo-3";
+    let ask = r#"{"operationName":"projects/p/locations/l/publishers/google/models/veo-3/x"}"#;
+    for target in [model.to_owned(), format!("/vertex-main{model}")] {
+        let reply = fixture.post(&format!("{target}:fetchPredictOperation"), &key, ask);
+        assert_eq!(reply.status, 200, "{target}: {}", reply.text());
+        let expected = format!("{}/google/models/veo-3", MODELS.replace("/v1/", "/v1beta1/"));
+        assert_eq!(fixture.vertex.last().target, format!("{expected}:fetchPredictOperation"));
+        assert_eq!(fixture.vertex.last().text(), ask);
+    }
+    // Whatever makes something says where.
+    let made = fixture.post(&format!("{model}:predictLongRunning"), &key, "{}");
+    assert_eq!(made.status, 400, "{}", made.text());
+}
+
 #[test]
 fn claude_is_reached_in_anthropics_dialect() {
     let fixture = start(3_600, answer);

@@ -42,6 +42,11 @@ impl Endpoint {
     pub fn is_batch(&self) -> bool {
         matches!(self.tail, "batchGenerateContent" | "asyncBatchEmbedContent")
     }
+
+    /// It asks after something that was made earlier, under the vendor's name for the model.
+    pub fn asks_after(&self) -> bool {
+        self.tail == "fetchPredictOperation"
+    }
 }
 
 /// Where a request names its model.

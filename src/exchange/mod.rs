@@ -57,7 +57,7 @@ use crate::dialect::ask::{self, AskError};
 use crate::dialect::endpoint::{Endpoint, ModelPlace};
 use crate::dialect::listed::Listed;
 use crate::dialect::live;
-use crate::dialect::path::{self, PathError};
+use crate::dialect::path::{self, PathError, Route};
 use crate::dialect::refusal::Refusal;
 use crate::dialect::{Dialect, Family};
 use crate::failure::{Failure, Unstored};
@@ -619,7 +619,7 @@ fn answer<D: Downstream, U: Upstream>(
         _ => ask.model.clone(),
     };
     let asked = asked.unwrap_or_default();
-    let scope = route.scope.as_deref().and_then(|name| snapshot.provider_named(name));
+    let scope = scope_of(snapshot, head, &route, &asked, note)?;
     let target = if asked.is_empty() {
         let dialect = route.endpoint.dialect;
         nameless::target(snapshot, scope, head, note, dialect, Need::Every)?
@@ -637,6 +637,21 @@ fn answer<D: Downstream, U: Upstream>(
     let plan = attempt::Plan::new(provider, destination, head, &route, &target, &ask);
     plan.rewrite(&ask, &mut body.bytes)?;
     carry(core, snapshot, session, up, head, &plan, Load::Held(body), note)
+}
+
+/// The provider that the path names, or that made what is asked after.
+fn scope_of(
+    snapshot: &Snapshot,
+    head: &Head,
+    route: &Route<'_>,
+    asked: &str,
+    note: &mut Note,
+) -> Result<Option<usize>, Refusal> {
+    let scope = route.scope.as_deref().and_then(|name| snapshot.provider_named(name));
+    if !plan::is_vendors(snapshot, scope, asked, route.endpoint) {
+        return Ok(scope);
+    }
+    nameless::provider(snapshot, scope, head, note, route.endpoint.dialect, Need::Any).map(Some)
 }
 
 /// The whole body, unpacked.
@@ -744,7 +759,7 @@ fn admit<'s>(
     {
         return Ok(found);
     }
-    let admitted = plan::admit(snapshot, user, target, endpoint.dialect);
+    let admitted = plan::admit_call(snapshot, user, target, endpoint);
     if admitted.is_ok() && endpoint.is_batch() {
         plan::admit_unmetered(snapshot, user)?;
     }

@@ -5,6 +5,7 @@
 //! exist. The order is the same for every dialect.
 
 use crate::dialect::Dialect;
+use crate::dialect::endpoint::Endpoint;
 use crate::route::channel::{Destination, Dialects};
 use crate::route::snapshot::{Alias, AliasTarget, Snapshot};
 
@@ -212,6 +213,33 @@ pub fn admit<'s>(
         return Err(RouteError::Forbidden);
     }
     Ok(destination)
+}
+
+/// The same for a call of this endpoint. Who asks after what was made there needs no more than
+/// for anything that was: by which name it was asked for is not remembered.
+pub fn admit_call<'s>(
+    snapshot: &'s Snapshot,
+    user: usize,
+    target: &Target<'_>,
+    endpoint: &Endpoint,
+) -> Result<&'s Destination, RouteError> {
+    let is_open = endpoint.asks_after() && snapshot.permits_any(user, target.provider);
+    match snapshot.providers[target.provider].destination(endpoint.dialect) {
+        Some(destination) if is_open => Ok(destination),
+        _ => admit(snapshot, user, target, endpoint.dialect),
+    }
+}
+
+/// The call names a model as its vendor does, which says nothing of the provider: that is found as
+/// for a call that names none.
+pub fn is_vendors(
+    snapshot: &Snapshot,
+    scope: Option<usize>,
+    asked: &str,
+    endpoint: &Endpoint,
+) -> bool {
+    let is_bare = || resolve(snapshot, None, asked) == Err(RouteError::ProviderPrefix);
+    endpoint.asks_after() && scope.is_none() && is_bare()
 }
 
 /// What a call that names no model needs.
