@@ -48,7 +48,12 @@ pub(super) fn form<D: Downstream, U: Upstream>(
     let mut state = Share::new(core, Scarce::Bytes);
     let state_bytes = (coding.state_bytes() as usize).max(packed.bytes.len());
     state.set(core, note, state_bytes).map_err(Full::refusal)?;
-    let mut unpacker = Unpacker::new(coding, BufReader::new(packed.reader()));
+    let reader = BufReader::new(packed.reader());
+    // Made elsewhere, too: its tables come to be on the stack, and are nearly as large as a
+    // coroutine's.
+    let work = move || (Unpacker::new(coding, reader), state);
+    let (mut unpacker, mut state) =
+        office::ask(up, Desk::Bodies, work).map_err(Unanswered::refusal)?;
     let mut share = Share::new(core, Scarce::Bytes);
     let mut begun = Begun::default();
     loop {
