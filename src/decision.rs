@@ -153,7 +153,7 @@ impl Decision {
 /// The gates in their order.
 fn pass(
     snapshot: &Snapshot,
-    question: Question<'_>,
+    mut question: Question<'_>,
     decision: &mut Decision,
 ) -> Result<(), Refusal> {
     let user = question.user.ok_or_else(Refusal::unauthorized)?;
@@ -178,7 +178,8 @@ fn pass(
     if question.body.len() as u64 > snapshot.limits.body_bytes_max {
         return Err(WireError::BodyTooLong.into());
     }
-    let ask = ask::scan(route.endpoint, &question.body)?;
+    let deployment = route.deployment.as_deref();
+    let ask = ask::scan_deployed(route.endpoint, &mut question.body, deployment)?;
     let named = match route.endpoint.model {
         ModelPlace::Resource => ask.model.clone().map(path::normal_name),
         _ => ask.model.clone(),
@@ -236,7 +237,7 @@ fn pass_model(
         decision.step("upstream", "none: the channel echo answers by itself".to_owned());
         return Ok(());
     }
-    let (rest, served) = (&route.query.rest, target.model_served);
+    let (rest, served) = (&route.query_to(place.is_dated()), target.model_served);
     let url = place.url(route.endpoint, route.version, served, route.collection, rest, is_stream);
     let with = match (place.auth.header(), provider.credentials.len()) {
         (Some((header, _)), 1..) => format!(" with a credential in `{header}`"),

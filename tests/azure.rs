@@ -99,3 +99,65 @@ fn the_first_chunk_of_a_stream_keeps_its_filter_results() {
     }
     assert_eq!(upstream.last().json()["stream_options"]["include_usage"], true);
 }
+
+fn ask(gateway: &Gateway, target: &str, content_type: &str, body: &str) -> Reply {
+    // As Azure's clients send a key.
+    let headers = [("api-key", ADMIN_KEY), ("content-type", content_type)];
+    gateway.connect().ask(&request("POST", target, &headers, body.as_bytes()))
+}
+
+#[test]
+fn azures_clients_may_call_any_provider() {
+    let (upstream, gateway) = start("api_version = \"2024-10-21\"");
+    let deployed = "/openai/deployments/gpt-4o/chat/completions";
+    let (dated, ours) = ("?api-version=2025-01-01", "?api-version=2024-10-21");
+    for (target, asked, up) in [
+        (format!("/azure-main{deployed}{dated}"), "gpt-4o", format!("{deployed}{dated}")),
+        (format!("/azure-main{deployed}"), "", format!("{deployed}{ours}")),
+        ("/azure-main/openai/v1/chat/completions".into(), "gpt-4o", format!("{deployed}{ours}")),
+        (format!("/router{deployed}{dated}&x=1"), "", "/v1/chat/completions?x=1".into()),
+        (format!("/router/openai/responses{dated}"), "gpt-4o", "/v1/responses".into()),
+        (
+            "/openai/deployments/azure-main/gpt-4o/embeddings".into(),
+            "azure-main/gpt-4o",
+            format!("/openai/deployments/gpt-4o/embeddings{ours}"),
+        ),
+        ("/openai/deployments/router%2Fgpt-4o/embeddings".into(), "", "/v1/embeddings".into()),
+    ] {
+        let model = if asked.is_empty() { String::new() } else { format!(r#""model":"{asked}","#) };
+        let reply = ask(&gateway, &target, "application/json", &format!(r#"{{{model}"n":1}}"#));
+        assert_eq!(reply.status, 200, "{target}: {}", reply.text());
+        let seen = upstream.last();
+        assert_eq!((seen.target.as_str(), &seen.json()["model"]), (up.as_str(), &"gpt-4o".into()));
+    }
+    let field = "--b\r\ncontent-disposition: form-data; name=\"model\"\r\n\r\ngpt-4o\r\n\
+                 --b--\r\n";
+    let transcribe = "/azure-main/openai/deployments/gpt-4o/audio/transcriptions";
+    assert_eq!(ask(&gateway, transcribe, MULTIPART, field).status, 200);
+    check(&upstream, &format!("/openai/deployments/gpt-4o/audio/transcriptions{ours}"));
+}
+
+#[test]
+fn a_deployment_and_a_body_name_one_model() {
+    let (upstream, gateway) = start("api_version = \"2024-10-21\"");
+    let form = |name: &str| {
+        let head = format!("--b\r\ncontent-disposition: form-data; name=\"{name}\"\r\n\r\n");
+        format!("{head}other\r\n--b--\r\n")
+    };
+    let json = "application/json";
+    let at = "/azure-main/openai/deployments/gpt-4o";
+    for (target, content_type, body, status) in [
+        (format!("{at}/chat/completions"), json, r#"{"model":"other"}"#.to_owned(), 400),
+        (format!("{at}/chat/completions"), json, "[]".into(), 400),
+        (format!("{at}/audio/transcriptions"), MULTIPART, form("model"), 400),
+        (format!("{at}/audio/transcriptions"), MULTIPART, form("prompt"), 400),
+        ("/nobody/openai/deployments/gpt-4o/embeddings".into(), json, "{}".into(), 404),
+        // Without a provider this could be anybody's.
+        ("/openai/chat/completions".into(), json, r#"{"model":"azure-main/x"}"#.into(), 404),
+        ("/openai/deployments/gpt-4o/embeddings".into(), json, "{}".into(), 400),
+    ] {
+        let reply = ask(&gateway, &target, content_type, &body);
+        assert_eq!(reply.status, status, "{target} {body}: {}", reply.text());
+    }
+    assert_eq!(upstream.count(), 0);
+}

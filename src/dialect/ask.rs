@@ -187,6 +187,33 @@ pub fn scan(endpoint: &Endpoint, body: &[u8]) -> Result<Ask, AskError> {
     }
 }
 
+/// The same where the path may name the model, too. A body that names none gets that name; one that
+/// names another could be served as either.
+pub fn scan_deployed(
+    endpoint: &Endpoint,
+    body: &mut Vec<u8>,
+    deployment: Option<&str>,
+) -> Result<Ask, AskError> {
+    let scanned = scan(endpoint, body);
+    let Some(deployment) = deployment else { return scanned };
+    match scanned {
+        Err(AskError::ModelMissing) => {}
+        Ok(ask) if ask.model.is_none() => {}
+        Ok(ask) if ask.model.as_deref() == Some(deployment) => return Ok(ask),
+        Ok(_) => return Err(AskError::BodyModelMismatch),
+        Err(error) => return Err(error),
+    }
+    // It was read: an object.
+    let inside = memchr::memchr(b'{', body).map_or(0, |at| at + 1);
+    let mut member = b"\"model\":".to_vec();
+    escape(deployment, &mut member);
+    if !body[inside..].trim_ascii_start().starts_with(b"}") {
+        member.push(b',');
+    }
+    splice(body, &[Edit { span: inside..inside, with: &member }]);
+    scan(endpoint, body)
+}
+
 fn scan_named_in_body(endpoint: &Endpoint, body: &[u8]) -> Result<Ask, AskError> {
     debug_assert!(endpoint.body_models.is_empty());
     let mut paths: [&[Step]; IN_BODY] = [&[]; IN_BODY];

@@ -96,8 +96,27 @@ pub struct Route<'t> {
     pub model: Option<Cow<'t, str>>,
     /// The collection that the model belongs to.
     pub collection: Collection,
+    /// The model of an endpoint that has it in the body, where the path names it too, as Azure's
+    /// clients have it: `openai/deployments/{model}/...`.
+    pub deployment: Option<Cow<'t, str>>,
+    /// The path is of Azure's form.
+    is_azure: bool,
     /// The query, less what was meant for us.
     pub query: Query<'t>,
+}
+
+impl Route<'_> {
+    /// The query for an upstream. The version that Azure's clients name is of nobody's interface
+    /// but Azure's dated ones.
+    pub fn query_to(&self, is_dated: bool) -> Cow<'_, str> {
+        let rest = &*self.query.rest;
+        if is_dated || !self.is_azure {
+            return Cow::Borrowed(rest);
+        }
+        let is_version = |part: &&str| parameters(part).any(|(name, _)| name == "api-version");
+        let kept: Vec<&str> = rest.split('&').filter(|part| !is_version(part)).collect();
+        Cow::Owned(kept.join("&"))
+    }
 }
 
 /// Collection that holds a Gemini model.
@@ -194,6 +213,8 @@ pub fn parse<'t>(
         version,
         model: place.model,
         collection: place.collection,
+        deployment: place.deployment,
+        is_azure: place.is_azure,
         query: Query::parse(query),
     })
 }
@@ -212,17 +233,29 @@ struct Place<'t> {
     version: Option<&'static str>,
     model: Option<Cow<'t, str>>,
     collection: Collection,
+    deployment: Option<Cow<'t, str>>,
+    is_azure: bool,
+}
+
+impl<'t> Place<'t> {
+    /// Of an endpoint that names no model in its path.
+    fn of(endpoint: &'static Endpoint, version: Option<&'static str>) -> Place<'t> {
+        let collection = Collection::Models;
+        Place { endpoint, version, model: None, collection, deployment: None, is_azure: false }
+    }
 }
 
 /// Finds the endpoint of a path below the scope.
 fn place<'t>(method: &str, path: &'t str, scoped: bool) -> Result<Place<'t>, PathError> {
     let (version, path) = skip_versions(path)?;
+    if let Some(place) = azure_place(path, version, scoped)? {
+        check_method(method)?;
+        return Ok(place);
+    }
     let path = skip_project(path)?;
-    for endpoint in ENDPOINTS.iter().filter(|endpoint| !endpoint.model.is_in_path()) {
-        if is_tail(path, endpoint.tail)? {
-            check_method(method)?;
-            return Ok(Place { endpoint, version, model: None, collection: Collection::Models });
-        }
+    if let Some(endpoint) = fixed(path)? {
+        check_method(method)?;
+        return Ok(Place::of(endpoint, version));
     }
     let (first, below) = segment(path).ok_or(PathError::NotFound)?;
     let (id, publisher, collection) = match &*decode(first)? {
@@ -243,7 +276,48 @@ fn place<'t>(method: &str, path: &'t str, scoped: bool) -> Result<Place<'t>, Pat
     check_method(method)?;
     let (model, collection) = normal(model, publisher, collection);
     check_model(&model)?;
-    Ok(Place { endpoint, version, model: Some(model), collection })
+    Ok(Place { model: Some(model), collection, ..Place::of(endpoint, version) })
+}
+
+/// The endpoint whose path this is.
+fn fixed(path: &str) -> Result<Option<&'static Endpoint>, PathError> {
+    for endpoint in ENDPOINTS.iter().filter(|endpoint| !endpoint.model.is_in_path()) {
+        if is_tail(path, endpoint.tail)? {
+            return Ok(Some(endpoint));
+        }
+    }
+    Ok(None)
+}
+
+/// The endpoint of a path as Azure's clients send it: `openai/deployments/{model}/{endpoint}`, and
+/// below a scope `openai/{endpoint}`, too. Without a scope that would be a provider's.
+fn azure_place<'t>(
+    path: &'t str,
+    version: Option<&'static str>,
+    scoped: bool,
+) -> Result<Option<Place<'t>>, PathError> {
+    let below = match segment(path) {
+        Some((first, below)) if decode(first)? == "openai" => below,
+        _ => return Ok(None),
+    };
+    let (inner, below) = skip_versions(below)?;
+    let version = inner.or(version);
+    let of_openai = |endpoint: &&Endpoint| {
+        endpoint.dialect.family() == Family::Openai && !endpoint.model.is_in_path()
+    };
+    if let Some(("deployments", rest)) = segment(below) {
+        let rest = rest.trim_end_matches('/');
+        let name = |endpoint: &&Endpoint| rest.strip_suffix(endpoint.tail)?.strip_suffix('/');
+        // The longer of two tails stands first.
+        let found = ENDPOINTS.iter().filter(of_openai).find_map(|one| Some((one, name(&one)?)));
+        let Some((endpoint, name)) = found else { return Ok(None) };
+        let deployment = decode_id(name)?;
+        check_model(&deployment)?;
+        let place = Place::of(endpoint, version);
+        return Ok(Some(Place { deployment: Some(deployment), is_azure: true, ..place }));
+    }
+    let endpoint = if scoped { fixed(below)?.filter(of_openai) } else { None };
+    Ok(endpoint.map(|endpoint| Place { is_azure: true, ..Place::of(endpoint, version) }))
 }
 
 /// The path would be an endpoint's if the segment before it named a provider.

@@ -75,7 +75,7 @@ impl<'a> Plan<'a> {
             route.version,
             target.model_served,
             route.collection,
-            &route.query.rest,
+            &route.query_to(destination.is_dated()),
             ask.stream,
         );
         let base = Plan::plain(provider, destination, head, endpoint, target, url);

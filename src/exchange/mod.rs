@@ -612,7 +612,7 @@ fn answer<D: Downstream, U: Upstream>(
         return nameless::form(core, snapshot, session, up, head, note, &route);
     }
     let mut body = held_body(core, session, up, head, note)?;
-    let ask = ask::scan(route.endpoint, &body.bytes)?;
+    let ask = ask::scan_deployed(route.endpoint, &mut body.bytes, route.deployment.as_deref())?;
     let asked = match route.endpoint.model {
         ModelPlace::Path => route.model.clone().map(Cow::into_owned),
         ModelPlace::Resource => ask.model.clone().map(path::normal_name),

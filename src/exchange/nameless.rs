@@ -144,6 +144,11 @@ pub(super) fn form<D: Downstream, U: Upstream>(
         Some(place) => begun.name(place)?,
         None => String::new(),
     };
+    match route.deployment.as_deref() {
+        Some(_) if asked.is_empty() => return Err(AskError::ModelMissing.into()),
+        Some(deployment) if deployment != asked => return Err(AskError::BodyModelMismatch.into()),
+        _ => {}
+    }
     let scope = route.scope.as_deref().and_then(|name| snapshot.provider_named(name));
     let target = if asked.is_empty() {
         target(snapshot, scope, head, note, route.endpoint.dialect, Need::Every)?
@@ -159,7 +164,7 @@ pub(super) fn form<D: Downstream, U: Upstream>(
         begun.replace(place, text);
     }
     let provider = &snapshot.providers[target.provider];
-    let query = &route.query.rest;
+    let query = &route.query_to(destination.is_dated());
     let url = destination.url(
         route.endpoint,
         route.version,

@@ -57,6 +57,11 @@ fn check_route(route: &Route<'_>, text: &str) {
         assert!(is_provider(scope) && !RESERVED.contains(&&**scope));
         assert_eq!(parts[0], &**scope);
     }
+    if let Some(deployment) = &route.deployment {
+        assert!(!deployment.is_empty() && deployment.len() <= MODEL_BYTES_MAX);
+        let sent = format!("/deployments/{deployment}/{}", route.endpoint.tail);
+        assert!(mended.ends_with(&sent), "{mended} {sent}");
+    }
     match (&route.model, route.endpoint.model) {
         (None, place) if !place.is_in_path() => assert!(mended.ends_with(route.endpoint.tail)),
         (Some(model), ModelPlace::Path) => {
@@ -80,6 +85,14 @@ fn check_again(route: &Route<'_>) {
         target = format!("/{scope}");
     }
     target.push_str(&format!("/{}/", route.version));
+    let encode = |name: &str, target: &mut String| {
+        name.bytes().for_each(|byte| target.push_str(&format!("%{byte:02x}")));
+    };
+    if let Some(deployment) = &route.deployment {
+        target.push_str("openai/deployments/");
+        encode(deployment, &mut target);
+        target.push('/');
+    }
     match &route.model {
         None => target.push_str(route.endpoint.tail),
         Some(model) => {
@@ -87,9 +100,7 @@ fn check_again(route: &Route<'_>) {
                 Collection::Models => "models/",
                 Collection::TunedModels => "tunedModels/",
             });
-            for byte in model.bytes() {
-                target.push_str(&format!("%{byte:02x}"));
-            }
+            encode(model, &mut target);
             target.push_str(&format!("%3a{}", route.endpoint.tail));
         }
     }
@@ -100,6 +111,7 @@ fn check_again(route: &Route<'_>) {
     assert_eq!(again.version, route.version);
     assert_eq!(again.model, route.model);
     assert_eq!(again.collection, route.collection);
+    assert_eq!(again.deployment, route.deployment);
     assert_eq!(again.query, route.query);
 }
 
@@ -134,6 +146,9 @@ pub const SAMPLES: &[&[u8]] = &[
     b"\0/v1beta/tunedModels/x:embedContent",
     b"\0/v1beta/vertex-main/g:batchEmbedContents",
     b"\0/vertex-main/models/%E6%A8%A1:generateContent",
+    b"\0/router/openai/deployments/gpt-4o/chat/completions?api-version=2024-10-21",
+    b"\0/openai/deployments/router/gpt%2F4o/embeddings?api-version=preview",
+    b"\0/router/v1/openai/v1/responses",
     b"\x01/v1/models/meta-llama/llama-3-70b:free",
     b"\0http://127.0.0.1:8787/v1/v1/embeddings/",
 ];

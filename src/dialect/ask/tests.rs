@@ -447,3 +447,29 @@ fn a_count_may_be_written_with_a_fraction() {
         assert_eq!(asked(count), expected, "{count}");
     }
 }
+
+#[test]
+fn a_body_gets_the_name_of_its_deployment() {
+    let deployed = |name: &str, body: &str| {
+        let mut bytes = body.as_bytes().to_vec();
+        let ask = scan_deployed(endpoint(name), &mut bytes, Some("d\"1"))?;
+        assert_eq!(ask.model.as_deref(), Some("d\"1"));
+        Ok(String::from_utf8(bytes).expect("it stays text"))
+    };
+    let chat = |body: &str| deployed("chat.completions", body);
+    assert_eq!(chat(" { } "), Ok(" {\"model\":\"d\\\"1\" } ".to_owned()));
+    assert_eq!(chat(r#"{"n":{}}"#), Ok(r#"{"model":"d\"1","n":{}}"#.to_owned()));
+    assert_eq!(chat(r#"{"model":"d\"1"}"#), Ok(r#"{"model":"d\"1"}"#.to_owned()));
+    let drawn = deployed("images.generations", r#"{"prompt":""}"#);
+    assert_eq!(drawn, Ok(r#"{"model":"d\"1","prompt":""}"#.to_owned()));
+    for (body, error) in [
+        (r#"{"model":"d"}"#, AskError::BodyModelMismatch),
+        (r#"{"model":null}"#, AskError::ModelNotText),
+        (r#"{"Model":"d"}"#, AskError::KeyMisspelt),
+        ("[]", AskError::NotAnObject),
+        ("", AskError::Empty),
+        ("{", AskError::Truncated),
+    ] {
+        assert_eq!(chat(body), Err(error), "{body}");
+    }
+}

@@ -151,6 +151,35 @@ fn publishers_are_prefixes_unless_google() {
 }
 
 #[test]
+fn azures_clients_name_a_deployment() {
+    let named = |target: &str, endpoint: &str, deployment: &str| {
+        let route = run("POST", target).unwrap_or_else(|error| panic!("{target}: {error:?}"));
+        assert_eq!((route.endpoint.name, route.model.is_none()), (endpoint, true), "{target}");
+        assert_eq!(route.deployment.as_deref().unwrap_or("-"), deployment, "{target}");
+    };
+    named("/router/openai/deployments/d/chat/completions", "chat.completions", "d");
+    named("/router/openai/deployments/chat/completions", "completions", "chat");
+    named("/router//v1/openai/deployments//d/embeddings/", "embeddings", "d");
+    named("/openai/deployments/router/a%2Fb/images/edits", "images.edits", "router/a/b");
+    named("/router/openai/responses", "responses", "-");
+    named("/router/openai/v1/chat/completions", "chat.completions", "-");
+    for target in ["/router/openai/messages", "/router/openai/deployments/d/messages"] {
+        refused(target, PathError::NotFound);
+    }
+    refused("/openai/responses", PathError::UnknownScope);
+    refused("/nobody/openai/deployments/d/embeddings", PathError::UnknownScope);
+    refused("/router/openai/deployments//embeddings", PathError::ModelEmpty);
+    refused("/router/openai/deployments/d%2F/embeddings", PathError::ModelEmpty);
+    refused("/router/openai/deployments/d/chat%2Fcompletions", PathError::EncodedSlash);
+    let target = "/router/openai/deployments/d/embeddings?a=1&api-version=2024-10-21&b=%20";
+    let route = run("POST", target).expect("a route");
+    assert_eq!(route.query_to(false), "a=1&b=%20");
+    assert_eq!(route.query_to(true), "a=1&api-version=2024-10-21&b=%20");
+    let route = run("POST", "/router/v1/embeddings?api-version=1").expect("a route");
+    assert_eq!(route.query_to(false), "api-version=1", "of others nothing is known");
+}
+
+#[test]
 fn ids_without_their_collection_are_found_behind_a_version_or_scope() {
     let verb = "generateContent";
     leads(

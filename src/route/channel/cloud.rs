@@ -102,6 +102,13 @@ impl Destination {
     }
 }
 
+impl Destination {
+    /// A call may say which version of the interface it means, by its date.
+    pub fn is_dated(&self) -> bool {
+        matches!(self.layout, Layout::Azure { deployments: true, .. })
+    }
+}
+
 impl Layout {
     /// What names a call that has its model in the body.
     pub(super) fn push_call(
