@@ -275,7 +275,13 @@ impl Client {
 
     fn read_some(&mut self) -> io::Result<usize> {
         let mut buffer = [0; 16 * 1024];
-        let count = self.stream.read(&mut buffer)?;
+        // A signal says nothing about the connection.
+        let count = loop {
+            match self.stream.read(&mut buffer) {
+                Err(why) if why.kind() == io::ErrorKind::Interrupted => {}
+                other => break other?,
+            }
+        };
         self.held.extend_from_slice(&buffer[..count]);
         Ok(count)
     }
