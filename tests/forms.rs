@@ -1,38 +1,11 @@
 //! Forms: their model is found and exchanged wherever it stands, what could be read in two ways is
 //! refused, and no file is held.
 
+use crate::resources::{FILES, ask, start, telling};
 use crate::support;
 use crate::support::config::ALICE_KEY;
 use crate::support::upstream::Seen;
-use crate::support::{ADMIN_KEY, Config, Gateway, Reply, Upstream, request, wait_for};
-
-const FILES: &str = "[[file_permissions]]\nuser_name = \"admin\"\nprovider_name = \"openai-main\"\n\
-    [[file_permissions]]\nuser_name = \"admin\"\nprovider_name = \"router\"\n\
-    [[file_permissions]]\nuser_name = \"admin\"\nprovider_name = \"vertex-main\"\n";
-
-/// An upstream that says what it was asked for.
-fn telling() -> Upstream {
-    Upstream::answering(|conn, seen| {
-        let body = format!(
-            "{{\"method\":\"{}\",\"target\":\"{}\",\"bytes\":{}}}",
-            seen.method,
-            seen.target,
-            seen.body.len()
-        );
-        conn.whole_with(200, "content-type: application/json\r\nx-request-id: up-1\r\n", body);
-    })
-}
-
-fn start(upstream: &Upstream, tail: &str) -> Gateway {
-    Gateway::start(&Config::to(upstream).tail(FILES).tail(tail).text())
-}
-
-fn ask(gateway: &Gateway, method: &str, target: &str, more: &[(&str, &str)], body: &[u8]) -> Reply {
-    let bearer = format!("Bearer {ADMIN_KEY}");
-    let mut fields = vec![("authorization", bearer.as_str())];
-    fields.extend(more);
-    gateway.connect().ask(&request(method, target, &fields, body))
-}
+use crate::support::{ADMIN_KEY, Config, Gateway, Upstream, request, wait_for};
 
 fn form(model: &str, file: &[u8]) -> Vec<u8> {
     let mut form = b"--bOuNd\r\nContent-Disposition: form-data; name=\"file\"; \

@@ -9,12 +9,14 @@ use crate::support;
 use crate::support::config::{ALICE_KEY, UPSTREAM_KEY};
 use crate::support::{ADMIN_KEY, Config, Gateway, Reply, Upstream, request};
 
-const FILES: &str = "[[file_permissions]]\nuser_name = \"admin\"\nprovider_name = \"openai-main\"\n\
+/// The administrator has all that was made earlier.
+pub(crate) const FILES: &str = "\
+    [[file_permissions]]\nuser_name = \"admin\"\nprovider_name = \"openai-main\"\n\
     [[file_permissions]]\nuser_name = \"admin\"\nprovider_name = \"router\"\n\
     [[file_permissions]]\nuser_name = \"admin\"\nprovider_name = \"vertex-main\"\n";
 
 /// An upstream that says what it was asked for.
-fn telling() -> Upstream {
+pub(crate) fn telling() -> Upstream {
     Upstream::answering(|conn, seen| {
         let body = format!(
             "{{\"method\":\"{}\",\"target\":\"{}\",\"bytes\":{}}}",
@@ -26,11 +28,17 @@ fn telling() -> Upstream {
     })
 }
 
-fn start(upstream: &Upstream, tail: &str) -> Gateway {
+pub(crate) fn start(upstream: &Upstream, tail: &str) -> Gateway {
     Gateway::start(&Config::to(upstream).tail(FILES).tail(tail).text())
 }
 
-fn ask(gateway: &Gateway, method: &str, target: &str, more: &[(&str, &str)], body: &[u8]) -> Reply {
+pub(crate) fn ask(
+    gateway: &Gateway,
+    method: &str,
+    target: &str,
+    more: &[(&str, &str)],
+    body: &[u8],
+) -> Reply {
     let bearer = format!("Bearer {ADMIN_KEY}");
     let mut fields = vec![("authorization", bearer.as_str())];
     fields.extend(more);
