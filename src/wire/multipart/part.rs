@@ -129,7 +129,7 @@ pub(super) fn read(head: &[u8]) -> Result<Part, FormError> {
     let is_ascii = match (is_model, content_type) {
         (true, Some(content_type)) => text_of_ascii(content_type)?,
         // Some look for parts in it.
-        (false, Some(content_type)) if header_is_nested(content_type) => {
+        (false, Some(content_type)) if is_nested(content_type) => {
             return Err(FormError::PartHead);
         }
         _ => false,
@@ -142,14 +142,22 @@ pub(super) fn read(head: &[u8]) -> Result<Part, FormError> {
     Ok(Part { is_model, is_ascii, length })
 }
 
-fn header_is_nested(content_type: &[u8]) -> bool {
-    let word = content_type.get(..b"multipart".len());
-    word.is_some_and(|word| word.eq_ignore_ascii_case(b"multipart"))
+/// Without a boundary nobody finds parts in it: OkHttp writes the type of forms on their fields where
+/// it is told to.
+fn is_nested(content_type: &[u8]) -> bool {
+    is_of(content_type, b"multipart/") && super::holds_boundary(content_type)
+}
+
+fn is_of(content_type: &[u8], word: &[u8]) -> bool {
+    content_type.get(..word.len()).is_some_and(|begin| begin.eq_ignore_ascii_case(word))
 }
 
 /// Whether a text is only the same to all readers as long as it is ASCII. Of another type than
 /// text it is a file to some, and a document to others.
 fn text_of_ascii(content_type: &[u8]) -> Result<bool, FormError> {
+    if is_of(content_type, b"multipart/form-data") && !is_nested(content_type) {
+        return Ok(true);
+    }
     let end = memchr::memchr(b';', content_type).unwrap_or(content_type.len());
     if !content_type[..end].trim_ascii().eq_ignore_ascii_case(b"text/plain") {
         return Err(FormError::ModelField);
@@ -168,10 +176,11 @@ fn text_of_ascii(content_type: &[u8]) -> Result<bool, FormError> {
     }
 }
 
-/// Whether this disposition is the field `model`'s.
+/// Whether this disposition is the field `model`'s. One that is no `form-data`, as some clients write
+/// it for files, is a field to some and nothing to others: it may not be the model's.
 fn is_model(disposition: &[u8]) -> Result<bool, FormError> {
     let (word, rest) = disposition.split_at(token(disposition));
-    if !word.eq_ignore_ascii_case(b"form-data") {
+    if word.is_empty() {
         return Err(FormError::PartHead);
     }
     let mut name = None;
@@ -208,6 +217,9 @@ fn is_model(disposition: &[u8]) -> Result<bool, FormError> {
     }
     let name = name.ok_or(FormError::PartHead)?;
     let is_model = names_model(name)?;
+    if is_model && !word.eq_ignore_ascii_case(b"form-data") {
+        return Err(FormError::PartHead);
+    }
     // A file is no field, to many.
     if is_model && (file.is_some() || far_file.is_some()) {
         return Err(FormError::ModelField);

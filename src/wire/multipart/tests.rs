@@ -255,10 +255,15 @@ fn allows_the_names_of_files_that_all_read_alike() {
         "name=\"timestamp_granularities[]\"\r\ncontent-transfer-encoding: base64",
         "name=\"chunking_strategy[type]\"\r\nContent-Length: 4",
         "name=\"models\";",
+        // OkHttp's, where it is given the type of the whole form.
+        "name=\"file\"; filename=\"a.wav\"\r\nContent-Type: multipart/form-data",
+        "name=\"language\"\r\nContent-Type: multipart/form-data; charset=utf-8",
     ] {
         let form = with(&format!("Content-Disposition: form-data; {rest}"));
         assert_eq!(scan(&form), Ok(Some("m".to_owned())), "{rest}");
     }
+    let other = with("Content-Disposition: file; name=\"file\"; filename=\"a.wav\"");
+    assert_eq!(scan(&other), Ok(Some("m".to_owned())));
 }
 
 /// Some take a backslash for itself, some split at semicolons within quotes, some keep the first
@@ -289,7 +294,10 @@ fn forbids_heads_that_servers_could_read_differently() {
         ("form-data; name", PartHead),
         ("form-data", PartHead),
         ("form-data, name=a", PartHead),
-        ("attachment; name=\"a\"", PartHead),
+        ("attachment; name=\"model\"", PartHead),
+        ("attachment; name=\"Model\"", ModelTwice),
+        ("attachment", PartHead),
+        ("; name=\"a\"", PartHead),
         ("form-data; name=\"=?utf-8?B?bW9kZWw=?=\"", PartHead),
         ("form-data; name=\"mode%6c\"", PartHead),
         ("form-data; name=\"model; a=b\"", PartHead),
@@ -320,6 +328,7 @@ fn the_model_is_plain_text() {
         "",
         "\r\nContent-Type: text/plain",
         "\r\nContent-Type: text/plain; charset=UTF-8\r\nContent-Length: 1",
+        "\r\nContent-Type: multipart/form-data\r\nContent-Length: 1",
         "\r\nContent-Type: text/plain; charset=ISO-8859-1\r\nContent-Transfer-Encoding: 8bit",
     ] {
         assert_eq!(scan(&of(rest, "m")), Ok(Some("m".to_owned())), "{rest}");
