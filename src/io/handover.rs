@@ -44,9 +44,11 @@ impl Estate {
     /// Tells the old process to drain: from now on we serve. Whether it heard that.
     pub fn accept(mut old: UnixStream) -> Accepted {
         let Err(error) = old.write_all(&[1]) else { return Accepted::Told };
+        // An end is told at once. Who goes on may not have said so yet: it stops to listen first.
         let mut word = [0];
-        match old.set_nonblocking(true).and_then(|()| old.read(&mut word)) {
-            Ok(1) if word == [GONE_ON] => Accepted::TooLate,
+        match old.read_exact(&mut word) {
+            Ok(()) if word == [GONE_ON] => Accepted::TooLate,
+            Err(silence) if silence.kind() == io::ErrorKind::WouldBlock => Accepted::TooLate,
             _ => Accepted::Ended(error),
         }
     }
@@ -194,9 +196,25 @@ mod tests {
         assert!(why.contains("does not serve within 20ms"), "{why}");
         drop(next);
         let mut old = receive(old).expect("it was given").old;
-        old.set_nonblocking(false).expect("it is open");
         assert!(matches!(Estate::accept(old.try_clone().expect("it is open")), Accepted::TooLate));
         assert_eq!(old.read(&mut [0]).expect("it is over"), 0);
+    }
+
+    #[test]
+    fn who_listens_no_more_goes_on_though_it_has_not_said_so_yet() {
+        for says in [Some(GONE_ON), None] {
+            let (mut next, old) = UnixStream::pair().expect("a pair");
+            next.shutdown(Shutdown::Read).expect("it is open");
+            let wait = if says.is_some() { GIVE_MAX } else { Duration::from_millis(20) };
+            old.set_read_timeout(Some(wait)).expect("it is open");
+            let accepted = std::thread::spawn(move || Estate::accept(old));
+            if let Some(word) = says {
+                std::thread::sleep(Duration::from_millis(20));
+                next.write_all(&[word]).expect("somebody listens");
+            }
+            let accepted = accepted.join().expect("it does not panic");
+            assert!(matches!(accepted, Accepted::TooLate), "{accepted:?}");
+        }
     }
 
     #[test]
