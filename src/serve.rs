@@ -207,6 +207,8 @@ pub fn run(
     ledger.count_drops_in(core.metrics.clone());
     let listener = listen(&core, &settings, workers, socket)?;
     if let Some(Err(error)) = old.map(relieve) {
+        // Who has come since we listen is served, and has his row.
+        drain(&core, &listener, &mut signals);
         ledger.close(LEDGER_CLOSE);
         return Err(error.into());
     }

@@ -1,7 +1,7 @@
 //! Change without a cut: a new process takes over, or a new file is loaded, and no caller notices.
 
 use std::fs::{self, File};
-use std::io::IoSlice;
+use std::io::{IoSlice, Write};
 use std::mem::MaybeUninit;
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::fd::AsFd;
@@ -183,11 +183,9 @@ fn who_has_connected_or_begun_to_ask_is_answered_behind_a_takeover() {
     }
 }
 
-/// The test is the old process here, which has gone when it is to be told.
-#[test]
-fn an_old_process_that_ends_while_the_next_one_starts_is_followed_all_the_same() {
-    let upstream = Upstream::vendor();
-    let mut before = Gateway::start(&Config::to(&upstream).text());
+/// Starts the next process after `before`, whose place the test takes: it has handed over, and
+/// listens to no word any more. Its way to the next one comes back too.
+fn follow_the_test(before: &mut Gateway) -> (Gateway, UnixStream) {
     before.sigterm();
     assert_eq!(before.wait_exit().code(), Some(0));
     let data = before.folder().join("data");
@@ -197,7 +195,7 @@ fn an_old_process_that_ends_while_the_next_one_starts_is_followed_all_the_same()
     lock.lock().expect("nobody has it");
     let socket = TcpListener::bind(("127.0.0.1", before.port)).expect("nobody listens there");
 
-    let mut next = before.successor(&[]);
+    let next = before.successor(&[]);
     let (asks, _) = waits.accept().expect("the next one asks");
     asks.shutdown(Shutdown::Read).expect("it is open");
     let both = [socket.as_fd(), lock.as_fd()];
@@ -205,7 +203,16 @@ fn an_old_process_that_ends_while_the_next_one_starts_is_followed_all_the_same()
     let mut ancillary = SendAncillaryBuffer::new(&mut space);
     ancillary.push(SendAncillaryMessage::ScmRights(&both));
     sendmsg(&asks, &[IoSlice::new(&[0])], &mut ancillary, SendFlags::empty()).expect("it waits");
-    drop((asks, waits, lock, socket));
+    (next, asks)
+}
+
+/// The test is the old process here, which has gone when it is to be told.
+#[test]
+fn an_old_process_that_ends_while_the_next_one_starts_is_followed_all_the_same() {
+    let upstream = Upstream::vendor();
+    let mut before = Gateway::start(&Config::to(&upstream).text());
+    let (mut next, asks) = follow_the_test(&mut before);
+    drop(asks);
 
     next.wait_for_line("has ended before it was told to");
     assert_eq!(next.connect().ask(&chat(MODEL, false)).status, 200);
@@ -214,6 +221,30 @@ fn an_old_process_that_ends_while_the_next_one_starts_is_followed_all_the_same()
     assert_eq!(next.wait_exit().code(), Some(0));
     last.sigterm();
     assert_eq!(last.wait_exit().code(), Some(0));
+    assert!(audit(before.folder()).contains("1 rows"));
+}
+
+/// The test is the old process here, which goes on: its next one has served beside it already.
+#[test]
+fn who_is_too_late_to_follow_finishes_what_it_has() {
+    let (go, wait) = channel::<()>();
+    let wait = Mutex::new(wait);
+    let upstream = Upstream::answering(move |conn, _| {
+        let _ = wait.lock().expect("never poisoned").recv();
+        conn.whole(200, r#"{"model":"m"}"#);
+    });
+    let mut before = Gateway::start(&Config::to(&upstream).text());
+    let (mut next, mut asks) = follow_the_test(&mut before);
+    next.wait_for_line("listening on");
+    let mut client = next.connect();
+    client.send(&chat(MODEL, false));
+    upstream.wait_for_requests(1);
+    asks.write_all(&[2]).expect("it waits for a word");
+    next.wait_for_line("1 open requests");
+    go.send(()).expect("the script waits");
+    assert_eq!(client.reply().expect("an answer").status, 200);
+    assert_eq!(next.wait_exit().code(), Some(1));
+    assert!(next.stderr().iter().any(|line| line.contains("has waited too long and goes on")));
     assert!(audit(before.folder()).contains("1 rows"));
 }
 
