@@ -80,6 +80,12 @@ fn a_key_is_made_only_where_books_are() {
     let looked_at = folder.join("data/gproxy.db");
     assert!(why.contains(&format!("there is no {}", looked_at.display())), "{why}");
     assert!(!folder.join("data").exists(), "nothing was made");
+    // Whether there are any cannot be told of a place where nobody can look.
+    std::fs::write(folder.join("data"), "").expect("our folder");
+    let output = program.output().expect("cargo built the binary");
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let why = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(why.contains(&format!("cannot look for {}: ", looked_at.display())), "{why}");
 }
 
 #[test]

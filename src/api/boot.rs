@@ -263,13 +263,18 @@ fn make_admin(
 /// of one that is made. `loaded`: the file alone.
 pub fn reset_admin(loaded: &Loaded, now_ms: i64) -> Result<(String, Secret), BootError> {
     let books = ledger::path(Path::new(&loaded.settings.data_dir));
-    if !books.exists() {
+    let found = books.try_exists();
+    if !matches!(found, Ok(true)) {
         let path = std::path::absolute(&books).unwrap_or(books);
-        return Err(BootError::Other(format!(
-            "there is no {}: give the --config and --data-dir of the gateway, in its folder; one \
-             that has never run makes an administrator when it starts",
-            path.display()
-        )));
+        let path = path.display();
+        return Err(BootError::Other(match found {
+            // Another user's folder, say.
+            Err(error) => format!("cannot look for {path}: {error}"),
+            Ok(_) => format!(
+                "there is no {path}: give the --config and --data-dir of the gateway, in its \
+                 folder; one that has never run makes an administrator when it starts"
+            ),
+        }));
     }
     let (ledger, _, mut state, _) = open(loaded, now_ms, None)?;
     let mut declared = loaded.snapshot.users.iter();
