@@ -66,19 +66,22 @@ fn the_audit_lists_what_went_with_a_user_or_a_provider() {
     }
 }
 
+/// What stands as topped up of a quota, and the number of its top-ups.
+fn topped_up(gateway: &Gateway, quota: &str) -> (String, usize) {
+    let path = format!("quotas/{quota}");
+    let quota = admin(gateway, "GET", &path, Value::Null, 200);
+    let items = admin(gateway, "GET", &format!("{path}/top_ups"), Value::Null, 200);
+    let count = items["items"].as_array().map(Vec::len).expect("a list");
+    (quota["topped_up"].as_str().expect("an amount").to_owned(), count)
+}
+
 /// Spending is what the books say of a user, under whatever quota; a top-up was for that quota.
 #[test]
 fn a_quota_that_is_made_anew_has_no_top_ups_of_the_one_before() {
     let mut gateway = Gateway::start(&config().text());
     let quota = |window: &str| json!({ "user_name": "bob", "quota": "1", "window": window });
     let top_up = json!({ "amount": "5", "why": "march" });
-    let stands = |gateway: &Gateway, window: &str| {
-        let path = format!("quotas/bob:{window}");
-        let quota = admin(gateway, "GET", &path, Value::Null, 200);
-        let items = admin(gateway, "GET", &format!("{path}/top_ups"), Value::Null, 200);
-        let count = items["items"].as_array().map(Vec::len).expect("a list");
-        (quota["topped_up"].as_str().expect("an amount").to_owned(), count)
-    };
+    let stands = |gateway: &Gateway, window: &str| topped_up(gateway, &format!("bob:{window}"));
     make(&gateway, &[("users", json!({ "name": "bob" }))]);
     for window in ["total", "month"] {
         make(&gateway, &[("quotas", quota(window))]);
@@ -103,4 +106,23 @@ fn a_quota_that_is_made_anew_has_no_top_ups_of_the_one_before() {
         }
         assert_eq!(stands(&again, window), ("0".to_owned(), 0), "a restart brings nothing back");
     }
+}
+
+#[test]
+fn top_ups_wait_for_the_files_quota_and_one_that_is_made_begins_without() {
+    let without = config().text();
+    let quota = "[[quotas]]\nuser_name = \"alice\"\nquota = \"1\"\n";
+    let with = config().tail(quota).text();
+    let gateway = Gateway::start(&with);
+    let load = |text: &str| {
+        gateway.rewrite_config(text);
+        admin(&gateway, "POST", "reload", Value::Null, 200);
+    };
+    admin(&gateway, "POST", "quotas/alice:total/top_ups", json!({ "amount": "5" }), 201);
+    load(&without);
+    load(&with);
+    assert_eq!(topped_up(&gateway, "alice:total"), ("5".to_owned(), 1));
+    load(&without);
+    make(&gateway, &[("quotas", json!({ "user_name": "alice", "quota": "1" }))]);
+    assert_eq!(topped_up(&gateway, "alice:total"), ("0".to_owned(), 0));
 }

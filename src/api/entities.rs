@@ -271,9 +271,14 @@ pub(super) fn make(
         kept.push(Kept { section, id, value, made_ms: now_ms, changed_ms: now_ms });
     }
     let is_it = |row: &&Kept| row.section == kind.section && row.id == id;
+    // The file's quota of that name, or one that an older version deleted, has left some.
+    let quotas: Vec<(String, Window)> =
+        kept.iter().filter(is_it).filter_map(standing::quota_in).collect();
+    edits.extend(standing::forgetting(&quotas));
     let change = change(call, "create", kind, &id, None, kept.iter().find(is_it));
     let about = Some((kind.section, id.as_str()));
     let warnings = commit(call.api, &mut state, kept, Change { edits, ..change }, about)?;
+    standing::forget(call, &mut state, &quotas);
     drop(state);
     // The tables of the request are those of before: what is live shows at the next look.
     let mut made = written(call, kind, &id, warnings)?;
@@ -430,11 +435,7 @@ pub(super) fn delete_one(
     let mut edits: Vec<Edit> = gone.iter().map(edit).collect();
     // A quota of the same name that is made later is another one.
     let quotas: Vec<(String, Window)> = gone.iter().filter_map(standing::quota_in).collect();
-    edits.extend(
-        quotas
-            .iter()
-            .map(|(user, window)| Edit::ForgetTopUps { user: user.clone(), window: window.name() }),
-    );
+    edits.extend(standing::forgetting(&quotas));
     let went_with = gone.iter().filter(|row| (row.section, row.id.as_str()) != (kind.section, id));
     let mut records: Vec<Record> = went_with
         .map(|row| Record {
@@ -444,10 +445,7 @@ pub(super) fn delete_one(
         .collect();
     records.extend(change(call, "delete", kind, id, state.kept.get(at), None).records);
     commit(call.api, &mut state, kept, Change { edits, records }, None)?;
-    for (user, window) in &quotas {
-        call.api.books.accounts.forget_top_ups(user, *window);
-        state.top_ups.retain(|row| (&row.user, row.window.as_str()) != (user, window.name()));
-    }
+    standing::forget(call, &mut state, &quotas);
     drop(state);
     if kind.section == "users" {
         call.api.sessions.close_all(id);

@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 use super::answer::{Answer, Fault};
 use super::kind::{self, Kind};
 use super::route::Route;
-use super::store::Kept;
+use super::store::{Kept, State};
 use super::{Call, entities};
 use crate::dialect::endpoint::ENDPOINTS;
 use crate::dialect::path::Collection;
@@ -68,9 +68,9 @@ pub(super) fn routes() -> Vec<Route> {
 }
 
 /// The quota of the path: whose, and over which window.
-fn quota_of(call: &Call<'_>) -> Result<(String, Window), Fault> {
+fn quota_of(state: &State, call: &Call<'_>) -> Result<(String, Window), Fault> {
     let kind = kind::named("quotas").ok_or_else(Fault::not_found)?;
-    let rows = entities::rows(&call.api.state.lock(), kind);
+    let rows = entities::rows(state, kind);
     let row = rows.into_iter().find(|row| row.id == call.id).ok_or_else(Fault::not_found)?;
     let user = Call::text(&row.value, "user_name").unwrap_or_default().to_owned();
     Ok((user, window_of(&row.value)))
@@ -82,13 +82,30 @@ pub(super) fn quota_in(row: &Kept) -> Option<(String, Window)> {
     Some((user.to_owned(), window_of(&row.value)))
 }
 
+/// Takes away, on disk, what was added to these quotas.
+pub(super) fn forgetting(quotas: &[(String, Window)]) -> impl Iterator<Item = Edit> {
+    let forget = |(user, window): &(String, Window)| Edit::ForgetTopUps {
+        user: user.clone(),
+        window: window.name(),
+    };
+    quotas.iter().map(forget)
+}
+
+/// The same in memory, once that is written.
+pub(super) fn forget(call: &Call<'_>, state: &mut State, quotas: &[(String, Window)]) {
+    for (user, window) in quotas {
+        call.api.books.accounts.forget_top_ups(user, *window);
+        state.top_ups.retain(|row| (&row.user, row.window.as_str()) != (user, window.name()));
+    }
+}
+
 fn window_of(value: &Map<String, Value>) -> Window {
     Call::text(value, "window").and_then(Window::named).unwrap_or(Window::Total)
 }
 
 fn list(_: &Route, call: &Call<'_>) -> Result<Answer, Fault> {
-    let (user, window) = quota_of(call)?;
     let state = call.api.state.lock();
+    let (user, window) = quota_of(&state, call)?;
     let own = state.top_ups.iter().filter(|row| row.user == user && row.window == window.name());
     let items: Vec<Value> = own
         .map(|row| {
@@ -102,7 +119,9 @@ fn list(_: &Route, call: &Call<'_>) -> Result<Answer, Fault> {
 }
 
 fn top_up_now(_: &Route, call: &Call<'_>) -> Result<Answer, Fault> {
-    let (user, window) = quota_of(call)?;
+    // The quota must still be there when it is written.
+    let mut state = call.api.state.lock();
+    let (user, window) = quota_of(&state, call)?;
     let told = Call::text(&call.body, "amount").unwrap_or_default();
     let amount = money::parse(told.trim_start_matches('-'), USD_MAX)
         .map_err(|why| Fault::invalid("amount", why))?;
@@ -120,7 +139,6 @@ fn top_up_now(_: &Route, call: &Call<'_>) -> Result<Answer, Fault> {
         after: Some(json!({ "amount": money::text(top_up.amount), "why": top_up.why }).to_string()),
         ..entities::record(call, "top_up", ("quotas", &call.id))
     };
-    let mut state = call.api.state.lock();
     let edits = vec![Edit::TopUp(top_up.clone())];
     entities::write(call.api, Change { edits, records: vec![record] })?;
     call.api.books.accounts.top_up(&top_up.user, window, at_ms.div_euclid(DAY_MS), top_up.amount);
