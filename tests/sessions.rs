@@ -93,6 +93,24 @@ fn a_session_ends_with_the_key_that_opened_it_and_counts_where_and_while_that_do
     assert_eq!(session.status(&gateway, HOME), 401, "its time is over");
 }
 
+/// A key of the proxy's own network lets nobody in of whom the proxy tells no address.
+#[test]
+fn a_key_opens_no_session_for_a_caller_from_nowhere() {
+    let gateway = Gateway::start(&config().text());
+    admin(&gateway, "POST", "users", json!({ "name": "bob" }), 201);
+    let near = make_key(&gateway, "bob", json!({ "networks": ["127.0.0.0/8"] }));
+    let free = make_key(&gateway, "bob", json!({}));
+    for (key, from, status) in
+        [(&near, "unknown", 401), (&near, "127.0.0.1", 201), (&free, "unknown", 201)]
+    {
+        let headers = [("content-type", "application/json"), ("x-forwarded-for", from)];
+        let body = json!({ "api_key": key["api_key"] }).to_string();
+        let ask = request("POST", "/user/api/session", &headers, body.as_bytes());
+        let reply = gateway.connect().ask(&ask);
+        assert_eq!(reply.status, status, "from {from}: {}", reply.text());
+    }
+}
+
 #[test]
 fn a_session_ends_when_the_file_says_another_password_or_none() {
     let users = |password: &str| {

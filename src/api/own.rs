@@ -173,9 +173,8 @@ fn process_routes() -> Vec<Route> {
 fn login(_: &Route, call: &Call<'_>) -> Result<Answer, Fault> {
     let (api, request) = (call.api, call.request);
     let now_ms = api.core.unix_ms();
-    let from = session::address(request)
-        .or(request.peer)
-        .ok_or_else(|| Fault::new(503, "who calls is not known"))?;
+    let from =
+        session::counted_with(request).ok_or_else(|| Fault::new(503, "who calls is not known"))?;
     api.sessions.guess(from, now_ms).map_err(|wait_s| {
         api.core.metrics.count(Count::GuessesSlowed);
         let fields = vec![("retry-after", wait_s.to_string())];
@@ -186,9 +185,10 @@ fn login(_: &Route, call: &Call<'_>) -> Result<Answer, Fault> {
     let mut used = None;
     let user = match Call::text(&call.body, "api_key") {
         Some(key) => {
-            let caller = snapshot.authenticate(key.as_bytes());
-            let caller =
-                caller.filter(|caller| session::lets_in(snapshot, *caller, Some(from), now_ms));
+            // The caller is not where a proxy is that does not tell of him.
+            let address = session::address(request);
+            let lets_in = |caller: &_| session::lets_in(snapshot, *caller, address, now_ms);
+            let caller = snapshot.authenticate(key.as_bytes()).filter(lets_in);
             caller.map(|caller| {
                 api.core.use_key(snapshot, caller);
                 used = Some(Opener::Key(snapshot.key(caller).id));

@@ -13,7 +13,7 @@ use super::seal::{hex, random};
 use crate::exchange::{ApiRequest, network_of};
 use crate::limits;
 use crate::password::Password;
-use crate::route::snapshot::{Caller, Origin, Snapshot, User, forwarded};
+use crate::route::snapshot::{self, Caller, Origin, Snapshot, User, forwarded};
 use crate::secret::{Digest, KeyId};
 
 const COOKIE: &str = "gproxy_session";
@@ -203,6 +203,13 @@ pub(super) fn cookie(token: &str, is_secure: bool) -> String {
 pub(super) fn address(request: &ApiRequest) -> Option<IpAddr> {
     let trusted = &request.snapshot.trusted_proxies;
     forwarded(request.peer?, request.field("x-forwarded-for").unwrap_or_default(), trusted)
+}
+
+/// Whom to count the request with: its caller, or the proxy that does not tell who that is.
+pub(super) fn counted_with(request: &ApiRequest) -> Option<IpAddr> {
+    let trusted = &request.snapshot.trusted_proxies;
+    let told = request.field("x-forwarded-for").unwrap_or_default();
+    request.peer.map(|peer| snapshot::counted_with(peer, told, trusted))
 }
 
 /// Whether the caller speaks TLS, to us or to a proxy that is trusted.

@@ -7,7 +7,7 @@ use super::session::Session;
 use super::{Core, Downstream, upload};
 use crate::dialect::{headers, path};
 use crate::metrics::Count;
-use crate::route::snapshot::{Caller, KeyError, Origin, Snapshot, forwarded};
+use crate::route::snapshot::{Caller, KeyError, Origin, Snapshot, counted_with};
 use crate::secret::Digest;
 use crate::wire::head::Head;
 
@@ -92,7 +92,7 @@ fn address<D: Downstream>(
 ) -> Option<IpAddr> {
     let told = head.headers.list(FORWARDED).unwrap_or_default();
     let peer = session.down.peer()?;
-    forwarded(peer, &told, &snapshot.trusted_proxies).or(Some(peer))
+    Some(counted_with(peer, &told, &snapshot.trusted_proxies))
 }
 
 /// A key that nobody has.

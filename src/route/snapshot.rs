@@ -503,6 +503,11 @@ pub fn forwarded(peer: IpAddr, told: &str, trusted: &[Network]) -> Option<IpAddr
     Some(address)
 }
 
+/// Whom to count a request with: its caller's address, or that of the proxy that does not tell it.
+pub fn counted_with(peer: IpAddr, told: &str, trusted: &[Network]) -> IpAddr {
+    forwarded(peer, told, trusted).unwrap_or(peer)
+}
+
 /// An address as proxies write it: some add brackets, or the port.
 fn told_address(text: &str) -> Option<IpAddr> {
     let bare = text.strip_prefix('[').and_then(|text| text.strip_suffix(']'));
