@@ -11,7 +11,7 @@ use super::reader::Table;
 use super::sources::Sources;
 use crate::dialect::echo::EchoSettings;
 use crate::dialect::endpoint::ENDPOINTS;
-use crate::dialect::{Dialect, path};
+use crate::dialect::{Dialect, ask, path};
 use crate::limits;
 use crate::money;
 use crate::route::channel::{self, CHANNELS, Channel, Dialects};
@@ -582,11 +582,10 @@ fn forbid_more_than_prices(table: &Table<'_>, report: &mut Report<'_>, enabled: 
 /// Whether the name can be that of a model.
 pub(super) fn check_model_name(report: &mut Report<'_>, name: &str, place: &Place) -> bool {
     let most = limits::MODEL_BYTES_MAX;
-    let dots = name.split(['/', '\\']).any(|segment| matches!(segment, "." | ".."));
     let fits = (1..=most).contains(&name.len())
         && !name.chars().any(char::is_control)
         && name.trim() == name
-        && !dots;
+        && !ask::has_dot_segments(name);
     if !fits {
         report.error(
             place,

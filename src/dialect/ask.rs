@@ -437,11 +437,15 @@ fn checked(name: String) -> Result<String, AskError> {
     if name.chars().any(char::is_control) {
         return Err(AskError::ModelControl);
     }
-    // Some servers take a backslash for a slash.
-    if name.split(['/', '\\']).any(|part| matches!(part, "." | "..")) {
+    if has_dot_segments(&name) {
         return Err(AskError::ModelDots);
     }
     Ok(name)
+}
+
+/// Whether the name would lead elsewhere within a path. Some servers take a backslash for a slash.
+pub fn has_dot_segments(name: &str) -> bool {
+    name.split(['/', '\\']).any(|part| matches!(part, "." | ".."))
 }
 
 impl Ask {

@@ -224,8 +224,7 @@ fn id(literal: &[u8]) -> Option<String> {
     let text = unescape(literal)?;
     let bare = ["publishers/google/models/", "models/"];
     let bare = bare.into_iter().find_map(|front| text.strip_prefix(front)).unwrap_or(&text);
-    let is_dots = |part: &str| matches!(part, "." | ".." | "");
-    let fits = bare.trim() == bare && !bare.split('/').any(is_dots);
+    let fits = bare.trim() == bare && !bare.split('/').any(str::is_empty);
     fits.then(|| ask::plain_name(bare.as_bytes()).ok()).flatten()
 }
 
