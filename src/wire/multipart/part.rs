@@ -142,8 +142,8 @@ pub(super) fn read(head: &[u8]) -> Result<Part, FormError> {
     Ok(Part { is_model, is_ascii, length })
 }
 
-/// Without a boundary nobody finds parts in it: OkHttp writes the type of forms on their fields where
-/// it is told to.
+/// Without a boundary nobody finds parts in it: OkHttp writes the type of forms on their fields
+/// where it is told to.
 fn is_nested(content_type: &[u8]) -> bool {
     is_of(content_type, b"multipart/") && super::holds_boundary(content_type)
 }
@@ -176,8 +176,8 @@ fn text_of_ascii(content_type: &[u8]) -> Result<bool, FormError> {
     }
 }
 
-/// Whether this disposition is the field `model`'s. One that is no `form-data`, as some clients write
-/// it for files, is a field to some and nothing to others: it may not be the model's.
+/// Whether this disposition is the field `model`'s. One that is no `form-data`, as some clients
+/// write it for files, is a field to some and nothing to others: it may not be the model's.
 fn is_model(disposition: &[u8]) -> Result<bool, FormError> {
     let (word, rest) = disposition.split_at(token(disposition));
     if word.is_empty() {
